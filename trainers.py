@@ -1,0 +1,281 @@
+"""The training loop, one step of it, validation, and the learning-rate schedule.
+
+Contract: the batch of step i is a function of (seed, i); rank decides only who computes which pack; a step's loss is divided
+once, by its number of examples over all packs and ranks. The loop never asks which loss it runs.
+"""
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+import checkpoint
+import forest
+import models
+from losses import Scores
+from utils import StopFlag, Stopped, UserError, World, log
+
+
+class Settings(NamedTuple):
+    """How to train, as plain values. Counts are in examples (an example is one row of the loss's table)."""
+
+    seed: int
+    batch_size: int  # examples of one optimizer step, over all packs and ranks
+    eval_batch_size: int
+    num_examples: int  # examples to train on; more than there are means several epochs
+    max_tokens: int  # rows of tokens in one pack
+    row_tokens: int  # rows of trees are filled up to this many tokens
+    shuffle: str
+    share: bool
+    beta: float
+    warmup_steps: int
+    lr: float
+    max_grad_norm: float
+    eval_every: int
+    do_first_eval: bool
+    eval_metric: str
+    patience: int | None
+    log_every_seconds: float
+    save: bool
+
+
+class Data(NamedTuple):
+    """Trees of one split, and the number of each one's prompt (examples of one prompt may be kept together)."""
+
+    trees: list[forest.TokenTree]
+    prompt_of: list[int]
+
+
+LossFn = Callable[[Scores], torch.Tensor]
+
+
+def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, train_data: Data, eval_data: Data, loss_fn: LossFn,
+          settings: Settings, world: World, run: Path, state: dict[str, Any] | None, publish: Callable[[dict], None]) -> dict[str, Any]:
+    """Train until `num_examples` are seen, patience ends, or a signal comes; return the final state.
+
+    `state` is what `checkpoint.load_latest` gave (None: a new run). `publish` receives every line of metrics.jsonl.
+    Raises Stopped after saving a checkpoint, and UserError where the loss is not finite.
+    """
+    per_epoch = forest.steps_per_epoch(len(train_data.trees), settings.batch_size)
+    last_step = num_steps(len(train_data.trees), settings)
+    state = state or {"step": 0, "examples": 0, "best": None, "bad_evals": 0, "finished": False}
+    meter = Meter(policy, world)
+    stop = StopFlag()
+    bar = tqdm(total=settings.num_examples, initial=state["examples"], unit="ex", desc="train", disable=not world.is_main, dynamic_ncols=True)
+
+    def evaluate_and_save(step: int) -> bool:
+        """Validate, keep the best, save; True when patience has ended."""
+        values = validate(policy, eval_data, loss_fn, settings, world)
+        publish({"counters/examples": state["examples"], "counters/updates": step, **values})
+        metric = values[f"{settings.eval_metric}_eval" if "/" not in settings.eval_metric else settings.eval_metric]
+        improved = state["best"] is None or metric < state["best"]
+        state.update(best=metric if improved else state["best"], bad_evals=0 if improved else state["bad_evals"] + 1)
+        save(step, improved)
+        return settings.patience is not None and state["bad_evals"] >= settings.patience
+
+    def save(step: int, best: bool = False) -> None:
+        if settings.save:
+            checkpoint.save(run, step, policy, optimizer, tokenizer, state, world, best)
+
+    try:
+        if state["step"] == 0 and settings.do_first_eval:
+            values = validate(policy, eval_data, loss_fn, settings, world)
+            publish({"counters/examples": 0, "counters/updates": 0, **values})
+        for step in range(state["step"], last_step):
+            examples = forest.step_examples(train_data.prompt_of, settings.batch_size, settings.seed, step, settings.shuffle)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, settings)
+            for rows in planned(train_data, examples, settings, world):
+                batch = forest.pack(train_data.trees, rows, tokenizer.pad_token_id, settings.share).to(world.device)
+                scores = models.score(policy, batch)
+                losses = loss_fn(scores)
+                # FSDP2 averages gradients over ranks: undo that, and divide by the examples of the whole step
+                (losses.sum() * world.size / len(examples)).backward()
+                meter.add(batch, example_metrics(scores, losses.detach(), batch, settings.beta))
+            grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            before = state["examples"]
+            state.update(step=step + 1, examples=before + len(examples))
+            bar.update(len(examples))
+
+            due_eval = state["examples"] // settings.eval_every > before // settings.eval_every
+            ends = step + 1 == last_step
+            if due_eval or ends or meter.seconds >= settings.log_every_seconds:
+                values = meter.read("train")
+                bar.set_postfix_str(f"loss {values['loss/train']:.4f}, {values['tokens_per_second']:.0f} tok/s", refresh=False)
+                check_finite(values["loss/train"], float(grad_norm), step + 1)
+                publish({"counters/examples": state["examples"], "counters/updates": step + 1, "counters/epoch": (step + 1) / per_epoch,
+                         **values, "grad_norm": float(grad_norm), "lr": learning_rate(step, settings)})
+            if any_rank(stop.signum, world):
+                save(step + 1)
+                raise Stopped(any_rank(stop.signum, world))
+            if due_eval and not ends:
+                if evaluate_and_save(step + 1):
+                    log.info("no better %s in %d evaluations: stopping early", settings.eval_metric, settings.patience)
+                    break
+                meter.restart()
+        else:
+            if not state["finished"]:
+                evaluate_and_save(last_step)
+        state["finished"] = True
+    finally:
+        bar.close()
+        stop.restore()
+    return state
+
+
+def num_steps(num_available: int, settings: Settings) -> int:
+    """Optimizer steps until `num_examples` are seen; an epoch's last step may be smaller than a batch."""
+    per_epoch = forest.steps_per_epoch(num_available, settings.batch_size)
+    epochs, rest = divmod(settings.num_examples, num_available)
+    return epochs * per_epoch + math.ceil(rest / settings.batch_size)
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Linear warm-up over `warmup_steps`, then constant, as in the DPO and GDPO repositories."""
+    return settings.lr * min(1.0, (step + 1) / (settings.warmup_steps + 1))
+
+
+def planned(data: Data, examples: Sequence[int], settings: Settings, world: World) -> list[forest.Pack]:
+    """This rank's packs of the given examples."""
+    packs = forest.plan_step(data.trees, examples, settings.max_tokens, settings.row_tokens, world.size, settings.share)
+    return packs[world.rank :: world.size]
+
+
+def any_rank(signum: int | None, world: World) -> int:
+    """The signal that any rank received (0: none); ranks must leave the loop at the same step."""
+    if world.size == 1:
+        return signum or 0
+    value = torch.tensor([signum or 0], device=world.device)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return int(value.item())
+
+
+def check_finite(loss: float, grad_norm: float, step: int) -> None:
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise UserError(f"step {step}: loss {loss}, gradient norm {grad_norm} is not finite; lower lr, or look for a target with zero probability (kl_direction=reverse)")
+
+
+@torch.no_grad()
+def validate(policy: models.Scorer, data: Data, loss_fn: LossFn, settings: Settings, world: World) -> dict[str, float]:
+    """Every metric of the training log on a whole split, under `_eval` names."""
+    meter = Meter(policy, world)
+    chunks = [list(range(i, min(i + settings.eval_batch_size, len(data.trees)))) for i in range(0, len(data.trees), settings.eval_batch_size)]
+    for examples in tqdm(chunks, desc="eval", leave=False, disable=not world.is_main):
+        for rows in planned(data, examples, settings, world):
+            batch = forest.pack(data.trees, rows, 0, settings.share).to(world.device)
+            scores = models.score(policy, batch)
+            meter.add(batch, example_metrics(scores, loss_fn(scores), batch, settings.beta))
+    return {k: v for k, v in meter.read("eval").items() if k.endswith("_eval") or "_eval/" in k or k == "loss/eval"}
+
+
+def example_metrics(scores: Scores, losses: torch.Tensor, batch: forest.ForestBatch, beta: float) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """What is logged for every loss: name -> ((N,) values, (N,) bool of the examples it holds for). {} is the split's name.
+
+    Implied rewards are beta * (policy - reference); rejected ones are averaged over the responses that are not preferred.
+    """
+    policy, everyone = scores.policy.detach(), torch.ones_like(losses, dtype=torch.bool)
+    metrics = {"loss/{}": (losses, everyone), "logps_{}/chosen": (policy[:, 0], everyone)}
+    others = scores.valid[:, 1:].float()
+    num_others = others.sum(1).clamp_min(1)
+
+    def mean_others(table: torch.Tensor) -> torch.Tensor:
+        return (torch.nan_to_num(table) * others).sum(1) / num_others
+
+    if others.shape[1]:
+        compared = scores.valid[:, 1]
+        rewards = beta * (policy - scores.reference)
+        known = compared & scores.reference[:, 0].isfinite()
+        chosen, rejected = rewards[:, 0], mean_others(rewards[:, 1:])
+        metrics["logps_{}/rejected"] = (mean_others(policy[:, 1:]), compared)
+        pairs = {"chosen": chosen, "rejected": rejected, "margins": chosen - rejected, "accuracies": mean_others((rewards[:, :1] > rewards[:, 1:]).float())}
+        for name, values in pairs.items():
+            metrics[f"rewards_{{}}/{name}"] = (values, known)
+            for label, flag in (("majority", 1), ("minority", 0)):
+                metrics[f"rewards_{{}}/{name}_{label}"] = (values, known & (batch.is_majority == flag))
+    if scores.class_logps is not None:
+        log_q, p = scores.class_logps.detach(), scores.class_probs
+        held = p.sum(1) > 0
+        q = log_q.softmax(1)
+        mixture = 0.5 * (p + q)
+        divergence = (0.5 * (torch.xlogy(p, p) + torch.xlogy(q, q)) - torch.xlogy(mixture, mixture)).sum(1)
+        metrics["js_distance_{}"] = (divergence.clamp_min(0).sqrt(), held)
+        metrics["class_mass_{}"] = (log_q.exp().sum(1), held)
+        metrics["kl_{}"] = ((torch.xlogy(p, p) - p * log_q).sum(1), held)
+    return metrics
+
+
+class Meter:
+    """Sums of metrics and counts since the last read, kept on the device until then, and the clock that goes with them."""
+
+    def __init__(self, policy: models.Scorer, world: World):
+        self.policy, self.world = policy, world
+        self.rate: float | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        self.sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(2, device=self.world.device))
+        self.work = [0.0] * 5  # tokens, padded tokens, unshared tokens, forward FLOPs, examples
+        self.start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def add(self, batch: forest.ForestBatch, metrics: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        for name, (values, mask) in metrics.items():
+            self.sums[name] += torch.stack([torch.where(mask, values.float(), 0.0).sum(), mask.sum().float()])
+        flops = models.forward_flops(self.policy, batch)
+        done = (batch.num_tokens, batch.input_ids.numel(), batch.num_tokens_unshared, flops, len(batch.length))
+        self.work = [a + b for a, b in zip(self.work, done)]
+
+    def read(self, split: str) -> dict[str, float]:
+        """Means over all ranks under the log's names, then start again. One host sync."""
+        if self.rate is None:
+            start = time.perf_counter()
+            self.rate = models.matmul_rate(self.world.device, next(self.policy.parameters()).dtype)
+            self.start += time.perf_counter() - start
+        seconds, names = self.seconds, sorted(self.sums)
+        work = torch.tensor(self.work, dtype=torch.float64, device=self.world.device)
+        table = torch.stack([self.sums[n] for n in names])
+        if self.world.size > 1:
+            names, table = _sum_over_ranks(self.sums, self.world)
+            dist.all_reduce(work)
+        tokens, padded, unshared, flops, examples = work.tolist()
+        values = {n.format(split): s / c for n, (s, c) in zip(names, table.tolist()) if c}
+        values |= {"examples_per_second": examples / seconds, "tokens_per_second": tokens / seconds, "padding_fraction": 1 - tokens / max(padded, 1),
+                   "saved_by_sharing": 1 - tokens / max(unshared, 1), "mfu": 3 * flops / seconds / self.rate / self.world.size}
+        self.restart()
+        return values
+
+
+def _sum_over_ranks(sums: dict[str, torch.Tensor], world: World) -> tuple[list[str], torch.Tensor]:
+    """Add up metrics over ranks, which may know different names: one without examples knows none."""
+    parts: list[Any] = [None] * world.size
+    dist.all_gather_object(parts, {k: v.tolist() for k, v in sums.items()})
+    names = sorted({name for part in parts for name in part})
+    return names, torch.tensor([[sum(part.get(n, (0, 0))[j] for part in parts) for j in (0, 1)] for n in names])
+
+
+class MetricsFile:
+    """metrics.jsonl: one object a line, flushed at once. Lines after `updates` are dropped when a run resumes there."""
+
+    def __init__(self, path: Path, updates: int):
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["counters/updates"] <= updates]
+            path.write_text("".join(kept if updates else []), encoding="utf-8")
+        self.file = path.open("a", encoding="utf-8")
+
+    def write(self, values: dict[str, Any]) -> None:
+        self.file.write(json.dumps(values) + "\n")
+        self.file.flush()

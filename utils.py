@@ -1,0 +1,169 @@
+"""What every floor may lean on: user errors, the process group, logging and atomic files.
+
+Nothing here knows about models, data or losses. A function that does belongs in another file.
+"""
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+log = logging.getLogger("grove")
+
+
+class UserError(Exception):
+    """Bad input. The message is one line that names the place and the remedy; the entry points exit with code 2."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to end; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+
+
+class World(NamedTuple):
+    """Where this process stands: `rank` of `size`, its `device`, and the mesh to shard over (None: one process)."""
+
+    rank: int
+    size: int
+    device: Any
+    mesh: Any
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def run_entry(main: Callable[[], Any]) -> None:
+    """Run an entry point: bad input ends with one line and exit code 2, a signal with 128 + its number."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra would print its own trace and exit with 1
+    try:
+        guarded(main)()
+    except Exception as error:
+        if not type(error).__module__.startswith(("hydra", "omegaconf")):
+            raise
+        _exit(f"error: config: {one_line(error)}; the keys stand in config/*.yaml", 2)
+
+
+def guarded(main: Callable[..., Any]) -> Callable[..., Any]:
+    """`main`, ending the process on a `UserError` or a signal. Inside hydra's job, so that hydra prints nothing around it."""
+
+    @functools.wraps(main)
+    def run(*args: Any) -> Any:
+        try:
+            return main(*args)
+        except UserError as error:
+            _exit(f"error: {one_line(error)}", 2)
+        except Stopped as stopped:
+            _exit(f"stopped by {stopped}", stopped.exit_code)
+        except KeyboardInterrupt:
+            _exit("stopped by SIGINT", 130)
+
+    return run
+
+
+def _exit(message: str, code: int) -> None:
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def one_line(error: object) -> str:
+    """The error's text on one line, without hydra's hints on structs and appending."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(("full_key:", "object_type=", "To append")))
+
+
+def init_distributed() -> World:
+    """Join torchrun's process group where there is one (nccl on CUDA, else gloo); a single process needs none."""
+    import torch
+    import torch.distributed as dist
+
+    local_rank, size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if size == 1:
+        return World(0, 1, device, None)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return World(dist.get_rank(), size, device, init_device_mesh(device.type, (size,)))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch. Training itself draws nothing from them: batches are functions of (seed, step)."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def setup_logging(folder: Path | None = None, is_main: bool = True) -> None:
+    """Log to the terminal and, on the main rank, to `train.log` in the run's folder."""
+    log.handlers.clear()
+    log.propagate = False
+    log.setLevel(logging.INFO if is_main else logging.WARNING)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if folder is not None and is_main:
+        handlers.append(logging.FileHandler(folder / "train.log"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+
+
+class StopFlag:
+    """Remembers SIGINT and SIGTERM so that the loop can stop between two steps; a second signal ends at once."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def _note(self, signum: int, _frame: Any) -> None:
+        if self.signum is not None:
+            raise Stopped(signum)
+        self.signum = signum
+
+    def restore(self) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary file name beside `path`; it takes the place of `path` only if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.chmod(0o644)
+
+
+def cache_dir() -> Path:
+    """The user's cache folder of this project: $GROVE_CACHE, else grove/ under $XDG_CACHE_HOME or ~/.cache."""
+    base = os.environ.get("GROVE_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grove"
