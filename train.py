@@ -15,7 +15,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from utils import UserError, guarded, init_distributed, log, run_entry, seed_everything, setup_logging, write_json
+from utils import UserError, guarded, init_distributed, keep_freed_memory, log, run_entry, seed_everything, setup_logging, write_json
 
 CONFIG = Path(__file__).parent / "config"
 FREE_TO_CHANGE = {"resume", "wandb", "n_epochs", "n_examples", "debug", "output_dir", "log_every_seconds", "patience", "eval_every", "eval_batch_size"}
@@ -41,6 +41,8 @@ def main(config: DictConfig) -> None:
 
     world = init_distributed()
     seed_everything(settings["seed"])
+    if world.device.type == "cpu":
+        keep_freed_memory()
     run = open_run(settings, world.is_main)
     model, counts = settings["model"], {"train": Counter(), "eval": Counter()}
     tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or model["name_or_path"], model["trust_remote_code"])
@@ -170,7 +172,7 @@ def build_optimizer(settings: dict[str, Any], policy):
     kind = getattr(torch.optim, settings["optimizer"], None)
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)) or settings["optimizer"] == "LBFGS":
         raise UserError(f"config key optimizer={settings['optimizer']}: no such class in torch.optim; use AdamW or RMSprop")
-    extra = {"weight_decay": 0.0} if settings["optimizer"] == "AdamW" else {}
+    extra = {"weight_decay": 0.0, "fused": True} if settings["optimizer"] == "AdamW" else {}
     return kind(policy.parameters(), lr=settings["lr"], **extra)
 
 
@@ -203,7 +205,7 @@ def open_logs(settings: dict[str, Any], run: Path, step: int, is_main: bool):
         import wandb
 
         offline = os.environ.get("WANDB_MODE") == "offline"
-        if offline or wandb.api.api_key:
+        if offline or wandb.login(prompt=False):
             tracker = wandb.init(project=settings["wandb"]["project"], entity=settings["wandb"]["entity"], name=settings["exp_name"], config=settings, dir=run)
         else:
             log.info("wandb is off: no login found (run `wandb login`, or set WANDB_MODE=offline)")

@@ -1,0 +1,211 @@
+"""Evaluate checkpoints on group preferences: `python evaluate.py ckpt=outputs/gdpo`, or `ckpt=[base,sft,gdpo]` side by side.
+
+Entry point: probabilities of the beliefs at the prompt's end, sampled responses, the papers' metrics (JSD, CBC, BPC, RS,
+majority share), then report.json, predictions.jsonl, a plot and an HTML page. Data set and settings come from the run's
+saved config unless they are given.
+"""
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from utils import UserError, atomic_path, guarded, keep_freed_memory, log, run_entry, setup_logging
+
+FROM_RUN = {"datasets": ["opinions/republican"], "belief_classes": ["0", "1", "2", "3", "4", "5"], "max_prompt_length": 256, "truncation": "keep_end", "seed": 0}
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint to evaluate: its name in the report, where its weights are, the model and tokenizer they belong to."""
+
+    name: str
+    source: str
+    model: dict[str, Any]
+    run: Path | None
+
+
+def main(config: DictConfig) -> None:
+    settings = OmegaConf.to_container(config, resolve=True)
+    setup_logging()
+    checkpoints = find_checkpoints(settings)
+    settings = fill_settings(settings, checkpoints)
+    groups = read_prompts(settings)
+    output = Path(settings["output"]) if settings["output"] else default_output(checkpoints)
+
+    import judges
+
+    judge = judges.EmbeddingJudge(settings["embedder"])
+    keep_freed_memory()
+    results, predictions, shown = {}, [], {}
+    for checkpoint in checkpoints:
+        log.info("evaluating %s on %d prompts, %d samples each", checkpoint.name, len(groups), settings["n_samples"])
+        metrics, rows, probabilities = evaluate_one(checkpoint, groups, settings, judge)
+        results[checkpoint.name] = metrics
+        shown[checkpoint.name] = probabilities
+        predictions += rows
+    finish(output, results, predictions, shown, groups, settings, checkpoints, judge.name)
+
+
+def find_checkpoints(settings: dict[str, Any]) -> list[Checkpoint]:
+    """Resolve `ckpt` (one or a list). Raises UserError for one that cannot be found, before any model is loaded."""
+    given = settings["ckpt"] if isinstance(settings["ckpt"], list) else [settings["ckpt"]]
+    if not given or None in given:
+        raise UserError("ckpt: missing; give ckpt=<run folder, step folder, HF folder, policy.pt, hub name> or a list of them")
+    known, found = OmegaConf.load(Path(__file__).parent / "config" / "model" / "smollm2.yaml"), []
+    from checkpoint import find_model, find_run  # takes torch's import time, which the checks above need not wait for
+
+    for ckpt in given:
+        source, run = find_model(ckpt), find_run(ckpt)
+        saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))["model"] if run else {**OmegaConf.to_container(known), "name_or_path": source}
+        if Path(source).is_file():
+            if not settings["base_model"]:
+                raise UserError(f"ckpt={ckpt}: a file of weights needs the model that it belongs to; set base_model=<HF folder or hub name>")
+            saved["name_or_path"] = settings["base_model"]
+        name = run.name if run else Path(ckpt.removeprefix("embedded:")).name
+        names = [c.name for c in found]
+        found.append(Checkpoint(name if name not in names else f"{name}-{len(names) + 1}", source, saved, run))
+    return found
+
+
+def fill_settings(settings: dict[str, Any], checkpoints: list[Checkpoint]) -> dict[str, Any]:
+    """Settings that are null come from the last checkpoint that belongs to a run, else from the defaults."""
+    run = next((c.run for c in reversed(checkpoints) if c.run), None)
+    saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml")) if run else {}
+    filled = {k: settings[k] if settings.get(k) is not None else saved.get(k, default) for k, default in FROM_RUN.items()}
+    unknown = sorted(set(settings) - set(OmegaConf.load(Path(__file__).parent / "config" / "evaluate.yaml")))
+    if unknown:
+        raise UserError(f"config key {unknown[0]}: unknown; the keys stand in config/evaluate.yaml")
+    for key in ("n_samples", "max_new_tokens", "batch_size"):
+        if not isinstance(settings[key], int) or settings[key] < (0 if key == "n_samples" else 1):
+            raise UserError(f"config key {key}={settings[key]}: must be a positive whole number")
+    return {**settings, **filled}
+
+
+def read_prompts(settings: dict[str, Any]) -> list:
+    """The groups to evaluate on, each with belief_probs."""
+    import preference_datasets as data
+
+    groups = [g for name in settings["datasets"] for g in data.load_groups(name, settings["split"], settings["seed"], settings["belief_classes"])]
+    if missing := next((g for g in groups if not g.belief_probs), None):
+        raise UserError(f"{missing.where}: field belief_probs: missing; the belief metrics need the group's distribution, choose other datasets")
+    if not groups:
+        raise UserError(f"datasets={settings['datasets']}: split {settings['split']} is empty; set split=...")
+    return groups[: settings["n_prompts"]]
+
+
+def evaluate_one(checkpoint: Checkpoint, groups: list, settings: dict[str, Any], judge) -> tuple[dict, list[dict], list]:
+    """Metrics of one checkpoint with intervals, its predictions, and q over the classes for every prompt."""
+    import torch
+
+    import metrics
+    import models
+    import preference_datasets as data
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, classes = checkpoint.model, settings["belief_classes"]
+    is_file = Path(checkpoint.source).is_file()
+    tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or (model["name_or_path"] if is_file else checkpoint.source), model["trust_remote_code"])
+    policy = models.load_policy(model["name_or_path"] if is_file else checkpoint.source, model["policy_dtype"], "sdpa", device,
+                                checkpoint.source if is_file else None, model["trust_remote_code"])
+    class_ids = data.class_token_ids(tokenizer, classes)
+    prompts = [data.cut_prompt(data.encode_prompt(tokenizer, g.prompt), settings["max_prompt_length"], settings["truncation"]) for g in groups]
+    q = models.class_distributions(policy, prompts, class_ids, tokenizer.pad_token_id).double().numpy()
+    texts = sample(policy, tokenizer, prompts, settings, checkpoint.name)
+
+    columns: dict[str, list[float]] = {name: [] for name in ("js_distance_probability", "class_mass", "js_distance_sampling", "js_distance_floor", "majority_share", "cbc", "bpc", "rs")}
+    rows, unparsable, unknown_option = [], 0, 0
+    for group, weights, sampled in zip(groups, q, texts):
+        p, parsed = group.belief_probs, [metrics.parse_response(t, classes) for t in sampled]
+        columns["js_distance_probability"].append(float(metrics.js_distance(p, weights)))
+        columns["class_mass"].append(float(weights.sum()))
+        class_of = {r.belief.text: r.belief.label for r in group.responses}
+        consistent = [metrics.class_belief_consistent(r, class_of) for r in parsed]
+        references = {r.belief.label: r.text for r in group.responses}
+        verdicts = judge.verdicts([r.answer for r in parsed], [r.label for r in parsed], [references] * len(parsed))
+        unparsable += sum(r.label is None for r in parsed)
+        unknown_option += sum(c is None for c in consistent)
+        if parsed:
+            shares = metrics.class_shares(parsed, classes, classes[0])
+            columns["js_distance_sampling"].append(float(metrics.js_distance(p, shares)))
+            columns["js_distance_floor"].append(metrics.js_distance_floor(p, len(parsed)))
+            columns["majority_share"].append(metrics.majority_share(shares, p))
+            columns["cbc"].append(sum(c is True for c in consistent) / len(parsed))
+            columns["bpc"].append(sum(v.consistent is True for v in verdicts) / len(parsed))
+            columns["rs"].append(sum(v.similarity for v in verdicts) / len(parsed))
+        rows += [{"checkpoint": checkpoint.name, "id": group.id, "prompt": group.prompt, "response": text, "class": r.label, "belief": r.belief, "answer": r.answer,
+                  "class_belief_consistent": c, "belief_answer_consistent": v.consistent, "similarity": round(v.similarity, 4)}
+                 for text, r, c, v in zip(sampled, parsed, consistent, verdicts)]
+    if unparsable or unknown_option:
+        log.info("%s: of %d samples %d have no class label, %d state no known option", checkpoint.name, len(rows), unparsable, unknown_option)
+    return {k: metrics.summarize(v) for k, v in columns.items() if v}, rows, list(q / q.sum(1, keepdims=True))
+
+
+def sample(policy, tokenizer, prompts: list, settings: dict[str, Any], name: str) -> list[list[str]]:
+    """n_samples responses a prompt at temperature 1, as text; prompts of similar length share a batch, each with its own seed."""
+    from tqdm import tqdm
+
+    import models
+
+    jobs = sorted(((len(p), i, s) for i, p in enumerate(prompts) for s in range(settings["n_samples"])))
+    texts: list[list[str]] = [[""] * settings["n_samples"] for _ in prompts]
+    with tqdm(total=len(jobs), desc=f"sampling {name}", unit="response") as bar:
+        for first in range(0, len(jobs), settings["batch_size"]):
+            batch = jobs[first : first + settings["batch_size"]]
+            ids = models.generate(policy, [prompts[i] for _, i, _ in batch], settings["max_new_tokens"], tokenizer.pad_token_id, tokenizer.eos_token_id,
+                                  seed=settings["seed"] * 1_000_003 + first, temperature=settings["temperature"])
+            for (_, i, s), row in zip(batch, ids):
+                texts[i][s] = tokenizer.decode(row, skip_special_tokens=True)
+            bar.update(len(batch))
+    return texts
+
+
+def reference_rows(groups: list, classes: list[str]) -> dict[str, dict]:
+    """What guessing gets: the uniform distribution over a prompt's own options, and all mass on the majority."""
+    import numpy as np
+
+    import metrics
+
+    p = np.asarray([g.belief_probs for g in groups])
+    offered = np.asarray([[any(r.belief.label == c for r in g.responses) for c in classes] for g in groups], float)
+    guesses = {"(uniform over options)": offered, "(majority only)": np.eye(p.shape[1])[p.argmax(1)]}
+    return {name: {"js_distance_probability": metrics.summarize(metrics.js_distance(p, q))} for name, q in guesses.items()}
+
+
+def default_output(checkpoints: list[Checkpoint]) -> Path:
+    """report/ of the last checkpoint that belongs to a run, else outputs/report."""
+    run = next((c.run for c in reversed(checkpoints) if c.run), None)
+    return run / "report" if run else Path("outputs") / "report"
+
+
+def finish(output: Path, results: dict, predictions: list[dict], probabilities: dict, groups: list, settings: dict[str, Any],
+           checkpoints: list[Checkpoint], embedder: str) -> None:
+    """Write everything and print the table and the report's path."""
+    import models
+    import report
+
+    with atomic_path(output / "predictions.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions), encoding="utf-8")
+        temporary.chmod(0o644)
+    facts = {k: settings[k] for k in ("datasets", "split", "n_samples", "temperature", "max_new_tokens", "seed")} | {
+        "prompts": len(groups), "judge": f"nearest reference answer ({embedder})", "embedder": embedder,
+        "js_distance": "Jensen-Shannon distance, natural log, at most 0.8326", "sources": {c.name: c.source for c in checkpoints}, **models.versions()}
+    order = sorted(range(len(groups)), key=lambda i: max(groups[i].belief_probs))
+    picks = [order[int(f * (len(order) - 1))] for f in (0.1, 0.4, 0.7, 0.95)] if len(order) > 4 else order
+    shown = [report.Shown(groups[i].prompt if isinstance(groups[i].prompt, str) else groups[i].prompt[-1]["content"],
+                          [r.belief.text or r.belief.label for r in groups[i].responses],
+                          {"group": [groups[i].belief_probs[settings["belief_classes"].index(r.belief.label)] for r in groups[i].responses],
+                           **{n: [q[i][settings["belief_classes"].index(r.belief.label)] for r in groups[i].responses] for n, q in probabilities.items()}})
+             for i in dict.fromkeys(picks)]
+    table = {**results, **reference_rows(groups, settings["belief_classes"])}
+    page = report.write_report(output, table, facts, shown)
+    print(f"\n{report.markdown_table(table)}\n")
+    print(f"{len(groups)} prompts of {', '.join(settings['datasets'])} ({settings['split']}), {settings['n_samples']} samples each; means with 95% intervals.")
+    print(f"report: {os.path.relpath(page)}")
+
+
+if __name__ == "__main__":
+    run_entry(hydra.main(version_base=None, config_path="config", config_name="evaluate")(guarded(main)))

@@ -1,0 +1,51 @@
+"""Tiny fakes: models of three families made on the spot, and a tokenizer whose tokens are bytes."""
+from __future__ import annotations
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+)
+
+import models
+
+VOCAB = 259  # 256 bytes, bos, eos, pad
+CONFIGS = {
+    "llama": LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCAB, max_position_embeddings=512),
+    "gpt_neox": GPTNeoXConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=VOCAB, max_position_embeddings=512,
+                              hidden_dropout=0.0, attention_dropout=0.0),
+    "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=VOCAB, n_positions=512, bos_token_id=257, eos_token_id=257),
+}
+
+
+def tiny_policy(family: str = "llama", seed: int = 0) -> models.Scorer:
+    """A random model of a family, wide enough in its weights that log-probs differ between tokens."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(CONFIGS[family], attn_implementation="sdpa")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return models.Scorer(model.eval(), "sdpa")
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Every byte is a token; 256 is BOS (not added by itself), 257 EOS, 258 padding."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {c: i for i, c in enumerate(alphabet)} | {"<bos>": 256, "<eos>": 257, "<pad>": 258}
+    raw = Tokenizer(BPE(vocab=vocab, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+
+
+def save_tiny(folder, family: str = "llama", seed: int = 0):
+    """Write a tiny HF folder with its tokenizer; return the folder as a string."""
+    tiny_policy(family, seed).model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)

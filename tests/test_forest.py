@@ -1,0 +1,187 @@
+"""The forest: the mask against brute force, packed against one by one, and plans as pure functions."""
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import CONFIGS, tiny_policy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import forest
+import models
+
+ids = st.lists(st.integers(0, 9), min_size=1, max_size=4).map(tuple)
+trees = st.tuples(ids, st.one_of(st.just(()), ids), st.lists(ids, min_size=1, max_size=4).map(tuple)).map(lambda parts: forest.TokenTree(*parts))
+few_prompts = st.lists(trees, min_size=1, max_size=6).flatmap(
+    lambda ts: st.lists(st.integers(0, 1), min_size=len(ts), max_size=len(ts)).map(
+        lambda picks: [t._replace(prompt=(1, 2, 3)) if p else t for t, p in zip(ts, picks)]))
+
+
+def paths(tree):
+    return [(*tree.prompt, *tree.belief, *answer) for answer in tree.answers]
+
+
+def branches(batch):
+    """Every visible set of rows, spelled out token by token: what each token can see, in order."""
+    seen = {}
+    for b in range(batch.input_ids.shape[0]):
+        mask = forest.dense_mask(batch.end)[b, 0]
+        for q in range(batch.input_ids.shape[1]):
+            seen[b, q] = tuple(batch.input_ids[b, mask[q]].tolist())
+    return seen
+
+
+@settings(max_examples=150, deadline=None)
+@given(few_prompts, st.booleans())
+def test_every_scored_token_sees_exactly_its_own_path(ts, share):
+    batch = forest.pack(ts, [list(range(len(ts)))], pad_id=0, share=share)
+    seen, width = branches(batch), batch.input_ids.shape[1]
+    places = batch.positions[batch.source]
+    for n, tree in enumerate(ts):
+        for k, path in enumerate(paths(tree)):
+            reads = [m for m in range(len(batch.owner)) if batch.owner[m] == batch.span[n, k]]
+            found = {seen[int(places[m]) // width, int(places[m]) % width]: int(batch.target[m]) for m in reads}
+            first = len(path) - len(tree.answers[k])
+            assert found == {path[:i]: path[i] for i in range(first, len(path))}
+
+
+@settings(max_examples=150, deadline=None)
+@given(few_prompts, st.booleans())
+def test_mask_is_the_brute_force_table_and_positions_are_depths(ts, share):
+    batch = forest.pack(ts, [list(range(len(ts)))], pad_id=0, share=share)
+    end, depth = batch.end[0].tolist(), batch.position_ids[0].tolist()
+    mask = forest.dense_mask(batch.end)[0, 0]
+    for q, kv in itertools.product(range(len(end)), repeat=2):
+        assert bool(mask[q, kv]) == (kv <= q < end[kv])
+    assert [int(mask[q].sum()) - 1 for q in range(len(end))] == depth  # ancestors, no more and no fewer
+
+
+@settings(max_examples=100, deadline=None)
+@given(few_prompts)
+def test_shared_rows_cost_one_copy_of_what_is_shared(ts):
+    batch = forest.pack(ts, [list(range(len(ts)))], pad_id=0)
+    distinct = {p[:i] for t in ts for p in paths(t) for i in range(1, len(p))}
+    # spans are kept apart by (prompt, belief, answer), so equal beginnings of two answers stand twice: never fewer rows
+    assert len(distinct) <= batch.num_tokens <= batch.num_tokens_unshared
+    assert batch.num_tokens == forest.tree_tokens(ts)
+    assert batch.num_tokens_unshared == forest.pack(ts, [list(range(len(ts)))], 0, share=False).num_tokens
+
+
+def test_k_responses_cost_one_prompt():
+    tree = forest.TokenTree(tuple(range(100)), (), tuple((k, *range(20)) for k in range(8)))
+    assert forest.tree_tokens([tree]) == 100 + 8 * 20
+    assert forest.tree_tokens([tree] * 5) == 100 + 8 * 20  # pairs of one prompt share its tree
+
+
+def test_padding_rows_see_only_themselves():
+    ts = [forest.TokenTree((1, 2, 3), (), ((4, 5),)), forest.TokenTree((1,), (), ((4,),))]
+    batch = forest.pack(ts, [[0], [1]], pad_id=7)
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4], [1, 7, 7, 7]]
+    assert forest.dense_mask(batch.end)[1, 0].tolist() == torch.eye(4, dtype=torch.bool).tolist()
+
+
+def test_an_empty_pack_still_runs_forward_and_backward():
+    policy = tiny_policy()
+    scores = models.score(policy, forest.pack([], [], pad_id=0))
+    assert scores.policy.shape[0] == 0
+    scores.policy.sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in policy.parameters())
+    assert next(policy.parameters()).grad is not None  # collectives of a sharded model would match
+
+
+def random_trees(seed, count=7):
+    rng = np.random.default_rng(seed)
+    draw = lambda low, high: tuple(rng.integers(0, 256, rng.integers(low, high)).tolist())  # noqa: E731
+    prompts = [draw(3, 12) for _ in range(3)]
+    beliefs = [draw(1, 5) for _ in range(3)]
+    made = []
+    for _ in range(count):
+        b = rng.integers(4)
+        made.append(forest.TokenTree(prompts[rng.integers(3)], beliefs[b] if b < 3 else (), tuple(draw(1, 9) for _ in range(rng.integers(1, 5))),
+                                     class_ids=(48, 49, 50), class_probs=(0.2, 0.3, 0.5)))
+    return made
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("share", [True, False])
+def test_packed_equals_one_by_one_in_values_and_gradients(family, share):
+    policy, ts = tiny_policy(family), random_trees(1)
+    packed = forest.pack(ts, [[0, 1, 2], [3, 4], [5, 6]], pad_id=0, share=share)
+    weights = torch.randn(packed.span.shape, generator=torch.Generator().manual_seed(0)) * packed.valid
+
+    scores = models.score(policy, packed)
+    (scores.policy * weights).sum().backward()
+    got = {n: p.grad.clone() for n, p in policy.named_parameters()}
+    policy.zero_grad()
+    total = 0.0
+    for n, tree in enumerate(ts):
+        for k, answer in enumerate(tree.answers):
+            ids = torch.tensor([[*tree.prompt, *tree.belief, *answer]])
+            logps = policy.model(input_ids=ids).logits[0].float().log_softmax(-1)
+            plain = logps[-len(answer) - 1 : -1].gather(1, ids[0, -len(answer) :, None]).sum()
+            assert scores.policy[n, k].item() == pytest.approx(plain.item(), abs=2e-4)
+            total = total + weights[n, k] * plain
+        at = len(tree.prompt) - 1
+        assert torch.allclose(scores.class_logps[n], logps[at, [48, 49, 50]], atol=2e-5)
+        belief = sum(logps[at + i, t].item() for i, t in enumerate(tree.belief))
+        assert scores.belief_logp[n].item() == pytest.approx(belief, abs=1e-4)
+    total.backward()
+    for name, parameter in policy.named_parameters():
+        assert torch.allclose(got[name], parameter.grad, atol=3e-4 * max(1.0, parameter.grad.abs().max().item())), name
+
+
+def test_small_logit_chunks_change_nothing(monkeypatch):
+    policy, ts = tiny_policy(), random_trees(2)
+    batch = forest.pack(ts, [[0, 1, 2, 3], [4, 5, 6]], pad_id=0)
+    whole = models.score(policy, batch)
+    whole.policy.sum().backward()
+    gradients = [p.grad.clone() for p in policy.parameters()]
+    policy.zero_grad()
+    monkeypatch.setattr(models, "CHUNK_BYTES", 4 * 259 * 3)  # three rows at a time
+    chunked = models.score(policy, batch)
+    chunked.policy.sum().backward()
+    assert torch.allclose(whole.policy, chunked.policy, atol=1e-5)
+    assert all(torch.allclose(g, p.grad, atol=1e-4) for g, p in zip(gradients, policy.parameters()))
+
+
+def test_parity_probe_passes_these_models_and_names_one_that_mixes_branches():
+    policy, ts = tiny_policy(), random_trees(3, 3)
+    assert models.parity_probe(policy, ts, 0, share=True) < 1e-3
+    leaky = tiny_policy()
+    leaky.model.base_model.rotary_emb.register_forward_pre_hook(lambda m, args, kwargs: ((args[0],), {"position_ids": torch.arange(args[0].shape[1])[None]}), with_kwargs=True)
+    with pytest.raises(models.UserError, match="LlamaForCausalLM scores a packed forest differently"):
+        models.parity_probe(leaky, ts, 0, share=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(trees, min_size=1, max_size=20), st.integers(1, 4), st.sampled_from([0, 16, 40]), st.booleans())
+def test_a_plan_covers_every_example_once_within_its_budget(ts, world, row_tokens, share):
+    packs = forest.plan_step(ts, list(range(len(ts))), 64, row_tokens, world, share)
+    assert sorted(i for pack in packs for row in pack for i in row) == list(range(len(ts)))
+    assert len(packs) % world == 0
+    for rows in packs:
+        assert not rows or forest.pack(ts, rows, 0, share).input_ids.numel() <= 64
+    assert packs == forest.plan_step(ts, list(range(len(ts))), 64, row_tokens, world, share)
+
+
+def test_an_example_larger_than_a_pack_is_an_error():
+    with pytest.raises(ValueError, match="max_tokens=8: raise max_tokens"):
+        forest.plan_step([forest.TokenTree((1,) * 20, (), ((1, 2),))], [0], 8, 8, 1)
+
+
+@pytest.mark.parametrize("shuffle", ["examples", "prompts"])
+def test_batches_are_a_function_of_seed_and_step_and_cover_every_epoch(shuffle):
+    prompt_of = [i // 3 for i in range(32)]
+    per_epoch = forest.steps_per_epoch(32, 5)
+    assert per_epoch == 7
+    epochs = [[forest.step_examples(prompt_of, 5, 3, e * per_epoch + s, shuffle) for s in range(per_epoch)] for e in range(2)]
+    for batches in epochs:
+        assert sorted(sum(batches, [])) == list(range(32))  # the last, partial batch too
+    assert epochs[0] != epochs[1]
+    assert forest.step_examples(prompt_of, 5, 3, 9, shuffle) == epochs[1][2]
+    assert forest.step_examples(prompt_of, 5, 4, 9, shuffle) != epochs[1][2]
+    if shuffle == "prompts":
+        order = [prompt_of[i] for i in sum(epochs[0], [])]
+        assert len(list(itertools.groupby(order))) == math.ceil(32 / 3)
