@@ -1,0 +1,155 @@
+"""Every loss against the paper's equation in plain floats, its gradient, and its value at step 0."""
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import losses
+
+nats = st.floats(-200, 0)
+
+
+def make(policy, reference=None, **extra):
+    policy = torch.tensor(policy, dtype=torch.float64)
+    reference = torch.zeros_like(policy) if reference is None else torch.tensor(reference, dtype=torch.float64)
+    given = dict(length=torch.ones_like(policy), reward=torch.zeros_like(policy), valid=torch.ones_like(policy, dtype=torch.bool))
+    return losses.Scores(policy=policy, reference=reference, **(given | extra))
+
+
+def logsigmoid(x):
+    return -math.log1p(math.exp(-x)) if x > 0 else x - math.log1p(math.exp(x))
+
+
+def beliefs(log_q, p, belief_logp=-3.0, tokens=4.0):
+    as_row = lambda v: torch.tensor([v], dtype=torch.float64)  # noqa: E731
+    return dict(class_logps=as_row(log_q), class_probs=as_row(p), belief_logp=as_row(belief_logp), belief_length=as_row(tokens))
+
+
+def test_sft_is_the_token_mean():
+    scores = make([[-12.0]], length=torch.tensor([[4.0]]))
+    assert losses.sft(scores).tolist() == [3.0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(nats, nats, nats, nats, st.floats(0.01, 2), st.floats(0, 0.49))
+def test_dpo_is_equation_7_and_cdpo_its_smoothed_form(w, l, ref_w, ref_l, beta, smoothing):  # noqa: E741
+    h = beta * ((w - ref_w) - (l - ref_l))
+    expected = -(1 - smoothing) * logsigmoid(h) - smoothing * logsigmoid(-h)
+    assert losses.dpo(make([[w, l]], [[ref_w, ref_l]]), beta, smoothing).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    free = losses.dpo(make([[w, l]], [[ref_w, ref_l]]), beta, reference_free=True).item()
+    assert free == pytest.approx(-logsigmoid(beta * (w - l)), rel=1e-9, abs=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(nats, nats, st.floats(0.01, 1))
+def test_dpo_gradient_is_minus_beta_sigmoid(w, l, beta):  # noqa: E741
+    scores = make([[w, l]])
+    scores.policy.requires_grad_()
+    losses.dpo(scores, beta).sum().backward()
+    slope = -beta / (1 + math.exp(min(beta * (w - l), 700)))
+    assert scores.policy.grad.tolist()[0] == pytest.approx([slope, -slope], rel=1e-9, abs=1e-300)
+
+
+def test_dpo_is_log_2_where_policy_and_reference_agree():
+    assert losses.dpo(make([[-3.0, -70.0]], [[-3.0, -70.0]]), 0.1).item() == pytest.approx(math.log(2), abs=1e-12)
+    assert losses.step0_value("dpo", {"beta": 0.1}) == math.log(2)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.3])
+def test_cdpo_is_least_where_beta_h_is_the_log_odds(smoothing):
+    best = math.log((1 - smoothing) / smoothing) / 0.1
+    at = [losses.dpo(make([[h, 0.0]]), 0.1, smoothing).item() for h in (best - 0.5, best, best + 0.5)]
+    assert at[1] < at[0] and at[1] < at[2]
+
+
+def test_losses_stay_finite_for_huge_log_ratios():
+    for w, other in ((1000.0, -1000.0), (-1000.0, 1000.0)):
+        assert math.isfinite(losses.dpo(make([[w, other]]), 1.0).item())
+
+
+P = [0.06, 0.0, 0.3, 0.14, 0.5, 0.0]
+LOG_Q = [-3.0, -4.0, -1.5, -2.5, -1.0, -6.0]
+
+
+def test_forward_calibration_is_kl_over_the_vocabulary():
+    expected = sum(p * (math.log(p) - q) for p, q in zip(P, LOG_Q) if p)
+    value = losses.calibration(make([[0.0]], **beliefs(LOG_Q, P))).item()
+    assert value == pytest.approx(expected, rel=1e-12)
+    mass = sum(math.exp(q) for q in LOG_Q)
+    over_classes = losses.calibration(make([[0.0]], **beliefs(LOG_Q, P)), kl_support="classes").item()
+    assert value == pytest.approx(over_classes - math.log(mass), rel=1e-12)  # KL over the vocabulary = over the classes - log(class mass)
+
+
+def test_calibration_vanishes_at_the_group_and_its_gradient_is_q_minus_p():
+    p = [0.1, 0.2, 0.7]
+    logits = torch.tensor([[0.3, -1.0, 2.0, 0.5]], dtype=torch.float64, requires_grad=True)  # three classes and one other token
+    scores = make([[0.0]], **beliefs([0.0] * 3, p))._replace(class_logps=logits.log_softmax(-1)[:, :3])
+    losses.calibration(scores).sum().backward()
+    q = logits.detach().softmax(-1)[0]
+    assert logits.grad[0].tolist() == pytest.approx((q - torch.tensor([*p, 0.0], dtype=torch.float64)).tolist(), rel=1e-9)
+    for direction in ("forward", "reverse", "js"):
+        same = make([[0.0]], **beliefs([math.log(v) for v in p], p))
+        assert losses.calibration(same, direction).item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_reverse_and_js_calibration():
+    q, p = [0.5, 0.3, 0.2], [0.2, 0.2, 0.6]
+    scores = make([[0.0]], **beliefs([math.log(v) for v in q], p))
+    assert losses.calibration(scores, "reverse").item() == pytest.approx(sum(a * math.log(a / b) for a, b in zip(q, p)))
+    m = [(a + b) / 2 for a, b in zip(q, p)]
+    js = 0.5 * sum(a * math.log(a / c) for a, c in zip(q, m)) + 0.5 * sum(a * math.log(a / c) for a, c in zip(p, m))
+    assert losses.calibration(scores, "js").item() == pytest.approx(js)
+    assert losses.calibration(make([[0.0]], **beliefs(LOG_Q, P)), "reverse").item() == math.inf  # q > 0 where p* = 0
+
+
+def test_gdpo_is_the_sum_of_its_three_terms():
+    scores = make([[-10.0, -14.0]], [[-11.0, -12.0]], **beliefs(LOG_Q, P))
+    kl = sum(p * (math.log(p) - q) for p, q in zip(P, LOG_Q) if p)
+    preference = -logsigmoid(0.1 * 3.0)
+    assert losses.gdpo(scores, 0.1).item() == pytest.approx(kl + 3.0 / 4 + preference)
+    assert losses.gdpo(scores, 0.1, belief_reduction="sum").item() == pytest.approx(kl + 3.0 + preference)
+    weighted = losses.gdpo(scores, 0.1, calibration_weight=2.0, belief_weight=0.5, preference_weight=3.0).item()
+    assert weighted == pytest.approx(2 * kl + 0.5 * 3.0 / 4 + 3 * preference)
+
+
+def test_gdpo_terms_of_weight_zero_are_not_read():
+    nan = float("nan")
+    calibration_only = make([[nan, nan]], [[nan, nan]], **beliefs(LOG_Q, P))._replace(belief_logp=None)
+    assert math.isfinite(losses.gdpo(calibration_only._replace(policy=torch.zeros(1, 2)), 0.1, preference_weight=0.0, belief_weight=0.0).item())
+    preference_only = make([[-1.0, -2.0]])
+    assert losses.gdpo(preference_only, 0.1, calibration_weight=0.0, belief_weight=0.0).item() == pytest.approx(-logsigmoid(0.1))
+
+
+def test_the_population_optimum_of_dpo_collapses_to_the_majority():
+    """With b_w ~ p*, b_l uniform over the others, DPO's optimum is pi proportional to pi_ref p*^(1/beta): p* to the tenth power."""
+    p = np.array([0.06, 0.56, 0.24, 0.08, 0.06])
+    logits = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+    pairs = [(w, other) for w in range(5) for other in range(5) if w != other]
+    weight = torch.tensor([p[w] / 4 for w, _ in pairs], dtype=torch.float64)
+    optimizer = torch.optim.LBFGS([logits], max_iter=500, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
+
+    def closure():
+        optimizer.zero_grad()
+        logp = logits.log_softmax(0)
+        scores = losses.Scores(policy=torch.stack([torch.stack([logp[w], logp[other]]) for w, other in pairs]), reference=torch.full((20, 2), math.log(0.2), dtype=torch.float64),
+                               length=None, reward=None, valid=None)
+        loss = (weight * losses.dpo(scores, beta=0.1)).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    expected = p**10 / (p**10).sum()
+    assert logits.softmax(0).tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+    assert logits.softmax(0)[1].item() > 0.999
+
+
+@pytest.mark.parametrize("name,keys,message", [
+    ("dop", {}, "no such loss"), ("dpo", {}, "loss.beta: dpo needs this key"), ("dpo", {"beta": 0.1, "betaa": 1}, "loss.betaa: dpo takes no such key"),
+    ("dpo", {"beta": 0}, "greater than 0"), ("dpo", {"beta": "x"}, "finite number"), ("dpo", {"beta": 0.1, "label_smoothing": 0.7}, r"in \[0, 0.5\)"),
+    ("dpo", {"beta": 0.1, "reference_free": 3}, "true or false"), ("gdpo", {"beta": 0.1, "kl_direction": "up"}, "choose one of forward, reverse, js")])
+def test_binding_a_wrong_key_or_value_says_which(name, keys, message):
+    with pytest.raises(ValueError, match=message):
+        losses.bind(name, keys)

@@ -1,0 +1,63 @@
+"""Metrics against their definitions and the papers' published side figures."""
+import math
+
+import numpy as np
+import pytest
+
+import metrics
+
+SLIDE = [0.06, 0.56, 0.24, 0.08, 0.06]
+
+
+def test_js_distance_is_the_root_of_the_divergence_in_nats():
+    p, q = np.array([0.2, 0.8]), np.array([0.5, 0.5])
+    m = (p + q) / 2
+    divergence = 0.5 * (p * np.log(p / m)).sum() + 0.5 * (q * np.log(q / m)).sum()
+    assert metrics.js_distance(p, q) == pytest.approx(math.sqrt(divergence))
+    assert metrics.js_distance([1, 0], [0, 1]) == pytest.approx(math.sqrt(math.log(2)))
+    assert metrics.js_distance([3, 1], [0.75, 0.25]) == 0.0
+    assert metrics.js_distance([[1, 0], [1, 1]], [[1, 0], [1, 1]]).tolist() == [0.0, 0.0]
+    for bad in ([-0.1, 1.1], [0.0, 0.0]):
+        with pytest.raises(ValueError):
+            metrics.js_distance(bad, [0.5, 0.5])
+
+
+@pytest.mark.parametrize("samples,expected", [(8, 0.27), (16, 0.19)])
+def test_the_sampling_floor_is_the_published_one(samples, expected):
+    assert metrics.js_distance_floor(SLIDE, samples) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("text,parsed", [
+    ("4<Somewhat good job>The European one.", ("4", "Somewhat good job", "The European one.")),
+    ("4<A>b > c <d>", ("4", "A", "b > c <d>")),
+    (" 2 A film to forget.", ("2", None, "A film to forget.")),
+    ("Well, 4<x>", (None, None, "Well, 4<x>")), ("", (None, None, "")), ("3<never closed", ("3", None, "<never closed"))])
+def test_parsing_a_response(text, parsed):
+    assert tuple(metrics.parse_response(text, "012345")) == parsed
+
+
+def test_class_shares_count_the_unparsable_as_class_0():
+    sampled = [metrics.parse_response(t, "012345") for t in ("4<a>b", "4<a>b", "1<c>d", "nothing")]
+    assert metrics.class_shares(sampled, "012345", "0").tolist() == [0.25, 0.25, 0, 0, 0.5, 0]
+
+
+def test_class_belief_consistency():
+    known = {"Too little": "4", "Too much": "2"}
+    check = lambda text: metrics.class_belief_consistent(metrics.parse_response(text, "012345"), known)  # noqa: E731
+    assert check("4<Too little>x") is True and check("4<too LITTLE>x") is True
+    assert check("2<Too little>x") is False
+    assert check("4<Something else>x") is None and check("4 plain") is None
+
+
+def test_majority_share():
+    assert metrics.majority_share(np.array([0.06, 0.56, 0.38]), [0.06, 0.56, 0.38]) == pytest.approx(1.0)
+    assert metrics.majority_share(np.array([0.0, 1.0, 0.0]), [0.06, 0.56, 0.38]) == pytest.approx(1 / 0.56)
+
+
+def test_summaries_carry_n_and_an_interval_that_covers_the_mean():
+    values = np.random.default_rng(0).normal(1.0, 0.5, 200)
+    found = metrics.summarize(values)
+    assert found["n"] == 200 and found["value"] == pytest.approx(values.mean())
+    half = 1.96 * 0.5 / math.sqrt(200)
+    assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.2)
+    assert metrics.summarize([])["value"] is None

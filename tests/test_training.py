@@ -1,0 +1,254 @@
+"""The loop: a run folder that keeps its contract, and equalities under accumulation, ranks, resume and caching."""
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from helpers import byte_tokenizer, save_tiny, tiny_policy
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import checkpoint
+import forest
+import losses
+import models
+import preference_datasets as data
+import reference
+import train
+import trainers
+from utils import UserError, World
+
+ROOT = Path(__file__).parent.parent
+CPU = World(0, 1, torch.device("cpu"), None)
+QUICK = ["datasets=[opinions/republican]", "n_eval_examples=32", "batch_size=8", "n_examples=24", "eval_every=1000", "lr=1e-3", "warmup_steps=0", "max_length=256",
+         "log_every_seconds=0.0001", "wandb.enabled=false"]
+
+
+def compose(*overrides):
+    with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Train a tiny model in this process: run("loss=dpo", ...) gives the run's folder."""
+    folder = save_tiny(tmp_path / "tiny")
+
+    def go(*overrides, name="run"):
+        train.main(compose(f"model.name_or_path={folder}", f"output_dir={tmp_path}/out", f"exp_name={name}", *QUICK, *overrides))
+        return tmp_path / "out" / name
+
+    return go
+
+
+def weights(folder):
+    return load_file(folder / "latest" / "model.safetensors")
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("loss", ["sft", "dpo", "gdpo"])
+def test_a_run_folder_keeps_its_contract(run, loss):
+    folder = run(f"loss={loss}")
+    logged = lines(folder)
+    training = [x for x in logged if "loss/train" in x]
+    assert [x["counters/examples"] for x in training] == [8, 16, 24] and [x["counters/updates"] for x in training] == [1, 2, 3]
+    assert sum("loss/eval" in x for x in logged) == 2  # before the first step and at the end
+    expected = {"loss/train", "grad_norm", "lr", "examples_per_second", "tokens_per_second", "padding_fraction", "mfu", "js_distance_train", "class_mass_train", "kl_train",
+                "logps_train/chosen"}
+    if loss != "sft":
+        expected |= {f"rewards_train/{name}" for name in ("chosen", "rejected", "accuracies", "margins", "margins_majority")} | {"logps_train/rejected"}
+        assert training[0]["rewards_train/margins"] == pytest.approx(0, abs=1e-3)  # policy = reference at step 0
+    assert expected <= set(training[0])
+    assert any("rewards_train/margins_minority" in x for x in training) == (loss != "sft")
+    assert {p.name for p in folder.iterdir()} == {"config.yaml", "data_audit.json", "metrics.jsonl", "train.log", "step-000003", "latest", "best"}
+    model = AutoModelForCausalLM.from_pretrained(folder / "best")
+    assert all(torch.equal(p, weights(folder)[n]) for n, p in model.state_dict().items() if n in weights(folder))
+    assert json.loads((folder / "data_audit.json").read_text())["train"]["prompts"] == 117
+    if loss == "dpo":
+        assert training[0]["loss/train"] == pytest.approx(np.log(2), abs=1e-4)
+
+
+def test_training_on_the_belief_distribution_calibrates_it(run):
+    folder = run("loss=gdpo", "loss.preference_weight=0", "n_examples=160", "shuffle=prompts")
+    evals = [x for x in lines(folder) if "loss/eval" in x]
+    assert evals[-1]["js_distance_eval"] < evals[0]["js_distance_eval"] and evals[-1]["class_mass_eval"] > 2 * evals[0]["class_mass_eval"]
+
+
+def test_resume_is_exact_to_the_bit(run, monkeypatch):
+    whole = run("loss=gdpo", "eval_every=8", name="whole")
+    save = checkpoint.save
+
+    def save_then_die(*args, **kwargs):
+        save(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        run("loss=gdpo", "eval_every=8", name="cut")
+    monkeypatch.setattr(checkpoint, "save", save)
+    cut = run("loss=gdpo", "eval_every=8", name="cut")
+    assert (cut / "latest").resolve().name == (whole / "latest").resolve().name == "step-000003"
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(cut).values()))
+    steady = [{k: v for k, v in x.items() if k in ("counters/updates", "loss/train", "loss/eval", "grad_norm")} for x in lines(whole)]
+    assert steady == [{k: v for k, v in x.items() if k in ("counters/updates", "loss/train", "loss/eval", "grad_norm")} for x in lines(cut)]
+    before = (cut / "metrics.jsonl").read_text()
+    run("loss=gdpo", "eval_every=8", name="cut")  # finished: nothing to do
+    assert (cut / "metrics.jsonl").read_text() == before
+
+
+def test_accumulation_changes_nothing(run):
+    one = run("loss=gdpo", "optimizer=SGD", name="one")
+    many = run("loss=gdpo", "optimizer=SGD", "max_tokens=300", name="many")
+    apart = run("loss=gdpo", "optimizer=SGD", "share_prefixes=false", "max_tokens=1024", name="apart")
+    for other in (many, apart):
+        assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(weights(one).values(), weights(other).values()))
+        assert [x["loss/train"] for x in lines(one) if "loss/train" in x] == pytest.approx([x["loss/train"] for x in lines(other) if "loss/train" in x], rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["sft", "gdpo"])
+def test_two_ranks_equal_one(tmp_path, run, loss):
+    one = run(f"loss={loss}", "optimizer=SGD", name="one")
+    overrides = [f"model.name_or_path={tmp_path}/tiny", f"output_dir={tmp_path}/out", "exp_name=two", *QUICK, f"loss={loss}", "optimizer=SGD"]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", *overrides], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = tmp_path / "out" / "two"
+    for x, y in zip(lines(one), lines(two), strict=True):
+        for key in ("loss/train", "loss/eval", "grad_norm", "js_distance_train", "rewards_train/margins"):
+            assert x.get(key) == pytest.approx(y.get(key), rel=2e-5, abs=2e-6), key
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(weights(one).values(), weights(two).values()))
+
+
+def test_early_stopping_keeps_the_best(run, monkeypatch):
+    values = iter([3.0, 1.0, 2.0, 2.5, 2.6])
+    monkeypatch.setattr(trainers, "validate", lambda *a: {"loss/eval": next(values)})
+    folder = run("loss=sft", "eval_every=8", "patience=2", "n_examples=80", "do_first_eval=true")
+    assert (folder / "best").resolve().name == "step-000001" and (folder / "latest").resolve().name == "step-000003"
+
+
+def test_reference_log_probs_are_cached_by_content(tmp_path, monkeypatch):
+    groups = data.load_groups("opinions/republican", "eval")[:3]
+    trees = data.tokenize(groups, data.view(groups, "conditioned"), byte_tokenizer(), data.Limits(512, 256))
+    policy = tiny_policy()
+    mark = models.fingerprint(policy)
+    fill = lambda ts, m=mark: reference.reference_logps(policy, ts, m, 258, 2048, 256, CPU)  # noqa: E731
+    live = fill(trees)
+    assert live[0].reference == pytest.approx(models.score_one_by_one(policy, trees[0]), abs=1e-2)
+    calls = []
+    score = models.score
+    monkeypatch.setattr(models, "score", lambda *a: calls.append(1) or score(*a))
+    assert fill(trees[::-1]) == live[::-1] and not calls  # another order, no forward
+    single = [t._replace(answers=t.answers[:1]) for t in trees]
+    assert [t.reference for t in fill(single)] == [t.reference[:1] for t in live] and not calls  # a smaller k
+    (file,) = (tmp_path / "cache" / "reference").iterdir()
+    broken = bytearray(file.read_bytes())
+    broken[-20] ^= 255
+    file.write_bytes(broken)
+    assert fill(trees) == live and calls  # damaged: computed again, and repaired
+    calls.clear()
+    assert fill(trees) == live and not calls
+    file.write_bytes(file.read_bytes()[:100])
+    assert fill(trees) == live and calls
+    assert models.fingerprint(tiny_policy(seed=1)) != mark == models.fingerprint(tiny_policy())
+
+
+def test_a_policy_pt_of_the_dpo_repository_loads(tmp_path, run):
+    folder, other = save_tiny(tmp_path / "base"), tiny_policy(seed=5)
+    torch.save({"step_idx": 3, "state": other.model.state_dict(), "metrics": {}}, tmp_path / "policy.pt")
+    loaded = models.load_policy(folder, "float32", "auto", torch.device("cpu"), str(tmp_path / "policy.pt"))
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), other.parameters()))
+    run("loss=dpo", f"model.archive={tmp_path}/policy.pt")
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.system, (f"touch {tmp_path}/owned",))
+
+    (tmp_path / "policy.pt").write_bytes(pickle.dumps({"state": Evil()}))
+    torch.save({"state": Evil()}, tmp_path / "zip.pt")
+    for name in ("policy.pt", "zip.pt"):
+        with pytest.raises(UserError, match="not a checkpoint of plain tensors"):
+            models.load_archive(tiny_policy().model, tmp_path / name)
+    assert not (tmp_path / "owned").exists()
+    with pytest.raises(UserError, match="missing or has another shape"):
+        torch.save({"state": {}}, tmp_path / "empty.pt")
+        models.load_archive(tiny_policy().model, tmp_path / "empty.pt")
+
+
+@pytest.mark.parametrize("overrides,message", [
+    (["loss=dpo", "responses=target"], "responses=target: loss.name=dpo compares responses"),
+    (["loss=gdpo", "responses=own_belief"], "set responses=conditioned"),
+    (["datasets=[opinions/whig]"], "no such group"), (["+colour=red"], "config key colour: unknown"), (["loss=dpo", "+loss.gamma=1"], "loss.gamma: dpo takes no such key"),
+    (["batch_size=0"], "batch_size=0: must be a number greater than 0"), (["exp_name=../x"], "must be a plain folder name"), (["optimizer=Adamm"], "no such class in torch.optim"),
+    (["resume=must"], "holds no checkpoint"), (["attention=eager"], "choose auto, sdpa or flex_attention"), (["attention=flex_attention"], "needs a CUDA device"),
+    (["model.name_or_path=/nowhere"], "cannot be loaded"), (["max_length=20", "max_prompt_length=null"], "leave no room for a response"),
+    (["model.archive=/nowhere"], "no such folder or file")])
+def test_bad_configs_are_one_line_errors(run, overrides, message):
+    with pytest.raises(UserError, match=message) as caught:
+        run(*overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_config_in_the_same_folder_is_refused(run):
+    run("loss=dpo")
+    with pytest.raises(UserError, match=r"holds a run with another config: loss.beta \(0.1 -> 0.2\), lr"):
+        run("loss=dpo", "loss.beta=0.2", "lr=2e-3")
+    with pytest.raises(UserError, match="resume=never"):
+        run("loss=dpo", "resume=never")
+
+
+def test_a_data_file_of_ones_own(tmp_path, run):
+    rows = [{"prompt": f"Say {i}", "responses": [{"text": f"It is {i}.", "reward": 2}, {"text": "no", "reward": 1}]} for i in range(12)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    folder = run("loss=dpo", f"datasets=[{tmp_path}/mine.jsonl]")
+    assert json.loads((folder / "data_audit.json").read_text())["eval"]["prompts"] == 1
+    with pytest.raises(UserError, match="mine.jsonl, row 1: field belief_probs: missing, and loss.name=gdpo needs it"):
+        run("loss=gdpo", f"datasets=[{tmp_path}/mine.jsonl]", name="other")
+
+
+def test_sigterm_saves_and_exits_with_143(tmp_path):
+    folder = save_tiny(tmp_path / "tiny")
+    command = [sys.executable, "train.py", "loss=sft", f"model.name_or_path={folder}", f"output_dir={tmp_path}/out", "exp_name=run", *QUICK, "n_examples=1000000", "do_first_eval=false"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "out" / "run" / "metrics.jsonl"
+    deadline = time.time() + 120
+    while not (log.exists() and log.read_text().count("\n") > 2) and process.poll() is None and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr[-2000:]
+    assert "Traceback" not in stderr and "stopped by SIGTERM" in stderr
+    assert (tmp_path / "out" / "run" / "latest" / "model.safetensors").exists()
+    assert not list((tmp_path / "out" / "run").glob(".saving-*"))
+
+
+def test_learning_rate_warms_up_and_step_counts_cover_all_examples():
+    settings = trainers.Settings(**dict.fromkeys(trainers.Settings._fields, 0))._replace(lr=1.0, warmup_steps=3, batch_size=5, num_examples=32 + 7)
+    assert [trainers.learning_rate(i, settings) for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert trainers.num_steps(32, settings) == 7 + 2
+    prompt_of = list(range(32))
+    assert sum(len(forest.step_examples(prompt_of, 5, 0, s)) for s in range(7)) == 32
+
+
+def test_metrics_split_margins_by_majority():
+    scores = losses.Scores(policy=torch.tensor([[-1.0, -3.0], [-2.0, -2.5]]), reference=torch.zeros(2, 2), length=None, reward=None, valid=torch.ones(2, 2, dtype=torch.bool))
+
+    class Batch:
+        is_majority = torch.tensor([1, 0])
+
+    found = trainers.example_metrics(scores, torch.zeros(2), Batch, beta=0.1)
+    mean = lambda name: (found[name][0][found[name][1]]).mean().item()  # noqa: E731
+    assert mean("rewards_{}/margins") == pytest.approx(0.125) and mean("rewards_{}/margins_majority") == pytest.approx(0.2) and mean("rewards_{}/margins_minority") == pytest.approx(0.05)
+    assert mean("rewards_{}/accuracies") == 1.0

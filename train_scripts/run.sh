@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# SFT, then one preference objective from the SFT checkpoint, then all of them evaluated side by side.
+# usage: bash train_scripts/run.sh sft|dpo|gdpo [overrides of train.py ...]
+#   MODEL=smollm2              a file of config/model/
+#   DATASET=opinions/republican
+#   OUTPUT_DIR=outputs         runs go to $OUTPUT_DIR/<name>
+#   NPROC=<number of GPUs>     processes; more than one goes through torchrun
+# Overrides reach every training stage; loss.* only the last one. The embedded model gets settings for two CPU cores,
+# other models the GDPO paper's.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source train_scripts/setup.sh
+
+loss=$1; shift
+MODEL=${MODEL:-smollm2}; DATASET=${DATASET:-opinions/republican}; OUTPUT_DIR=${OUTPUT_DIR:-outputs}
+suffix=""
+[ "$MODEL/$DATASET" = smollm2/opinions/republican ] || suffix="-$MODEL-${DATASET//[^A-Za-z0-9_]/-}"
+NPROC=${NPROC:-$( (nvidia-smi -L 2>/dev/null || true) | wc -l)}
+
+if [ "$MODEL" = smollm2 ]; then
+  common=(batch_size=64 shuffle=prompts warmup_steps=5 eval_every=960 n_eval_examples=null)
+  sft=(lr=4e-5 n_epochs=2)
+  preference=(lr=2e-5 n_epochs=1)
+else
+  common=(optimizer=RMSprop batch_size=32 warmup_steps=150 patience=4 n_epochs=20 shuffle=prompts)
+  sft=(lr=5e-7)
+  preference=(lr=5e-7)
+fi
+
+train() {
+  if [ "$NPROC" -gt 1 ]; then "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node="$NPROC" train.py "$@"; else "$PYTHON" train.py "$@"; fi
+}
+
+shared=()
+for override in "$@"; do [[ $override == loss.* && $loss != sft ]] || shared+=("$override"); done
+common+=(model="$MODEL" "datasets=[$DATASET]" output_dir="$OUTPUT_DIR")
+
+train loss=sft exp_name="sft$suffix" "${common[@]}" "${sft[@]}" "${shared[@]}"
+runs="$OUTPUT_DIR/sft$suffix"
+if [ "$loss" != sft ]; then
+  train loss="$loss" exp_name="$loss$suffix" model.archive="$OUTPUT_DIR/sft$suffix" "${common[@]}" "${preference[@]}" "$@"
+  runs="$runs,$OUTPUT_DIR/$loss$suffix"
+fi
+base=$("$PYTHON" -c "from omegaconf import OmegaConf; print(OmegaConf.load('$OUTPUT_DIR/sft$suffix/config.yaml').model.name_or_path)")
+"$PYTHON" evaluate.py "ckpt=['$base',$runs]" "output=$OUTPUT_DIR/$loss$suffix/report"

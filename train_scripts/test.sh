@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Set up where needed, then lint and test. Extra arguments go to pytest: bash train_scripts/test.sh tests/test_losses.py
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source train_scripts/setup.sh
+"$PYTHON" -m ruff check .
+exec "$PYTHON" -m pytest "$@"
