@@ -104,19 +104,21 @@ def read_rows(path: Path) -> list[dict]:
             raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); write it again") from error
     if path.suffix != ".jsonl":
         raise UserError(f"data set {path}: cannot read {path.suffix or 'this kind of'} files; give .jsonl or .parquet")
-    rows = []
-    with path.open(encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, row {number}: not valid JSON ({error.msg} at column {error.colno}); write one JSON object a line") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save the file as UTF-8") from error
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save the file as UTF-8") from error
+    rows = [_parse_line(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise UserError(f"{path}: holds no rows; write one JSON object a line")
     return rows
+
+
+def _parse_line(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, row {number}: not valid JSON ({error.msg} at column {error.colno}); write one JSON object a line") from error
 
 
 def _read_hub(name: str, split: str) -> list[dict]:

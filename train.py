@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from utils import UserError, guarded, init_distributed, keep_freed_memory, log, run_entry, seed_everything, setup_logging, write_json
 
 CONFIG = Path(__file__).parent / "config"
+SHOWN = ("loss/eval", "js_distance_eval", "class_mass_eval", "rewards_eval/accuracies", "rewards_eval/margins_majority", "rewards_eval/margins_minority")
 FREE_TO_CHANGE = {"resume", "wandb", "n_epochs", "n_examples", "debug", "output_dir", "log_every_seconds", "patience", "eval_every", "eval_batch_size"}
 
 
@@ -72,14 +73,14 @@ def main(config: DictConfig) -> None:
     if world.is_main and state is None and not settings["debug"]:
         write_json(run / "data_audit.json", audit)
         OmegaConf.save(config, run / "config.yaml", resolve=True)
-    if state and state["finished"] and state["examples"] >= total_examples(settings, len(trees["train"])):
-        log.info("run %s is finished (%d examples); set n_epochs higher to go on or exp_name to start another", run, state["examples"])
-        return
     plan = trainers.Settings(
         **{k: settings[k] for k in ("seed", "batch_size", "eval_batch_size", "max_tokens", "shuffle", "warmup_steps", "lr", "max_grad_norm", "eval_every",
                                     "do_first_eval", "eval_metric", "patience", "log_every_seconds")},
         num_examples=total_examples(settings, len(trees["train"])), row_tokens=row_tokens, share=settings["share_prefixes"],
         beta=loss_keys.get("beta", 1.0), save=not settings["debug"])
+    if state and (state["examples"] >= plan.num_examples or trainers.out_of_patience(state, plan)):
+        log.info("run %s is finished (%d examples); set n_epochs higher to go on or exp_name to start another", run, state["examples"])
+        return
     loss_fn = with_step0_check(functools.partial(losses.LOSSES[loss_name], **loss_keys), losses.step0_value(loss_name, loss_keys) if state is None else None)
     publish = open_logs(settings, run, state["step"] if state else 0, world.is_main)
     packs = {s: trainers.Data(trees[s], [e.group for e in splits[s][1]]) for s in trees}
@@ -216,7 +217,7 @@ def open_logs(settings: dict[str, Any], run: Path, step: int, is_main: bool):
             tracker.log(values, step=values["counters/updates"])
         if "loss/eval" in values:
             log.info("eval at %d examples: %s", values["counters/examples"],
-                     ", ".join(f"{k} {values[k]:.4f}" for k in ("loss/eval", "js_distance_eval", "class_mass_eval", "rewards_eval/accuracies", "rewards_eval/margins_minority") if k in values))
+                     ", ".join(f"{k} {values[k]:.4f}" for k in SHOWN if k in values))
 
     return publish
 

@@ -66,7 +66,7 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
     """
     per_epoch = forest.steps_per_epoch(len(train_data.trees), settings.batch_size)
     last_step = num_steps(len(train_data.trees), settings)
-    state = state or {"step": 0, "examples": 0, "best": None, "bad_evals": 0, "finished": False}
+    state = state or {"step": 0, "examples": 0, "best": None, "bad_evals": 0}
     meter = Meter(policy, world)
     stop = StopFlag()
     bar = tqdm(total=settings.num_examples, initial=state["examples"], unit="ex", desc="train", disable=not world.is_main, dynamic_ncols=True)
@@ -75,11 +75,13 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
         """Validate, keep the best, save; True when patience has ended."""
         values = validate(policy, eval_data, loss_fn, settings, world)
         publish({"counters/examples": state["examples"], "counters/updates": step, **values})
-        metric = values[f"{settings.eval_metric}_eval" if "/" not in settings.eval_metric else settings.eval_metric]
+        if settings.eval_metric not in values:
+            raise UserError(f"config key eval_metric={settings.eval_metric}: validation does not write it; it writes {', '.join(sorted(values))}")
+        metric = values[settings.eval_metric]
         improved = state["best"] is None or metric < state["best"]
         state.update(best=metric if improved else state["best"], bad_evals=0 if improved else state["bad_evals"] + 1)
         save(step, improved)
-        return settings.patience is not None and state["bad_evals"] >= settings.patience
+        return out_of_patience(state, settings)
 
     def save(step: int, best: bool = False) -> None:
         if settings.save:
@@ -115,22 +117,23 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
                 check_finite(values["loss/train"], float(grad_norm), step + 1)
                 publish({"counters/examples": state["examples"], "counters/updates": step + 1, "counters/epoch": (step + 1) / per_epoch,
                          **values, "grad_norm": float(grad_norm), "lr": learning_rate(step, settings)})
-            if any_rank(stop.signum, world):
+            if (signum := any_rank(stop.signum, world)) and not ends:
                 save(step + 1)
-                raise Stopped(any_rank(stop.signum, world))
-            if due_eval and not ends:
-                if evaluate_and_save(step + 1):
+                raise Stopped(signum)
+            if due_eval or ends:
+                if evaluate_and_save(step + 1) and not ends:
                     log.info("no better %s in %d evaluations: stopping early", settings.eval_metric, settings.patience)
                     break
                 meter.restart()
-        else:
-            if not state["finished"]:
-                evaluate_and_save(last_step)
-        state["finished"] = True
     finally:
         bar.close()
         stop.restore()
     return state
+
+
+def out_of_patience(state: dict[str, Any], settings: Settings) -> bool:
+    """Have `patience` validations passed without a better eval_metric?"""
+    return settings.patience is not None and state["bad_evals"] >= settings.patience
 
 
 def num_steps(num_available: int, settings: Settings) -> int:

@@ -40,9 +40,9 @@ def test_every_yaml_composes_and_binds(path):
     assert config.model.name_or_path
 
 
-def test_every_config_key_has_a_comment_or_a_plain_name():
+def test_every_config_key_has_a_comment():
     for line in (ROOT / "config" / "config.yaml").read_text().splitlines():
-        if re.match(r"[a-z_]+: \S", line) and not line.startswith(("lr:", "seed", "max_grad_norm", "warmup_steps")):
+        if re.match(r"[a-z_]+: \S", line):
             assert "#" in line, line
 
 
@@ -87,8 +87,8 @@ def test_an_embedded_model_that_is_missing_or_broken_is_one_line(tmp_path, monke
 
 def test_the_gdpo_script_end_to_end_on_a_tiny_model(tmp_path):
     folder = save_tiny(tmp_path / "tiny")
-    done = call("bash", "train_scripts/run_gdpo.sh", f"model.name_or_path={folder}", "n_examples=64", "n_eval_examples=16", "max_length=300", "loss.beta=0.2",
-                GROVE_PYTHON=sys.executable, OUTPUT_DIR=str(tmp_path / "out"), NPROC="0")
+    done = call("bash", "train_scripts/run_gdpo.sh", f"model.name_or_path={folder}", "n_examples=64", "n_eval_examples=16", "pairs_per_prompt=2", "max_length=300", "loss.beta=0.2",
+                EVAL="n_samples=2 max_new_tokens=16", GROVE_PYTHON=sys.executable, OUTPUT_DIR=str(tmp_path / "out"), NPROC="0")
     assert "JSD (probability)" in done.stdout and "(majority only)" in done.stdout and "report: " in done.stdout
     found = json.loads((tmp_path / "out" / "gdpo" / "report" / "report.json").read_text())
     assert {"tiny", "sft", "gdpo"} <= set(found["checkpoints"]) and found["settings"]["split"] == "test"
@@ -97,7 +97,7 @@ def test_the_gdpo_script_end_to_end_on_a_tiny_model(tmp_path):
         assert {"js_distance_probability", "js_distance_sampling", "js_distance_floor", "cbc", "bpc", "rs", "majority_share"} <= set(metrics)
         assert all(set(v) == {"value", "low", "high", "n"} and v["n"] == 39 for v in metrics.values())
     rows = [json.loads(line) for line in (tmp_path / "out" / "gdpo" / "report" / "predictions.jsonl").read_text().splitlines()]
-    assert len(rows) == 3 * 39 * 8
+    assert len(rows) == 3 * 39 * 2
     assert (tmp_path / "out" / "gdpo" / "report" / "index.html").read_text().count("<tr>") > 5
     assert (tmp_path / "out" / "gdpo" / "report" / "distributions.png").stat().st_size > 10_000
 

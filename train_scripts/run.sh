@@ -5,6 +5,7 @@
 #   DATASET=opinions/republican
 #   OUTPUT_DIR=outputs         runs go to $OUTPUT_DIR/<name>
 #   NPROC=<number of GPUs>     processes; more than one goes through torchrun
+#   EVAL="split=test_questions n_samples=16"   overrides of evaluate.py
 # Overrides reach every training stage; loss.* only the last one. The embedded model gets settings for two CPU cores,
 # other models the GDPO paper's.
 set -euo pipefail
@@ -42,4 +43,4 @@ if [ "$loss" != sft ]; then
   runs="$runs,$OUTPUT_DIR/$loss$suffix"
 fi
 base=$("$PYTHON" -c "from omegaconf import OmegaConf; print(OmegaConf.load('$OUTPUT_DIR/sft$suffix/config.yaml').model.name_or_path)")
-"$PYTHON" evaluate.py "ckpt=['$base',$runs]" "output=$OUTPUT_DIR/$loss$suffix/report"
+"$PYTHON" evaluate.py "ckpt=['$base',$runs]" "output=$OUTPUT_DIR/$loss$suffix/report" ${EVAL:-}
