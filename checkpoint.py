@@ -85,9 +85,11 @@ def load_latest(run: Path, policy: nn.Module, optimizer: torch.optim.Optimizer) 
         moments = torch.load(folder / "trainer_state" / "optimizer.pt", map_location="cpu", weights_only=True)
     except Exception as error:  # json, safetensors and torch each raise their own kinds for a damaged file
         first = str(error).splitlines()[0]
-        raise UserError(f"{folder}: the checkpoint cannot be read ({first}); remove {folder.resolve()} or set resume=never with another exp_name") from error
+        raise UserError(f"{folder}: the checkpoint cannot be read ({first}); "
+                        f"remove {folder.resolve()} or set resume=never with another exp_name") from error
     # tied weights are stored once: strict would miss their second name
-    set_model_state_dict(policy, {f"model.{k}": v for k, v in weights.items()}, options=StateDictOptions(full_state_dict=True, strict=False))
+    set_model_state_dict(policy, {f"model.{k}": v for k, v in weights.items()},
+                         options=StateDictOptions(full_state_dict=True, strict=False))
     set_optimizer_state_dict(policy, optimizer, moments, options=StateDictOptions(full_state_dict=True))
     log.info("resumed from %s", folder.resolve().name)
     return state

@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from utils import UserError, atomic_path, guarded, keep_freed_memory, log, run_entry, setup_logging
 
-FROM_RUN = {"datasets": ["opinions/republican"], "belief_classes": ["0", "1", "2", "3", "4", "5"], "max_prompt_length": 256, "truncation": "keep_end", "seed": 0}
+FROM_RUN = {"datasets": ["opinions/republican"], "belief_classes": ["0", "1", "2", "3", "4", "5"],
+            "max_prompt_length": 256, "truncation": "keep_end", "seed": 0}
 
 
 class Checkpoint(NamedTuple):
@@ -60,10 +61,12 @@ def find_checkpoints(settings: dict[str, Any]) -> list[Checkpoint]:
 
     for ckpt in given:
         source, run = find_model(ckpt), find_run(ckpt)
-        saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))["model"] if run else {**OmegaConf.to_container(known), "name_or_path": source}
+        saved = (OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))["model"] if run
+                 else {**OmegaConf.to_container(known), "name_or_path": source})
         if Path(source).is_file():
             if not settings["base_model"]:
-                raise UserError(f"ckpt={ckpt}: a file of weights needs the model that it belongs to; set base_model=<HF folder or hub name>")
+                raise UserError(f"ckpt={ckpt}: a file of weights needs the model that it belongs to; "
+                                "set base_model=<HF folder or hub name>")
             saved["name_or_path"] = settings["base_model"]
         name = run.name if run else Path(ckpt.removeprefix("embedded:")).name
         names = [c.name for c in found]
@@ -89,9 +92,11 @@ def read_prompts(settings: dict[str, Any]) -> list:
     """The groups to evaluate on, each with belief_probs."""
     import preference_datasets as data
 
-    groups = [g for name in settings["datasets"] for g in data.load_groups(name, settings["split"], settings["seed"], settings["belief_classes"])]
+    groups = [g for name in settings["datasets"] for g in data.load_groups(
+        name, settings["split"], settings["seed"], settings["belief_classes"])]
     if missing := next((g for g in groups if not g.belief_probs), None):
-        raise UserError(f"{missing.where}: field belief_probs: missing; the belief metrics need the group's distribution, choose other datasets")
+        raise UserError(f"{missing.where}: field belief_probs: missing; "
+                        "the belief metrics need the group's distribution, choose other datasets")
     if not groups:
         raise UserError(f"datasets={settings['datasets']}: split {settings['split']} is empty; set split=...")
     return groups[: settings["n_prompts"]]
@@ -108,15 +113,18 @@ def evaluate_one(checkpoint: Checkpoint, groups: list, settings: dict[str, Any],
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, classes = checkpoint.model, settings["belief_classes"]
     is_file = Path(checkpoint.source).is_file()
-    tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or (model["name_or_path"] if is_file else checkpoint.source), model["trust_remote_code"])
+    tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or (model["name_or_path"] if is_file else checkpoint.source),
+                                      model["trust_remote_code"])
     policy = models.load_policy(model["name_or_path"] if is_file else checkpoint.source, model["policy_dtype"], "sdpa", device,
                                 checkpoint.source if is_file else None, model["trust_remote_code"])
     class_ids = data.class_token_ids(tokenizer, classes)
-    prompts = [data.cut_prompt(data.encode_prompt(tokenizer, g.prompt), settings["max_prompt_length"], settings["truncation"]) for g in groups]
+    prompts = [data.cut_prompt(data.encode_prompt(tokenizer, g.prompt), settings["max_prompt_length"], settings["truncation"])
+               for g in groups]
     q = models.class_distributions(policy, prompts, class_ids, tokenizer.pad_token_id).double().numpy()
     texts = sample(policy, tokenizer, prompts, settings, checkpoint.name)
 
-    columns: dict[str, list[float]] = {name: [] for name in ("js_distance_probability", "class_mass", "js_distance_sampling", "js_distance_floor", "majority_share", "cbc", "bpc", "rs")}
+    columns: dict[str, list[float]] = {name: [] for name in ("js_distance_probability", "class_mass", "js_distance_sampling",
+                                                             "js_distance_floor", "majority_share", "cbc", "bpc", "rs")}
     rows, unparsable, unknown_option = [], 0, 0
     for group, weights, sampled in zip(groups, q, texts):
         p, parsed = group.belief_probs, [metrics.parse_response(t, classes) for t in sampled]
@@ -136,11 +144,13 @@ def evaluate_one(checkpoint: Checkpoint, groups: list, settings: dict[str, Any],
             columns["cbc"].append(sum(c is True for c in consistent) / len(parsed))
             columns["bpc"].append(sum(v.consistent is True for v in verdicts) / len(parsed))
             columns["rs"].append(sum(v.similarity for v in verdicts) / len(parsed))
-        rows += [{"checkpoint": checkpoint.name, "id": group.id, "prompt": group.prompt, "response": text, "class": r.label, "belief": r.belief, "answer": r.answer,
+        rows += [{"checkpoint": checkpoint.name, "id": group.id, "prompt": group.prompt, "response": text, "class": r.label,
+                  "belief": r.belief, "answer": r.answer,
                   "class_belief_consistent": c, "belief_answer_consistent": v.consistent, "similarity": round(v.similarity, 4)}
                  for text, r, c, v in zip(sampled, parsed, consistent, verdicts)]
     if unparsable or unknown_option:
-        log.info("%s: of %d samples %d have no class label, %d state no known option", checkpoint.name, len(rows), unparsable, unknown_option)
+        log.info("%s: of %d samples %d have no class label, %d state no known option",
+                 checkpoint.name, len(rows), unparsable, unknown_option)
     return {k: metrics.summarize(v) for k, v in columns.items() if v}, rows, list(q / q.sum(1, keepdims=True))
 
 
@@ -155,8 +165,8 @@ def sample(policy, tokenizer, prompts: list, settings: dict[str, Any], name: str
     with tqdm(total=len(jobs), desc=f"sampling {name}", unit="response") as bar:
         for first in range(0, len(jobs), settings["batch_size"]):
             batch = jobs[first : first + settings["batch_size"]]
-            ids = models.generate(policy, [prompts[i] for _, i, _ in batch], settings["max_new_tokens"], tokenizer.pad_token_id, tokenizer.eos_token_id,
-                                  seed=settings["seed"] * 1_000_003 + first, temperature=settings["temperature"])
+            ids = models.generate(policy, [prompts[i] for _, i, _ in batch], settings["max_new_tokens"], tokenizer.pad_token_id,
+                                  tokenizer.eos_token_id, seed=settings["seed"] * 1_000_003 + first, temperature=settings["temperature"])
             for (_, i, s), row in zip(batch, ids):
                 texts[i][s] = tokenizer.decode(row, skip_special_tokens=True)
             bar.update(len(batch))
@@ -192,18 +202,21 @@ def finish(output: Path, results: dict, predictions: list[dict], probabilities: 
         temporary.chmod(0o644)
     facts = {k: settings[k] for k in ("datasets", "split", "n_samples", "temperature", "max_new_tokens", "seed")} | {
         "prompts": len(groups), "judge": f"nearest reference answer ({embedder})", "embedder": embedder,
-        "js_distance": "Jensen-Shannon distance, natural log, at most 0.8326", "sources": {c.name: c.source for c in checkpoints}, **models.versions()}
+        "js_distance": "Jensen-Shannon distance, natural log, at most 0.8326", "sources": {c.name: c.source for c in checkpoints},
+        **models.versions()}
     order = sorted(range(len(groups)), key=lambda i: max(groups[i].belief_probs))
     picks = [order[int(f * (len(order) - 1))] for f in (0.1, 0.4, 0.7, 0.95)] if len(order) > 4 else order
     shown = [report.Shown(groups[i].prompt if isinstance(groups[i].prompt, str) else groups[i].prompt[-1]["content"],
                           [r.belief.text or r.belief.label for r in groups[i].responses],
                           {"group": [groups[i].belief_probs[settings["belief_classes"].index(r.belief.label)] for r in groups[i].responses],
-                           **{n: [q[i][settings["belief_classes"].index(r.belief.label)] for r in groups[i].responses] for n, q in probabilities.items()}})
+                           **{n: [q[i][settings["belief_classes"].index(r.belief.label)] for r in groups[i].responses]
+                              for n, q in probabilities.items()}})
              for i in dict.fromkeys(picks)]
     table = {**results, **reference_rows(groups, settings["belief_classes"])}
     page = report.write_report(output, table, facts, shown)
     print(f"\n{report.markdown_table(table)}\n")
-    print(f"{len(groups)} prompts of {', '.join(settings['datasets'])} ({settings['split']}), {settings['n_samples']} samples each; means with 95% intervals.")
+    print(f"{len(groups)} prompts of {', '.join(settings['datasets'])} ({settings['split']}), {settings['n_samples']} samples each; "
+          "means with 95% intervals.")
     print(f"report: {os.path.relpath(page)}")
 
 

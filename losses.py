@@ -134,7 +134,8 @@ def bind(name: str, keys: Mapping[str, Any]) -> None:
             raise ValueError(f"loss.{key}: {name} takes no such key; it takes {', '.join(parameters) or 'none'}")
         if key in CHOICES and value not in CHOICES[key]:
             raise ValueError(f"loss.{key}={value}: choose one of {', '.join(CHOICES[key])}")
-        if parameters[key].annotation == "float" and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)):
+        if parameters[key].annotation == "float" and (isinstance(value, bool) or not isinstance(value, (int, float))
+                                                      or not math.isfinite(value)):
             raise ValueError(f"loss.{key}={value}: must be a finite number")
         if parameters[key].annotation == "bool" and not isinstance(value, bool):
             raise ValueError(f"loss.{key}={value}: must be true or false")

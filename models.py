@@ -134,7 +134,8 @@ def load_policy(name_or_path: str, dtype: str, attention: str, device: torch.dev
         model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation=attention,
                                                      trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"model {source}: cannot be loaded ({_first_line(error)}); give an HF folder, a hub name or {EMBEDDED}smollm2-135m-instruct") from error
+        raise UserError(f"model {source}: cannot be loaded ({_first_line(error)}); "
+                        f"give an HF folder, a hub name or {EMBEDDED}smollm2-135m-instruct") from error
     if archive and not Path(archive).is_dir():
         load_archive(model, Path(archive))
     _check_layers(model, source)
@@ -146,7 +147,8 @@ def _check_layers(model: nn.Module, source: str) -> None:
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or [])
     stateful = {k for k in kinds if "attention" not in k or "linear" in k}
     if stateful or getattr(model, "_is_stateful", False):
-        raise UserError(f"model {source}: layers that carry state ({', '.join(sorted(stateful)) or 'recurrent'}) cannot be trained on a forest; use an attention model")
+        raise UserError(f"model {source}: layers that carry state ({', '.join(sorted(stateful)) or 'recurrent'}) "
+                        "cannot be trained on a forest; use an attention model")
 
 
 def load_archive(model: nn.Module, path: Path) -> None:
@@ -159,7 +161,8 @@ def load_archive(model: nn.Module, path: Path) -> None:
     problem = next((k for k, v in model.state_dict().items() if k not in state or state[k].shape != v.shape), None)
     tied = set(model._tied_weights_keys or ())
     if problem is not None and problem not in tied:
-        raise UserError(f"{path}: tensor {problem} is missing or has another shape; set model.name_or_path to the model it was trained from")
+        raise UserError(f"{path}: tensor {problem} is missing or has another shape; "
+                        "set model.name_or_path to the model it was trained from")
     model.load_state_dict(state, strict=False)
 
 

@@ -93,7 +93,8 @@ def load_groups(name: str, split: str, seed: int = 0, classes: Sequence[str] = C
 def read_rows(path: Path) -> list[dict]:
     """Rows of a .jsonl or .parquet file as dicts."""
     if not path.is_file():
-        raise UserError(f"data set {path}: no such file; give a .jsonl or .parquet file, a hub id, or one of opinions/{{{','.join(OPINION_GROUPS)}}}")
+        raise UserError(f"data set {path}: no such file; "
+                        f"give a .jsonl or .parquet file, a hub id, or one of opinions/{{{','.join(OPINION_GROUPS)}}}")
     if path.suffix == ".parquet":
         import pyarrow
         import pyarrow.parquet
@@ -118,7 +119,8 @@ def _parse_line(path: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}, row {number}: not valid JSON ({error.msg} at column {error.colno}); write one JSON object a line") from error
+        raise UserError(f"{path}, row {number}: not valid JSON ({error.msg} at column {error.colno}); "
+                        "write one JSON object a line") from error
 
 
 def _read_hub(name: str, split: str) -> list[dict]:
@@ -171,7 +173,8 @@ def draw_pairs(group: Group, classes: Sequence[str], num_pairs: int, seed: int) 
     present = [c for c in classes if c in index_of]
     weights = np.asarray([group.belief_probs[list(classes).index(c)] for c in present], float)
     if len(present) < 2 or weights.sum() <= 0:
-        raise UserError(f"{group.where}: field responses: needs answers under at least two beliefs, one with belief_probs > 0, to draw pairs; add some or give pairs")
+        raise UserError(f"{group.where}: field responses: needs answers under at least two beliefs, one with belief_probs > 0, "
+                        "to draw pairs; add some or give pairs")
     digest = hashlib.sha256(f"{seed} {group.id}".encode()).digest()
     rng = np.random.default_rng(list(digest[:8]))
     pairs = []
@@ -198,7 +201,8 @@ def parse_group(row: Any, where: str, classes: Sequence[str] = CLASSES) -> Group
         raise bad(unknown[0], "unknown", f"known fields are {', '.join(sorted(ROW_KEYS))}")
     prompt = row.get("prompt")
     if isinstance(prompt, list):
-        if not prompt or not all(isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in prompt):
+        if not prompt or not all(isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+                                 for m in prompt):
             raise bad("prompt", "messages need a role and a content string each", 'write [{"role": "user", "content": "..."}]')
     elif not isinstance(prompt, str) or not prompt.strip():
         raise bad("prompt", "missing or empty", "every row needs a prompt: a string or a list of messages")
@@ -209,7 +213,8 @@ def parse_group(row: Any, where: str, classes: Sequence[str] = CLASSES) -> Group
     probs = row.get("belief_probs", [])
     if "belief_probs" in row:
         if not isinstance(probs, list) or len(probs) != len(classes):
-            raise bad("belief_probs", f"has {len(probs) if isinstance(probs, list) else 'no'} entries for {len(classes)} classes", "give one probability a class, in the order of belief_classes")
+            raise bad("belief_probs", f"has {len(probs) if isinstance(probs, list) else 'no'} entries for {len(classes)} classes",
+                      "give one probability a class, in the order of belief_classes")
         if not all(_is_number(p) and p >= 0 for p in probs):
             raise bad("belief_probs", f"{probs} holds a value that is negative or no number", "give probabilities")
         if abs(sum(probs) - 1) > 0.01:
@@ -219,7 +224,8 @@ def parse_group(row: Any, where: str, classes: Sequence[str] = CLASSES) -> Group
             raise bad("responses", "belief_probs is given but a response has no belief", 'add "belief": {"class": ..., "text": ...}')
     pairs = row.get("pairs", [])
     for pair in pairs if isinstance(pairs, list) else [pairs]:
-        if not (isinstance(pair, list) and len(pair) == 2 and all(type(i) is int and 0 <= i < len(parsed) for i in pair) and pair[0] != pair[1]):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(type(i) is int and 0 <= i < len(parsed) for i in pair)
+                and pair[0] != pair[1]):
             raise bad("pairs", f"{pair} is no [preferred, other] pair of two response indices", f"use indices 0 to {len(parsed) - 1}")
     return Group(str(row.get("id", where)), prompt, parsed, tuple(map(tuple, pairs)), tuple(probs), where)
 
@@ -237,7 +243,8 @@ def _parse_response(value: Any, field: str, bad: Callable[[str, str, str], UserE
     belief = value.get("belief")
     if belief is not None:
         if not isinstance(belief, dict) or belief.get("class") not in classes or not isinstance(belief.get("text", ""), str):
-            raise bad(f"{field}.belief", f"{belief!r} has no class among {', '.join(classes)}", 'write {"class": "4", "text": "..."} or set belief_classes')
+            raise bad(f"{field}.belief", f"{belief!r} has no class among {', '.join(classes)}",
+                      'write {"class": "4", "text": "..."} or set belief_classes')
         belief = Belief(belief["class"], belief.get("text") or "")
     return Response(value["text"], value.get("reward"), belief)
 
@@ -256,12 +263,14 @@ def read_mmoqa(rows: Sequence[tuple[str, dict]], classes: Sequence[str]) -> list
         pair = []
         for side in ("accept", "reject"):
             label = str(row[f"{side}_choice_id"])
-            response = Response(row[f"{side}_response"], 10 * row["probabilities"][list(classes).index(label)], Belief(label, row.get(f"{side}_choice") or ""))
+            response = Response(row[f"{side}_response"], 10 * row["probabilities"][list(classes).index(label)],
+                                Belief(label, row.get(f"{side}_choice") or ""))
             pair.append(responses.setdefault(response, len(responses)))
         pairs.append(pair)
     made = []
     for prompt, (where, row, responses, pairs) in merged.items():
-        parsed = parse_group({"prompt": f"<Q>{prompt}<A>", "responses": [{"text": r.text} for r in responses], "pairs": pairs}, where, classes)
+        parsed = parse_group({"prompt": f"<Q>{prompt}<A>", "responses": [{"text": r.text} for r in responses], "pairs": pairs},
+                             where, classes)
         total = sum(row["probabilities"])
         made.append(parsed._replace(responses=tuple(responses), belief_probs=tuple(p / total for p in row["probabilities"])))
     return made
@@ -270,10 +279,12 @@ def read_mmoqa(rows: Sequence[tuple[str, dict]], classes: Sequence[str]) -> list
 def _by_columns(rows: Sequence[tuple[str, dict]], classes: Sequence[str]) -> list[Group]:
     """Recognise a data set by the columns of its first row."""
     where, row = rows[0]
-    if isinstance(row, dict) and {"accept_response", "reject_response", "accept_choice_id", "reject_choice_id", "probabilities", "prompt"} <= set(row):
+    if isinstance(row, dict) and {"accept_response", "reject_response", "accept_choice_id", "reject_choice_id",
+                                  "probabilities", "prompt"} <= set(row):
         return read_mmoqa(rows, classes)
     columns = ", ".join(sorted(row)) if isinstance(row, dict) else "none"
-    raise UserError(f"{where}: columns {columns} are no known data set; write prompt and responses, or columns of a supported data set (README)")
+    raise UserError(f"{where}: columns {columns} are no known data set; "
+                    "write prompt and responses, or columns of a supported data set (README)")
 
 
 # --- views -----------------------------------------------------------------------------------------------------------
@@ -384,7 +395,8 @@ def tokenize(groups: Sequence[Group], examples: Sequence[Example], tokenizer, li
             answer = (*answer, tokenizer.eos_token_id)
             room = limits.max_length - len(prompt) - len(belief)
             if room < 1:
-                raise UserError(f"{group.where}: field prompt: {len(prompt) + len(belief)} tokens leave no room for a response within max_length={limits.max_length}; raise max_length or lower max_prompt_length")
+                raise UserError(f"{group.where}: field prompt: {len(prompt) + len(belief)} tokens leave no room for a response "
+                                f"within max_length={limits.max_length}; raise max_length or lower max_prompt_length")
             if len(answer) > room:
                 cut.add((example.group, column))
             answers.append(answer[:room])
@@ -413,7 +425,8 @@ def _is_majority(group: Group, example: Example, classes: Sequence[str]) -> bool
     return group.belief_probs[list(classes).index(belief.label)] == max(group.belief_probs)
 
 
-def audit_groups(groups: Sequence[Group], examples: Sequence[Example], trees: Sequence[TokenTree] = (), counts: Counter | None = None) -> dict:
+def audit_groups(groups: Sequence[Group], examples: Sequence[Example], trees: Sequence[TokenTree] = (),
+                 counts: Counter | None = None) -> dict:
     """What a split holds, for data_audit.json: prompts, responses, examples, duplicates, majority share, and token savings."""
     result: dict[str, Any] = {
         "prompts": len(groups), "responses": sum(len(g.responses) for g in groups), "examples": len(examples),
@@ -425,7 +438,8 @@ def audit_groups(groups: Sequence[Group], examples: Sequence[Example], trees: Se
         for tree in trees:
             by_prompt.setdefault(tree.prompt, []).append(tree)
         separate = sum(len(t.prompt) + len(t.belief) + len(a) - 1 for t in trees for a in t.answers)
-        result |= {"prompt_tokens_max": max(len(t.prompt) for t in trees), "answer_tokens_max": max(len(a) for t in trees for a in t.answers),
+        result |= {"prompt_tokens_max": max(len(t.prompt) for t in trees),
+                   "answer_tokens_max": max(len(a) for t in trees for a in t.answers),
                    "tokens_one_by_one": separate, "tokens_shared": sum(tree_tokens(ts) for ts in by_prompt.values())}
         if trees[0].is_majority is not None:
             result["majority_share"] = round(sum(bool(t.is_majority) for t in trees) / len(trees), 4)

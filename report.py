@@ -17,7 +17,8 @@ import numpy as np
 from utils import atomic_path, write_json
 
 TITLES = {
-    "js_distance_probability": "JSD (probability)", "js_distance_sampling": "JSD (sampling)", "js_distance_floor": "floor of JSD (sampling)",
+    "js_distance_probability": "JSD (probability)", "js_distance_sampling": "JSD (sampling)",
+    "js_distance_floor": "floor of JSD (sampling)",
     "cbc": "CBC", "bpc": "BPC", "rs": "RS", "majority_share": "majority share", "class_mass": "class mass"}
 
 
@@ -38,7 +39,8 @@ def format_cell(cell: Mapping[str, Any] | None) -> str:
 def table_rows(checkpoints: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the result table, one row a checkpoint or reference distribution, the metrics that any of them has."""
     metrics = [m for m in TITLES if any(m in c for c in checkpoints.values())]
-    rows = [[name, *(format_cell(cells.get(m)) for m in metrics), str(max((c["n"] for c in cells.values()), default=0))] for name, cells in checkpoints.items()]
+    rows = [[name, *(format_cell(cells.get(m)) for m in metrics), str(max((c["n"] for c in cells.values()), default=0))]
+            for name, cells in checkpoints.items()]
     return ["", *(TITLES[m] for m in metrics), "n"], rows
 
 
@@ -102,7 +104,8 @@ def _page(checkpoints: Mapping[str, Mapping[str, Any]], settings: Mapping[str, A
 <html lang="en"><meta charset="utf-8"><title>Grove report</title>
 <style>
  body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
- table {{ border-collapse: collapse; margin: 1rem 0 }} th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; font-variant-numeric: tabular-nums }}
+ table {{ border-collapse: collapse; margin: 1rem 0 }} th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; \
+font-variant-numeric: tabular-nums }}
  img {{ max-width: 100% }} .facts th {{ font-weight: normal; color: #666 }}
 </style>
 <h1>Belief distributions and answers</h1>

@@ -101,37 +101,50 @@ def items() -> Iterator[Item]:
     """
     one = lambda *values: tuple((v,) for v in values)  # noqa: E731
     for column, topic in SPENDING.items():
-        yield Item(f"gss18_{column}", GSS18, column, f"Do you think the United States is spending too little, about the right amount, or too much money on {topic}?",
+        yield Item(f"gss18_{column}", GSS18, column,
+                   f"Do you think the United States is spending too little, about the right amount, or too much money on {topic}?",
                    ("Too little", "About the right amount", "Too much"), THREE, one(1, 0, -1))
     for column, case in ABORTION.items():
-        yield Item(f"gss1018_{column}", GSS10, column, f"Should it be possible for a pregnant woman to obtain a legal abortion if {case}?", ("Yes", "No"), YES_NO, one(1, 0))
+        yield Item(f"gss1018_{column}", GSS10, column, f"Should it be possible for a pregnant woman to obtain a legal abortion if {case}?",
+                   ("Yes", "No"), YES_NO, one(1, 0))
     for column, case in LEGAL.items():
         yield Item(f"anes12_{column}", ANES12, column, f"Do you favor, oppose, or neither favor nor oppose abortion being legal if {case}?",
                    ("Favor", "Neither favor nor oppose", "Oppose"), THREE, one(2, 1, 0))
     for column, statement in RACE.items():
-        yield Item(f"cces16_{column}", CCES16, column, f'Do you agree or disagree with this statement: "{statement}"', AGREEMENT, ("5", "4", "3", "2", "1"),
-                   one(1, 2, 3, 4, 5) if column in ("angryracism", "whiteadv") else one(5, 4, 3, 2, 1))  # the package codes the last two the other way
+        # the package codes the last two the other way
+        yield Item(f"cces16_{column}", CCES16, column, f'Do you agree or disagree with this statement: "{statement}"', AGREEMENT,
+                   ("5", "4", "3", "2", "1"), one(1, 2, 3, 4, 5) if column in ("angryracism", "whiteadv") else one(5, 4, 3, 2, 1))
     yield Item("cces16_religimp", CCES16, "religimp", "How important is religion in your life?",
                ("Very important", "Somewhat important", "Not too important", "Not at all important"), ("5", "4", "2", "1"), one(4, 3, 2, 1))
-    yield Item("cces16_bornagain", CCES16, "bornagain", "Would you describe yourself as a born-again or evangelical Christian?", ("Yes", "No"), YES_NO, one(1, 0))
-    yield Item("anes0012_distrust_govt", ANES00, "distrust_govt", "How much of the time do you think you can trust the government in Washington to do what is right?",
+    yield Item("cces16_bornagain", CCES16, "bornagain", "Would you describe yourself as a born-again or evangelical Christian?",
+               ("Yes", "No"), YES_NO, one(1, 0))
+    yield Item("anes0012_distrust_govt", ANES00, "distrust_govt",
+               "How much of the time do you think you can trust the government in Washington to do what is right?",
                ("Just about always", "Most of the time", "Some of the time", "None of the time"), ("5", "4", "2", "1"), one(1, 2, 3, 4))
-    yield Item("anes0012_govt_crooked", ANES00, "govt_crooked", "Do you think that hardly any, not many, or quite a few of the people running the government are crooked?",
+    yield Item("anes0012_govt_crooked", ANES00, "govt_crooked",
+               "Do you think that hardly any, not many, or quite a few of the people running the government are crooked?",
                ("Quite a few", "Not many", "Hardly any"), THREE, one(3, 2, 1))
-    yield Item("anes0012_govt_waste", ANES00, "govt_waste", "Do you think that people in government waste a lot of the money we pay in taxes, waste some of it, or do not waste very much of it?",
+    yield Item("anes0012_govt_waste", ANES00, "govt_waste", "Do you think that people in government waste a lot of "
+               "the money we pay in taxes, waste some of it, or do not waste very much of it?",
                ("A lot", "Some", "Not very much"), THREE, one(3, 2, 1))
-    yield Item("anes0012_govt_biginterests", ANES00, "govt_biginterests", "Is the government run by a few big interests looking out for themselves, or for the benefit of all the people?",
+    yield Item("anes0012_govt_biginterests", ANES00, "govt_biginterests",
+               "Is the government run by a few big interests looking out for themselves, or for the benefit of all the people?",
                ("For the benefit of all the people", "By a few big interests"), YES_NO, one(0, 1))
     yield Item("anes0012_polint", ANES00, "polint", "How often do you follow what is going on in government and public affairs?",
                ("Most of the time", "Some of the time", "Only now and then", "Hardly at all"), ("5", "4", "2", "1"), one(4, 3, 2, 1))
     for column, party in (("therm_dem", "Democratic"), ("therm_gop", "Republican")):
-        yield Item(f"anes0012_{column}", ANES00, column, f"How do you feel about the {party} Party?", FAVORABLE, ("5", "4", "3", "2", "1"), None)
-    yield Item("cbs10_full_body_scan", CBS10, "answer", "Should airports use full-body digital x-ray machines to electronically screen passengers?",
+        yield Item(f"anes0012_{column}", ANES00, column, f"How do you feel about the {party} Party?",
+                   FAVORABLE, ("5", "4", "3", "2", "1"), None)
+    yield Item("cbs10_full_body_scan", CBS10, "answer",
+               "Should airports use full-body digital x-ray machines to electronically screen passengers?",
                ("Should", "Should not", "Do not know / no answer"), ("4", "2", "0"), one("should", "should not", "do not know / no answer"))
     yield Item("ppp15_taxes", PPP15, "taxes", "Do you think it is better to raise taxes on the rich or raise taxes on the poor?",
-               ("Raise taxes on the rich", "Not sure", "Raise taxes on the poor"), ("4", "0", "2"), one("Raise taxes on the rich", "Not sure", "Raise taxes on the poor"))
-    yield Item("pew10_warming", PEW10, "response", "Is there solid evidence that the average temperature on earth has been getting warmer over the past few decades?",
-               ("Yes, the earth is warming", "No, it is not warming", "Don't know / refused"), ("4", "2", "0"), one("Earth is warming", "Not warming", "Don't know / refuse to answer"))
+               ("Raise taxes on the rich", "Not sure", "Raise taxes on the poor"), ("4", "0", "2"),
+               one("Raise taxes on the rich", "Not sure", "Raise taxes on the poor"))
+    yield Item("pew10_warming", PEW10, "response",
+               "Is there solid evidence that the average temperature on earth has been getting warmer over the past few decades?",
+               ("Yes, the earth is warming", "No, it is not warming", "Don't know / refused"), ("4", "2", "0"),
+               one("Earth is warming", "Not warming", "Don't know / refuse to answer"))
 
 
 def survey_rows() -> list[dict[str, Any]]:
@@ -183,10 +196,12 @@ def check_opinions() -> dict[str, Any]:
             seen[key] = where
         for option, text in row["answers"].items():
             if repeated := repeated_words(option, text):
-                raise UserError(f"{where}: the answer for {option!r} repeats {', '.join(sorted(repeated))}; voice the option in other words")
+                raise UserError(f"{where}: the answer for {option!r} repeats {', '.join(sorted(repeated))}; "
+                                "voice the option in other words")
     for name, counts in splits.items():
         if counts not in (Counter(train=3, eval=1, test=1), Counter(test_questions=5)):
-            raise UserError(f"language.jsonl, {name}: split {dict(counts)}; three phrasings train, one eval, one test, or all five test_questions")
+            raise UserError(f"language.jsonl, {name}: split {dict(counts)}; "
+                            "three phrasings train, one eval, one test, or all five test_questions")
     return {"questions": len(questions), "prompts": len(rows), "answers": sum(len(r["answers"]) for r in rows),
             **{s: sum(r["split"] == s for r in rows) for s in OPINION_SPLITS}}
 
@@ -200,7 +215,8 @@ def repeated_words(option: str, answer: str) -> set[str]:
     words = {w for w in re.findall(r"[a-z]+", option.lower()) if len(w) >= 5 or w in ("agree", "favor")} - COMMON
     if option.lower() not in {*COMMON, "no"}:
         words.add(option.lower())
-    return {w for w in words if re.search(rf"\b{re.escape(w)}\b", answer)} | ({option} if re.match(r"(yes|no)\b", answer) and option in ("Yes", "No") else set())
+    return {w for w in words if re.search(rf"\b{re.escape(w)}\b", answer)} | ({option} if re.match(r"(yes|no)\b", answer)
+                                                                              and option in ("Yes", "No") else set())
 
 
 def main(config: DictConfig) -> None:

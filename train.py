@@ -18,8 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from utils import UserError, guarded, init_distributed, keep_freed_memory, log, run_entry, seed_everything, setup_logging, write_json
 
 CONFIG = Path(__file__).parent / "config"
-SHOWN = ("loss/eval", "js_distance_eval", "class_mass_eval", "rewards_eval/accuracies", "rewards_eval/margins_majority", "rewards_eval/margins_minority")
-FREE_TO_CHANGE = {"resume", "wandb", "n_epochs", "n_examples", "debug", "output_dir", "log_every_seconds", "patience", "eval_every", "eval_batch_size"}
+SHOWN = ("loss/eval", "js_distance_eval", "class_mass_eval", "rewards_eval/accuracies",
+         "rewards_eval/margins_majority", "rewards_eval/margins_minority")
+FREE_TO_CHANGE = {"resume", "wandb", "n_epochs", "n_examples", "debug", "output_dir", "log_every_seconds",
+                  "patience", "eval_every", "eval_batch_size"}
 
 
 def main(config: DictConfig) -> None:
@@ -48,13 +50,15 @@ def main(config: DictConfig) -> None:
     model, counts = settings["model"], {"train": Counter(), "eval": Counter()}
     tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or model["name_or_path"], model["trust_remote_code"])
     limits = data.Limits(settings["max_length"], settings["max_prompt_length"], settings["truncation"])
-    trees = {s: data.tokenize(groups, examples, tokenizer, limits, settings["belief_classes"], counts[s]) for s, (groups, examples) in splits.items()}
+    trees = {s: data.tokenize(groups, examples, tokenizer, limits, settings["belief_classes"], counts[s])
+             for s, (groups, examples) in splits.items()}
     audit = {s: data.audit_groups(*splits[s], trees[s], counts[s]) for s in splits}
     for split, found in audit.items():
         log.info("%s: %s", split, json.dumps(found))
 
     archive = checkpoint.find_model(model["archive"]) if model["archive"] else None
-    policy = models.load_policy(model["name_or_path"], model["policy_dtype"], settings["attention"], world.device, archive, model["trust_remote_code"])
+    policy = models.load_policy(model["name_or_path"], model["policy_dtype"], settings["attention"], world.device, archive,
+                                model["trust_remote_code"])
     row_tokens = settings["row_tokens"] or (settings["max_tokens"] if policy.attention == "flex_attention" else 256)
     probe = models.parity_probe(policy, trees["train"][:3], tokenizer.pad_token_id, settings["share_prefixes"])
     log.info("parity probe: packed and one-by-one log-probs agree to %.1e nats", probe)
@@ -64,7 +68,8 @@ def main(config: DictConfig) -> None:
     policy = models.shard(policy, world)
     if needs.reference:
         for split in trees:
-            trees[split] = reference.reference_logps(policy, trees[split], mark, tokenizer.pad_token_id, settings["max_tokens"], row_tokens, world, settings["share_prefixes"])
+            trees[split] = reference.reference_logps(policy, trees[split], mark, tokenizer.pad_token_id, settings["max_tokens"],
+                                                     row_tokens, world, settings["share_prefixes"])
 
     optimizer = build_optimizer(settings, policy)
     state = None if settings["resume"] == "never" or settings["debug"] else checkpoint.load_latest(run, policy, optimizer)
@@ -74,18 +79,20 @@ def main(config: DictConfig) -> None:
         write_json(run / "data_audit.json", audit)
         OmegaConf.save(config, run / "config.yaml", resolve=True)
     plan = trainers.Settings(
-        **{k: settings[k] for k in ("seed", "batch_size", "eval_batch_size", "max_tokens", "shuffle", "warmup_steps", "lr", "max_grad_norm", "eval_every",
-                                    "do_first_eval", "eval_metric", "patience", "log_every_seconds")},
+        **{k: settings[k] for k in ("seed", "batch_size", "eval_batch_size", "max_tokens", "shuffle", "warmup_steps", "lr", "max_grad_norm",
+                                    "eval_every", "do_first_eval", "eval_metric", "patience", "log_every_seconds")},
         num_examples=total_examples(settings, len(trees["train"])), row_tokens=row_tokens, share=settings["share_prefixes"],
         beta=loss_keys.get("beta", 1.0), save=not settings["debug"])
     if state and (state["examples"] >= plan.num_examples or trainers.out_of_patience(state, plan)):
         log.info("run %s is finished (%d examples); set n_epochs higher to go on or exp_name to start another", run, state["examples"])
         return
-    loss_fn = with_step0_check(functools.partial(losses.LOSSES[loss_name], **loss_keys), losses.step0_value(loss_name, loss_keys) if state is None else None)
+    loss_fn = with_step0_check(functools.partial(losses.LOSSES[loss_name], **loss_keys),
+                               losses.step0_value(loss_name, loss_keys) if state is None else None)
     publish = open_logs(settings, run, state["step"] if state else 0, world.is_main)
     packs = {s: trainers.Data(trees[s], [e.group for e in splits[s][1]]) for s in trees}
     final = trainers.train(policy, optimizer, tokenizer, packs["train"], packs["eval"], loss_fn, plan, world, run, state, publish)
-    log.info("finished %d examples; best %s %.4f; checkpoint: %s", final["examples"], settings["eval_metric"], final["best"] or float("nan"), run / "best")
+    log.info("finished %d examples; best %s %.4f; checkpoint: %s",
+             final["examples"], settings["eval_metric"], final["best"] or float("nan"), run / "best")
 
 
 def check_config(config: DictConfig) -> dict[str, Any]:
@@ -93,13 +100,16 @@ def check_config(config: DictConfig) -> dict[str, Any]:
     settings = OmegaConf.to_container(config, resolve=True)
     known = OmegaConf.to_container(OmegaConf.load(CONFIG / "config.yaml"))
     model_keys = set(OmegaConf.load(CONFIG / "model" / "smollm2.yaml"))
-    for prefix, found, allowed in (("", settings, {*known, "loss", "model"}), ("wandb.", settings["wandb"], known["wandb"]), ("model.", settings["model"], model_keys)):
+    for prefix, found, allowed in (("", settings, {*known, "loss", "model"}), ("wandb.", settings["wandb"], known["wandb"]),
+                                   ("model.", settings["model"], model_keys)):
         if unknown := sorted(set(found) - set(allowed)):
             raise UserError(f"config key {prefix}{unknown[0]}: unknown; the keys stand in config/config.yaml")
-    for key in ("batch_size", "eval_batch_size", "max_tokens", "max_length", "eval_every", "lr", "max_grad_norm", "pairs_per_prompt", "log_every_seconds"):
+    for key in ("batch_size", "eval_batch_size", "max_tokens", "max_length", "eval_every", "lr", "max_grad_norm",
+                "pairs_per_prompt", "log_every_seconds"):
         if not isinstance(settings[key], (int, float)) or isinstance(settings[key], bool) or settings[key] <= 0:
             raise UserError(f"config key {key}={settings[key]}: must be a number greater than 0")
-    for key, allowed in (("shuffle", ("examples", "prompts")), ("truncation", ("keep_start", "keep_end")), ("resume", ("auto", "never", "must"))):
+    for key, allowed in (("shuffle", ("examples", "prompts")), ("truncation", ("keep_start", "keep_end")),
+                         ("resume", ("auto", "never", "must"))):
         if settings[key] not in allowed:
             raise UserError(f"config key {key}={settings[key]}: choose one of {', '.join(allowed)}")
     if settings["model"]["policy_dtype"] not in ("float32", "bfloat16", "float16"):
@@ -119,11 +129,13 @@ def read_data(settings: dict[str, Any], needs) -> dict[str, tuple]:
     for split, names in (("train", settings["datasets"]), ("eval", settings["eval_datasets"] or settings["datasets"])):
         which = "all" if split == "eval" and settings["eval_datasets"] else split
         groups = [g for name in names for g in data.load_groups(
-            name, split if name.startswith("opinions") else which, settings["seed"], settings["belief_classes"], settings["pairs_per_prompt"], settings["eval_fraction"])]
+            name, split if name.startswith("opinions") else which, settings["seed"], settings["belief_classes"],
+            settings["pairs_per_prompt"], settings["eval_fraction"])]
         if not groups:
             raise UserError(f"datasets={list(names)}: split {split} is empty; add data or set eval_datasets")
         if needs.beliefs and (bad := next((g for g in groups if not g.belief_probs), None)):
-            raise UserError(f"{bad.where}: field belief_probs: missing, and loss.name={settings['loss']['name']} needs it; add the group's distribution or choose loss=dpo")
+            raise UserError(f"{bad.where}: field belief_probs: missing, "
+                            f"and loss.name={settings['loss']['name']} needs it; add the group's distribution or choose loss=dpo")
         if needs.pairs and settings["responses"] == "target":
             raise UserError(f"responses=target: loss.name={settings['loss']['name']} compares responses; set responses=pairs")
         examples = data.view(groups, settings["responses"])
@@ -188,7 +200,8 @@ def with_step0_check(loss_fn, expected: float | None):
             worst = (values.detach() - expected).abs().max().item()
             log.info("step-0 check: loss is %.4f, expected %.4f", values.detach().mean().item(), expected)
             if worst > 0.05:
-                raise UserError(f"step 0: the loss differs by {worst:.3f} from {expected:.4f}, so the reference log-probs are not the policy's; remove the reference cache")
+                raise UserError(f"step 0: the loss differs by {worst:.3f} from {expected:.4f}, "
+                                "so the reference log-probs are not the policy's; remove the reference cache")
         return values
 
     return checked
@@ -207,7 +220,8 @@ def open_logs(settings: dict[str, Any], run: Path, step: int, is_main: bool):
 
         offline = os.environ.get("WANDB_MODE") == "offline"
         if offline or wandb.login(prompt=False):
-            tracker = wandb.init(project=settings["wandb"]["project"], entity=settings["wandb"]["entity"], name=settings["exp_name"], config=settings, dir=run)
+            tracker = wandb.init(project=settings["wandb"]["project"], entity=settings["wandb"]["entity"],
+                                 name=settings["exp_name"], config=settings, dir=run)
         else:
             log.info("wandb is off: no login found (run `wandb login`, or set WANDB_MODE=offline)")
 

@@ -69,14 +69,16 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
     state = state or {"step": 0, "examples": 0, "best": None, "bad_evals": 0}
     meter = Meter(policy, world)
     stop = StopFlag()
-    bar = tqdm(total=settings.num_examples, initial=state["examples"], unit="ex", desc="train", disable=not world.is_main, dynamic_ncols=True)
+    bar = tqdm(total=settings.num_examples, initial=state["examples"], unit="ex", desc="train",
+               disable=not world.is_main, dynamic_ncols=True)
 
     def evaluate_and_save(step: int) -> bool:
         """Validate, keep the best, save; True when patience has ended."""
         values = validate(policy, eval_data, loss_fn, settings, world)
         publish({"counters/examples": state["examples"], "counters/updates": step, **values})
         if settings.eval_metric not in values:
-            raise UserError(f"config key eval_metric={settings.eval_metric}: validation does not write it; it writes {', '.join(sorted(values))}")
+            raise UserError(f"config key eval_metric={settings.eval_metric}: validation does not write it; "
+                            f"it writes {', '.join(sorted(values))}")
         metric = values[settings.eval_metric]
         improved = state["best"] is None or metric < state["best"]
         state.update(best=metric if improved else state["best"], bad_evals=0 if improved else state["bad_evals"] + 1)
@@ -165,14 +167,16 @@ def any_rank(signum: int | None, world: World) -> int:
 
 def check_finite(loss: float, grad_norm: float, step: int) -> None:
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise UserError(f"step {step}: loss {loss}, gradient norm {grad_norm} is not finite; lower lr, or look for a target with zero probability (kl_direction=reverse)")
+        raise UserError(f"step {step}: loss {loss}, gradient norm {grad_norm} is not finite; "
+                        "lower lr, or look for a target with zero probability (kl_direction=reverse)")
 
 
 @torch.no_grad()
 def validate(policy: models.Scorer, data: Data, loss_fn: LossFn, settings: Settings, world: World) -> dict[str, float]:
     """Every metric of the training log on a whole split, under `_eval` names."""
     meter = Meter(policy, world)
-    chunks = [list(range(i, min(i + settings.eval_batch_size, len(data.trees)))) for i in range(0, len(data.trees), settings.eval_batch_size)]
+    chunks = [list(range(i, min(i + settings.eval_batch_size, len(data.trees))))
+              for i in range(0, len(data.trees), settings.eval_batch_size)]
     for examples in tqdm(chunks, desc="eval", leave=False, disable=not world.is_main):
         for rows in planned(data, examples, settings, world):
             batch = forest.pack(data.trees, rows, 0, settings.share).to(world.device)
@@ -181,7 +185,8 @@ def validate(policy: models.Scorer, data: Data, loss_fn: LossFn, settings: Setti
     return {k: v for k, v in meter.read("eval").items() if k.endswith("_eval") or "_eval/" in k or k == "loss/eval"}
 
 
-def example_metrics(scores: Scores, losses: torch.Tensor, batch: forest.ForestBatch, beta: float) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def example_metrics(scores: Scores, losses: torch.Tensor, batch: forest.ForestBatch,
+                    beta: float) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """What is logged for every loss: name -> ((N,) values, (N,) bool of the examples it holds for). {} is the split's name.
 
     Implied rewards are beta * (policy - reference); rejected ones are averaged over the responses that are not preferred.
@@ -200,7 +205,8 @@ def example_metrics(scores: Scores, losses: torch.Tensor, batch: forest.ForestBa
         known = compared & scores.reference[:, 0].isfinite()
         chosen, rejected = rewards[:, 0], mean_others(rewards[:, 1:])
         metrics["logps_{}/rejected"] = (mean_others(policy[:, 1:]), compared)
-        pairs = {"chosen": chosen, "rejected": rejected, "margins": chosen - rejected, "accuracies": mean_others((rewards[:, :1] > rewards[:, 1:]).float())}
+        pairs = {"chosen": chosen, "rejected": rejected, "margins": chosen - rejected,
+                 "accuracies": mean_others((rewards[:, :1] > rewards[:, 1:]).float())}
         for name, values in pairs.items():
             metrics[f"rewards_{{}}/{name}"] = (values, known)
             for label, flag in (("majority", 1), ("minority", 0)):
@@ -255,7 +261,8 @@ class Meter:
             dist.all_reduce(work)
         tokens, padded, unshared, flops, examples = work.tolist()
         values = {n.format(split): s / c for n, (s, c) in zip(names, table.tolist()) if c}
-        values |= {"examples_per_second": examples / seconds, "tokens_per_second": tokens / seconds, "padding_fraction": 1 - tokens / max(padded, 1),
+        values |= {"examples_per_second": examples / seconds, "tokens_per_second": tokens / seconds,
+                   "padding_fraction": 1 - tokens / max(padded, 1),
                    "saved_by_sharing": 1 - tokens / max(unshared, 1), "mfu": 3 * flops / seconds / self.rate / self.world.size}
         self.restart()
         return values

@@ -14,9 +14,10 @@ import models
 
 VOCAB = 259  # 256 bytes, bos, eos, pad
 CONFIGS = {
-    "llama": LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCAB, max_position_embeddings=512),
-    "gpt_neox": GPTNeoXConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=VOCAB, max_position_embeddings=512,
-                              hidden_dropout=0.0, attention_dropout=0.0),
+    "llama": LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                         vocab_size=VOCAB, max_position_embeddings=512),
+    "gpt_neox": GPTNeoXConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=VOCAB,
+                              max_position_embeddings=512, hidden_dropout=0.0, attention_dropout=0.0),
     "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=VOCAB, n_positions=512, bos_token_id=257, eos_token_id=257),
 }
 

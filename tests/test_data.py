@@ -12,7 +12,8 @@ from forest import tree_tokens
 from utils import UserError
 
 GOOD = {"id": "a", "prompt": "How is it?", "responses": [
-    {"text": "Fine.", "reward": 7.5, "belief": {"class": "4", "text": "Good"}}, {"text": "Bad!", "reward": 2, "belief": {"class": "2", "text": "Poor"}}],
+    {"text": "Fine.", "reward": 7.5, "belief": {"class": "4", "text": "Good"}},
+    {"text": "Bad!", "reward": 2, "belief": {"class": "2", "text": "Poor"}}],
     "belief_probs": [0.1, 0, 0.3, 0, 0.6, 0]}
 
 
@@ -32,7 +33,8 @@ def test_the_check_sees_a_repeated_word_and_an_own_language_answer():
     assert not synthesize.repeated_words("About the right amount", "They found the right balance.")
 
 
-@pytest.mark.parametrize("group,prompts", [("republican", 117), ("democrat", 117), ("independent", 117), ("strong_democrat", 84), ("strong_republican", 84)])
+@pytest.mark.parametrize("group,prompts", [("republican", 117), ("democrat", 117), ("independent", 117),
+                                           ("strong_democrat", 84), ("strong_republican", 84)])
 def test_opinion_groups(group, prompts):
     groups = data.load_groups(f"opinions/{group}", "train")
     assert len(groups) <= 117 and abs(len(groups) - prompts) <= 12
@@ -57,7 +59,8 @@ def test_pairs_follow_the_group_and_the_seed():
 def test_views():
     group = data.parse_group({**GOOD, "pairs": [[1, 0], [0, 1]]}, "here")
     assert data.view([group], "target") == [data.Example(0, (1,), False), data.Example(0, (0,), False)]
-    assert data.view([group], "pairs") == data.view([group], "own_belief") == [data.Example(0, (1, 0), False), data.Example(0, (0, 1), False)]
+    assert data.view([group], "pairs") == data.view([group], "own_belief") == [data.Example(0, (1, 0), False),
+                                                                               data.Example(0, (0, 1), False)]
     assert data.view([group], "conditioned")[0] == data.Example(0, (1, 0), True)
     assert data.view([group], "pairs.best_vs_worst") == [data.Example(0, (0, 1), False)]
     with pytest.raises(UserError, match="responses=rankd: choose one of"):
@@ -69,7 +72,8 @@ def decode(ids):
 
 
 def test_spans_are_known_by_construction():
-    row = {**GOOD, "responses": [{"text": "a > b, 4<x>", "belief": {"class": "4", "text": "Good"}}, {"text": "no", "belief": {"class": "2", "text": "Poor"}}]}
+    row = {**GOOD, "responses": [{"text": "a > b, 4<x>", "belief": {"class": "4", "text": "Good"}},
+                                 {"text": "no", "belief": {"class": "2", "text": "Poor"}}]}
     group = data.parse_group(row, "here")
     limits = data.Limits(200, 100)
     (conditioned,) = data.tokenize([group], [data.Example(0, (0, 1), True)], byte_tokenizer(), limits)
@@ -122,7 +126,8 @@ def test_files_hold_out_an_eval_split(tmp_path):
 def test_the_authors_opinion_rows_become_groups(tmp_path):
     row = {"prompt": "How?", "accept_response": "good", "reject_response": "bad", "accept_choice": "Good", "reject_choice": "Poor",
            "accept_choice_id": 4, "reject_choice_id": 2, "probabilities": [0, 0, 0.5, 0, 0.5, 0]}
-    other = {**row, "accept_response": "bad", "reject_response": "good", "accept_choice": "Poor", "reject_choice": "Good", "accept_choice_id": 2, "reject_choice_id": 4}
+    other = {**row, "accept_response": "bad", "reject_response": "good", "accept_choice": "Poor", "reject_choice": "Good",
+             "accept_choice_id": 2, "reject_choice_id": 4}
     (group,) = data.load_groups(write(tmp_path / "m.jsonl", row, other), "all")
     assert group.prompt == "<Q>How?<A>" and group.pairs == ((0, 1), (1, 0)) and len(group.responses) == 2
     with pytest.raises(UserError, match="row 2: field probabilities: missing or all zero"):
@@ -142,7 +147,8 @@ def without(key):
     ({**GOOD, "responses": []}, "field responses: missing or empty"),
     ({**GOOD, "responses": [{"text": "  "}]}, r"field responses\[0\].text: missing or empty"),
     ({**GOOD, "responses": [{"text": "x", "reward": float("nan")}]}, "no finite number"),
-    ({**GOOD, "responses": [{"text": "x", "belief": {"class": "9"}}]}, r"field responses\[0\].belief: .* has no class among 0, 1, 2, 3, 4, 5"),
+    ({**GOOD, "responses": [{"text": "x", "belief": {"class": "9"}}]},
+     r"field responses\[0\].belief: .* has no class among 0, 1, 2, 3, 4, 5"),
     ({**GOOD, "responses": [{"text": "x"}, {"text": "y"}]}, "belief_probs is given but a response has no belief"),
     ({**GOOD, "pairs": [[0, 7]]}, r"field pairs: \[0, 7\] is no"),
     ({**GOOD, "pairs": [[1, 1]]}, r"field pairs: \[1, 1\] is no"),
@@ -181,6 +187,7 @@ def test_message_prompts_go_through_the_chat_template():
     group = data.parse_group({"prompt": [{"role": "user", "content": "Hi"}], "responses": [{"text": "Yo"}]}, "here")
     with pytest.raises(UserError, match="no chat template"):
         data.tokenize([group], [data.Example(0, (0,), False)], tokenizer, data.Limits(50, None))
-    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[bot]{% endif %}"
+    tokenizer.chat_template = ("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+                               "{% if add_generation_prompt %}[bot]{% endif %}")
     (tree,) = data.tokenize([group], [data.Example(0, (0,), False)], tokenizer, data.Limits(50, None))
     assert decode(tree.prompt) == "[user]Hi[bot]" and decode(tree.answers[0]) == "Yo<eos>"

@@ -13,7 +13,8 @@ import forest
 import models
 
 ids = st.lists(st.integers(0, 9), min_size=1, max_size=4).map(tuple)
-trees = st.tuples(ids, st.one_of(st.just(()), ids), st.lists(ids, min_size=1, max_size=4).map(tuple)).map(lambda parts: forest.TokenTree(*parts))
+trees = st.tuples(ids, st.one_of(st.just(()), ids), st.lists(ids, min_size=1, max_size=4).map(tuple)).map(
+    lambda parts: forest.TokenTree(*parts))
 few_prompts = st.lists(trees, min_size=1, max_size=6).flatmap(
     lambda ts: st.lists(st.integers(0, 1), min_size=len(ts), max_size=len(ts)).map(
         lambda picks: [t._replace(prompt=(1, 2, 3)) if p else t for t, p in zip(ts, picks)]))
@@ -99,7 +100,8 @@ def random_trees(seed, count=7):
     made = []
     for _ in range(count):
         b = rng.integers(4)
-        made.append(forest.TokenTree(prompts[rng.integers(3)], beliefs[b] if b < 3 else (), tuple(draw(1, 9) for _ in range(rng.integers(1, 5))),
+        made.append(forest.TokenTree(prompts[rng.integers(3)], beliefs[b] if b < 3 else (),
+                                     tuple(draw(1, 9) for _ in range(rng.integers(1, 5))),
                                      class_ids=(48, 49, 50), class_probs=(0.2, 0.3, 0.5)))
     return made
 
@@ -150,7 +152,8 @@ def test_parity_probe_passes_these_models_and_names_one_that_mixes_branches():
     policy, ts = tiny_policy(), random_trees(3, 3)
     assert models.parity_probe(policy, ts, 0, share=True) < 1e-3
     leaky = tiny_policy()
-    leaky.model.base_model.rotary_emb.register_forward_pre_hook(lambda m, args, kwargs: ((args[0],), {"position_ids": torch.arange(args[0].shape[1])[None]}), with_kwargs=True)
+    leaky.model.base_model.rotary_emb.register_forward_pre_hook(
+        lambda m, args, kwargs: ((args[0],), {"position_ids": torch.arange(args[0].shape[1])[None]}), with_kwargs=True)
     with pytest.raises(models.UserError, match="LlamaForCausalLM scores a packed forest differently"):
         models.parity_probe(leaky, ts, 0, share=True)
 

@@ -118,7 +118,8 @@ def test_gdpo_is_the_sum_of_its_three_terms():
 def test_gdpo_terms_of_weight_zero_are_not_read():
     nan = float("nan")
     calibration_only = make([[nan, nan]], [[nan, nan]], **beliefs(LOG_Q, P))._replace(belief_logp=None)
-    assert math.isfinite(losses.gdpo(calibration_only._replace(policy=torch.zeros(1, 2)), 0.1, preference_weight=0.0, belief_weight=0.0).item())
+    assert math.isfinite(losses.gdpo(calibration_only._replace(policy=torch.zeros(1, 2)), 0.1,
+                                     preference_weight=0.0, belief_weight=0.0).item())
     preference_only = make([[-1.0, -2.0]])
     assert losses.gdpo(preference_only, 0.1, calibration_weight=0.0, belief_weight=0.0).item() == pytest.approx(-logsigmoid(0.1))
 
@@ -134,8 +135,8 @@ def test_the_population_optimum_of_dpo_collapses_to_the_majority():
     def closure():
         optimizer.zero_grad()
         logp = logits.log_softmax(0)
-        scores = losses.Scores(policy=torch.stack([torch.stack([logp[w], logp[other]]) for w, other in pairs]), reference=torch.full((20, 2), math.log(0.2), dtype=torch.float64),
-                               length=None, reward=None, valid=None)
+        scores = losses.Scores(policy=torch.stack([torch.stack([logp[w], logp[other]]) for w, other in pairs]),
+                               reference=torch.full((20, 2), math.log(0.2), dtype=torch.float64), length=None, reward=None, valid=None)
         loss = (weight * losses.dpo(scores, beta=0.1)).sum()
         loss.backward()
         return loss
@@ -147,9 +148,11 @@ def test_the_population_optimum_of_dpo_collapses_to_the_majority():
 
 
 @pytest.mark.parametrize("name,keys,message", [
-    ("dop", {}, "no such loss"), ("dpo", {}, "loss.beta: dpo needs this key"), ("dpo", {"beta": 0.1, "betaa": 1}, "loss.betaa: dpo takes no such key"),
-    ("dpo", {"beta": 0}, "greater than 0"), ("dpo", {"beta": "x"}, "finite number"), ("dpo", {"beta": 0.1, "label_smoothing": 0.7}, r"in \[0, 0.5\)"),
-    ("dpo", {"beta": 0.1, "reference_free": 3}, "true or false"), ("gdpo", {"beta": 0.1, "kl_direction": "up"}, "choose one of forward, reverse, js")])
+    ("dop", {}, "no such loss"), ("dpo", {}, "loss.beta: dpo needs this key"),
+    ("dpo", {"beta": 0.1, "betaa": 1}, "loss.betaa: dpo takes no such key"), ("dpo", {"beta": 0}, "greater than 0"),
+    ("dpo", {"beta": "x"}, "finite number"), ("dpo", {"beta": 0.1, "label_smoothing": 0.7}, r"in \[0, 0.5\)"),
+    ("dpo", {"beta": 0.1, "reference_free": 3}, "true or false"),
+    ("gdpo", {"beta": 0.1, "kl_direction": "up"}, "choose one of forward, reverse, js")])
 def test_binding_a_wrong_key_or_value_says_which(name, keys, message):
     with pytest.raises(ValueError, match=message):
         losses.bind(name, keys)

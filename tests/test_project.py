@@ -19,14 +19,15 @@ import report
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent
-FLOORS = {"losses": 1, "forest": 1, "metrics": 1, "utils": 1, "models": 2, "preference_datasets": 2, "checkpoint": 2, "judges": 2, "report": 2,
-          "trainers": 3, "reference": 3, "evaluate": 3, "synthesize": 3, "train": 4}
+FLOORS = {"losses": 1, "forest": 1, "metrics": 1, "utils": 1, "models": 2, "preference_datasets": 2, "checkpoint": 2, "judges": 2,
+          "report": 2, "trainers": 3, "reference": 3, "evaluate": 3, "synthesize": 3, "train": 4}
 
 
 def test_imports_point_down():
     for name, floor in FLOORS.items():
         for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text())):
-            imported = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+            imported = ([a.name for a in node.names] if isinstance(node, ast.Import)
+                        else [node.module] if isinstance(node, ast.ImportFrom) else [])
             for other in imported:
                 assert other not in FLOORS or FLOORS[other] < floor, f"{name} imports {other}"
     assert {p.stem for p in ROOT.glob("*.py")} == set(FLOORS)
@@ -47,14 +48,16 @@ def test_every_config_key_has_a_comment():
 
 
 def call(*command, code=0, **env):
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **env}, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **env}, timeout=300)
     assert done.returncode == code, done.stdout[-1500:] + done.stderr[-3000:]
     return done
 
 
 @pytest.mark.parametrize("arguments,message", [
-    (["train.py", "loss.betaa=1"], "betaa"), (["train.py", "los=dpo"], "los"), (["train.py", "loss=dop"], "dop"), (["train.py", "batch_sise=3"], "batch_sise"),
-    (["evaluate.py"], "ckpt: missing"), (["evaluate.py", "ckpt=/nowhere"], "no such folder or file"), (["evaluate.py", "n_sample=3"], "n_sample"),
+    (["train.py", "loss.betaa=1"], "betaa"), (["train.py", "los=dpo"], "los"), (["train.py", "loss=dop"], "dop"),
+    (["train.py", "batch_sise=3"], "batch_sise"), (["evaluate.py"], "ckpt: missing"),
+    (["evaluate.py", "ckpt=/nowhere"], "no such folder or file"), (["evaluate.py", "n_sample=3"], "n_sample"),
     (["synthesize.py", "task=x"], "task=x: choose survey or check"), (["preference_datasets.py", "opinions/whig"], "no such group")])
 def test_user_errors_are_one_line_and_exit_code_2(arguments, message):
     done = call(sys.executable, *arguments, code=2)
@@ -87,14 +90,16 @@ def test_an_embedded_model_that_is_missing_or_broken_is_one_line(tmp_path, monke
 
 def test_the_gdpo_script_end_to_end_on_a_tiny_model(tmp_path):
     folder = save_tiny(tmp_path / "tiny")
-    done = call("bash", "train_scripts/run_gdpo.sh", f"model.name_or_path={folder}", "n_examples=64", "n_eval_examples=16", "pairs_per_prompt=2", "max_length=300", "loss.beta=0.2",
+    done = call("bash", "train_scripts/run_gdpo.sh", f"model.name_or_path={folder}", "n_examples=64", "n_eval_examples=16",
+                "pairs_per_prompt=2", "max_length=300", "loss.beta=0.2",
                 EVAL="n_samples=2 max_new_tokens=16", GROVE_PYTHON=sys.executable, OUTPUT_DIR=str(tmp_path / "out"), NPROC="0")
     assert "JSD (probability)" in done.stdout and "(majority only)" in done.stdout and "report: " in done.stdout
     found = json.loads((tmp_path / "out" / "gdpo" / "report" / "report.json").read_text())
     assert {"tiny", "sft", "gdpo"} <= set(found["checkpoints"]) and found["settings"]["split"] == "test"
     for name in ("tiny", "sft", "gdpo"):
         metrics = found["checkpoints"][name]
-        assert {"js_distance_probability", "js_distance_sampling", "js_distance_floor", "cbc", "bpc", "rs", "majority_share"} <= set(metrics)
+        assert {"js_distance_probability", "js_distance_sampling", "js_distance_floor",
+                "cbc", "bpc", "rs", "majority_share"} <= set(metrics)
         assert all(set(v) == {"value", "low", "high", "n"} and v["n"] == 39 for v in metrics.values())
     rows = [json.loads(line) for line in (tmp_path / "out" / "gdpo" / "report" / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 3 * 39 * 2

@@ -28,8 +28,8 @@ from utils import UserError, World
 
 ROOT = Path(__file__).parent.parent
 CPU = World(0, 1, torch.device("cpu"), None)
-QUICK = ["datasets=[opinions/republican]", "n_eval_examples=16", "pairs_per_prompt=2", "batch_size=8", "n_examples=24", "eval_every=1000", "lr=1e-3", "warmup_steps=0", "max_length=256",
-         "log_every_seconds=0.0001", "wandb.enabled=false"]
+QUICK = ["datasets=[opinions/republican]", "n_eval_examples=16", "pairs_per_prompt=2", "batch_size=8", "n_examples=24",
+         "eval_every=1000", "lr=1e-3", "warmup_steps=0", "max_length=256", "log_every_seconds=0.0001", "wandb.enabled=false"]
 
 
 def compose(*overrides):
@@ -64,14 +64,16 @@ def test_a_run_folder_keeps_its_contract(run, loss):
     training = [x for x in logged if "loss/train" in x]
     assert [x["counters/examples"] for x in training] == [8, 16, 24] and [x["counters/updates"] for x in training] == [1, 2, 3]
     assert sum("loss/eval" in x for x in logged) == 2  # before the first step and at the end
-    expected = {"loss/train", "grad_norm", "lr", "examples_per_second", "tokens_per_second", "padding_fraction", "mfu", "js_distance_train", "class_mass_train", "kl_train",
-                "logps_train/chosen"}
+    expected = {"loss/train", "grad_norm", "lr", "examples_per_second", "tokens_per_second", "padding_fraction", "mfu", "js_distance_train",
+                "class_mass_train", "kl_train", "logps_train/chosen"}
     if loss != "sft":
-        expected |= {f"rewards_train/{name}" for name in ("chosen", "rejected", "accuracies", "margins", "margins_majority")} | {"logps_train/rejected"}
+        expected |= {f"rewards_train/{name}"
+                     for name in ("chosen", "rejected", "accuracies", "margins", "margins_majority")} | {"logps_train/rejected"}
         assert training[0]["rewards_train/margins"] == pytest.approx(0, abs=1e-3)  # policy = reference at step 0
     assert expected <= set(training[0])
     assert any("rewards_train/margins_minority" in x for x in training) == (loss != "sft")
-    assert {p.name for p in folder.iterdir()} == {"config.yaml", "data_audit.json", "metrics.jsonl", "train.log", "step-000003", "latest", "best"}
+    assert {p.name for p in folder.iterdir()} == {"config.yaml", "data_audit.json", "metrics.jsonl", "train.log", "step-000003",
+                                                  "latest", "best"}
     model = AutoModelForCausalLM.from_pretrained(folder / "best")
     assert all(torch.equal(p, weights(folder)[n]) for n, p in model.state_dict().items() if n in weights(folder))
     assert json.loads((folder / "data_audit.json").read_text())["train"]["prompts"] == 117
@@ -113,15 +115,17 @@ def test_accumulation_changes_nothing(run):
     apart = run("loss=gdpo", "optimizer=SGD", "share_prefixes=false", "max_tokens=1024", name="apart")
     for other in (many, apart):
         assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(weights(one).values(), weights(other).values()))
-        assert [x["loss/train"] for x in lines(one) if "loss/train" in x] == pytest.approx([x["loss/train"] for x in lines(other) if "loss/train" in x], rel=1e-4)
+        assert [x["loss/train"] for x in lines(one) if "loss/train" in x] == pytest.approx(
+            [x["loss/train"] for x in lines(other) if "loss/train" in x], rel=1e-4)
 
 
 @pytest.mark.parametrize("loss", ["sft", "gdpo"])
 def test_two_ranks_equal_one(tmp_path, run, loss):
     one = run(f"loss={loss}", "optimizer=SGD", name="one")
-    overrides = [f"model.name_or_path={tmp_path}/tiny", f"output_dir={tmp_path}/out", "exp_name=two", *QUICK, f"loss={loss}", "optimizer=SGD"]
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", *overrides], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, timeout=240)
+    overrides = [f"model.name_or_path={tmp_path}/tiny", f"output_dir={tmp_path}/out", "exp_name=two", *QUICK,
+                 f"loss={loss}", "optimizer=SGD"]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", *overrides],
+                          cwd=ROOT, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     two = tmp_path / "out" / "two"
     for x, y in zip(lines(one), lines(two), strict=True):
@@ -190,9 +194,12 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 @pytest.mark.parametrize("overrides,message", [
     (["loss=dpo", "responses=target"], "responses=target: loss.name=dpo compares responses"),
     (["loss=gdpo", "responses=own_belief"], "set responses=conditioned"),
-    (["datasets=[opinions/whig]"], "no such group"), (["+colour=red"], "config key colour: unknown"), (["loss=dpo", "+loss.gamma=1"], "loss.gamma: dpo takes no such key"),
-    (["batch_size=0"], "batch_size=0: must be a number greater than 0"), (["exp_name=../x"], "must be a plain folder name"), (["optimizer=Adamm"], "no such class in torch.optim"),
-    (["resume=must"], "holds no checkpoint"), (["attention=eager"], "choose auto, sdpa or flex_attention"), (["attention=flex_attention"], "needs a CUDA device"),
+    (["datasets=[opinions/whig]"], "no such group"), (["+colour=red"], "config key colour: unknown"),
+    (["loss=dpo", "+loss.gamma=1"], "loss.gamma: dpo takes no such key"),
+    (["batch_size=0"], "batch_size=0: must be a number greater than 0"),
+    (["exp_name=../x"], "must be a plain folder name"), (["optimizer=Adamm"], "no such class in torch.optim"),
+    (["resume=must"], "holds no checkpoint"), (["attention=eager"], "choose auto, sdpa or flex_attention"),
+    (["attention=flex_attention"], "needs a CUDA device"),
     (["model.name_or_path=/nowhere"], "cannot be loaded"), (["max_length=20", "max_prompt_length=null"], "leave no room for a response"),
     (["model.archive=/nowhere"], "no such folder or file")])
 def test_bad_configs_are_one_line_errors(run, overrides, message):
@@ -220,7 +227,8 @@ def test_a_data_file_of_ones_own(tmp_path, run):
 
 def test_sigterm_saves_and_exits_with_143(tmp_path):
     folder = save_tiny(tmp_path / "tiny")
-    overrides = ["loss=sft", f"model.name_or_path={folder}", f"output_dir={tmp_path}/out", "exp_name=run", *QUICK, "n_examples=1000000", "do_first_eval=false"]
+    overrides = ["loss=sft", f"model.name_or_path={folder}", f"output_dir={tmp_path}/out", "exp_name=run", *QUICK,
+                 "n_examples=1000000", "do_first_eval=false"]
     command = [sys.executable, "train.py", *overrides]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "out" / "run" / "metrics.jsonl"
@@ -236,7 +244,8 @@ def test_sigterm_saves_and_exits_with_143(tmp_path):
 
 
 def test_learning_rate_warms_up_and_step_counts_cover_all_examples():
-    settings = trainers.Settings(**dict.fromkeys(trainers.Settings._fields, 0))._replace(lr=1.0, warmup_steps=3, batch_size=5, num_examples=32 + 7)
+    settings = trainers.Settings(**dict.fromkeys(trainers.Settings._fields, 0))._replace(lr=1.0, warmup_steps=3, batch_size=5,
+                                                                                         num_examples=32 + 7)
     assert [trainers.learning_rate(i, settings) for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert trainers.num_steps(32, settings) == 7 + 2
     prompt_of = list(range(32))
@@ -244,7 +253,8 @@ def test_learning_rate_warms_up_and_step_counts_cover_all_examples():
 
 
 def test_metrics_split_margins_by_majority():
-    scores = losses.Scores(policy=torch.tensor([[-1.0, -3.0], [-2.0, -2.5]]), reference=torch.zeros(2, 2), length=None, reward=None, valid=torch.ones(2, 2, dtype=torch.bool))
+    scores = losses.Scores(policy=torch.tensor([[-1.0, -3.0], [-2.0, -2.5]]), reference=torch.zeros(2, 2),
+                           length=None, reward=None, valid=torch.ones(2, 2, dtype=torch.bool))
 
     class Batch:
         is_majority = torch.tensor([1, 0])
