@@ -36,17 +36,17 @@ def format_cell(cell: Mapping[str, Any] | None) -> str:
     return f"{cell['value']:.3f}" if cell["low"] is None else f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
 
 
-def table_rows(checkpoints: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def table_rows(checkpoints: Mapping[str, Mapping[str, Any]], n_samples: int) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the result table, one row a checkpoint or reference distribution, the metrics that any of them has."""
     metrics = [m for m in TITLES if any(m in c for c in checkpoints.values())]
     rows = [[name, *(format_cell(cells.get(m)) for m in metrics), str(max((c["n"] for c in cells.values()), default=0))]
             for name, cells in checkpoints.items()]
-    return ["", *(TITLES[m] for m in metrics), "n"], rows
+    return ["", *(TITLES[m].replace("sampling", f"sampling, N={n_samples}") for m in metrics), "n"], rows
 
 
-def markdown_table(checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
+def markdown_table(checkpoints: Mapping[str, Mapping[str, Any]], n_samples: int) -> str:
     """The result table with aligned columns, readable in a terminal and as Markdown."""
-    header, rows = table_rows(checkpoints)
+    header, rows = table_rows(checkpoints, n_samples)
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     line = lambda cells: "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths)) + " |"  # noqa: E731
     return "\n".join([line(header), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, rows)])
@@ -96,7 +96,7 @@ def write_report(folder: Path, checkpoints: Mapping[str, Mapping[str, Any]], set
 
 
 def _page(checkpoints: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any], image: bytes) -> str:
-    header, rows = table_rows(checkpoints)
+    header, rows = table_rows(checkpoints, settings["n_samples"])
     cells = lambda row, tag: "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row) + "</tr>"  # noqa: E731
     facts = "".join(f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in settings.items())
     picture = f'<img alt="belief distributions" src="data:image/png;base64,{base64.b64encode(image).decode()}">' if image else ""

@@ -52,6 +52,7 @@ def main(config: DictConfig) -> None:
     limits = data.Limits(settings["max_length"], settings["max_prompt_length"], settings["truncation"])
     trees = {s: data.tokenize(groups, examples, tokenizer, limits, settings["belief_classes"], counts[s])
              for s, (groups, examples) in splits.items()}
+    check_sizes(trees, settings)
     audit = {s: data.audit_groups(*splits[s], trees[s], counts[s]) for s in splits}
     for split, found in audit.items():
         log.info("%s: %s", split, json.dumps(found))
@@ -86,8 +87,9 @@ def main(config: DictConfig) -> None:
     if state and (state["examples"] >= plan.num_examples or trainers.out_of_patience(state, plan)):
         log.info("run %s is finished (%d examples); set n_epochs higher to go on or exp_name to start another", run, state["examples"])
         return
-    loss_fn = with_step0_check(functools.partial(losses.LOSSES[loss_name], **loss_keys),
-                               losses.step0_value(loss_name, loss_keys) if state is None else None)
+    loss_fn = functools.partial(losses.LOSSES[loss_name], **loss_keys)
+    if needs.reference and state is None:
+        loss_fn = with_step0_check(loss_fn, losses.step0_value(loss_name, loss_keys))
     publish = open_logs(settings, run, state["step"] if state else 0, world.is_main)
     packs = {s: trainers.Data(trees[s], [e.group for e in splits[s][1]]) for s in trees}
     final = trainers.train(policy, optimizer, tokenizer, packs["train"], packs["eval"], loss_fn, plan, world, run, state, publish)
@@ -145,6 +147,16 @@ def read_data(settings: dict[str, Any], needs) -> dict[str, tuple]:
     return splits
 
 
+def check_sizes(trees: dict[str, list], settings: dict[str, Any]) -> None:
+    """Raises UserError where one example alone is larger than a pack."""
+    import forest
+
+    largest = max(forest.tree_tokens([tree], settings["share_prefixes"]) for split in trees.values() for tree in split)
+    if largest > settings["max_tokens"]:
+        raise UserError(f"config key max_tokens={settings['max_tokens']}: the largest example has {largest} tokens; raise max_tokens or "
+                        "lower max_length")
+
+
 def open_run(settings: dict[str, Any], is_main: bool) -> Path:
     """Make or reopen the run folder. Raises UserError where it belongs to a run with another config."""
     run = Path(settings["output_dir"]) / settings["exp_name"]
@@ -190,18 +202,22 @@ def build_optimizer(settings: dict[str, Any], policy):
 
 
 def with_step0_check(loss_fn, expected: float | None):
-    """Check the first losses against their known value: policy and reference are then one model (log 2 for DPO)."""
-    pending = [expected is not None]
+    """Check the first pack of a new run: policy and reference are then one model, so every log-ratio is 0 up to rounding.
+
+    Where the loss has a known value there (log 2 for DPO) it is logged beside it. Raises UserError on a mismatch.
+    """
+    pending = [True]
 
     def checked(scores):
         values = loss_fn(scores)
         if pending[0] and len(values):
             pending[0] = False
-            worst = (values.detach() - expected).abs().max().item()
-            log.info("step-0 check: loss is %.4f, expected %.4f", values.detach().mean().item(), expected)
-            if worst > 0.05:
-                raise UserError(f"step 0: the loss differs by {worst:.3f} from {expected:.4f}, "
-                                "so the reference log-probs are not the policy's; remove the reference cache")
+            error = ((scores.policy.detach() - scores.reference).abs() - 0.02 * scores.reference.abs()).max().item()
+            note = "" if expected is None else f", expected {expected:.4f}"
+            log.info("step-0 check: loss is %.4f%s", values.detach().mean().item(), note)
+            if error > 0.5:
+                raise UserError(f"step 0: a log-ratio of policy and reference is off by {error:.2f} nats or more, so the cached reference is not "
+                                "this model's; remove the folder reference/ of the cache and start again")
         return values
 
     return checked

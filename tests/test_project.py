@@ -133,5 +133,5 @@ def test_sampling_depends_on_its_seed_and_follows_the_model():
 
 def test_the_markdown_table_lines_up():
     cell = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 3}
-    table = report.markdown_table({"a": {"cbc": cell}, "(uniform)": {"js_distance_probability": cell}}).splitlines()
+    table = report.markdown_table({"a": {"cbc": cell}, "(uniform)": {"js_distance_probability": cell}}, 8).splitlines()
     assert len({len(line) for line in table}) == 1 and "0.500 [0.400, 0.600]" in table[2]

@@ -201,7 +201,8 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     (["resume=must"], "holds no checkpoint"), (["attention=eager"], "choose auto, sdpa or flex_attention"),
     (["attention=flex_attention"], "needs a CUDA device"),
     (["model.name_or_path=/nowhere"], "cannot be loaded"), (["max_length=20", "max_prompt_length=null"], "leave no room for a response"),
-    (["model.archive=/nowhere"], "no such folder or file")])
+    (["model.archive=/nowhere"], "no such folder or file"), (["max_tokens=50"], "the largest example has"),
+    (["eval_metric=loss/evil"], "eval_metric=loss/evil: validation does not write it")])
 def test_bad_configs_are_one_line_errors(run, overrides, message):
     with pytest.raises(UserError, match=message) as caught:
         run(*overrides)
@@ -225,22 +226,29 @@ def test_a_data_file_of_ones_own(tmp_path, run):
         run("loss=gdpo", f"datasets=[{tmp_path}/mine.jsonl]", name="other")
 
 
-def test_sigterm_saves_and_exits_with_143(tmp_path):
+@pytest.mark.parametrize("signum,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_exits(tmp_path, signum, code):
     folder = save_tiny(tmp_path / "tiny")
     overrides = ["loss=sft", f"model.name_or_path={folder}", f"output_dir={tmp_path}/out", "exp_name=run", *QUICK,
                  "n_examples=1000000", "do_first_eval=false"]
-    command = [sys.executable, "train.py", *overrides]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "train.py", *overrides], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "out" / "run" / "metrics.jsonl"
     deadline = time.time() + 120
     while not (log.exists() and log.read_text().count("\n") > 2) and process.poll() is None and time.time() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signum)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 143, stderr[-2000:]
-    assert "Traceback" not in stderr and "stopped by SIGTERM" in stderr
+    assert process.returncode == code, stderr[-2000:]
+    assert "Traceback" not in stderr and f"stopped by {signum.name}" in stderr
     assert (tmp_path / "out" / "run" / "latest" / "model.safetensors").exists()
     assert not list((tmp_path / "out" / "run").glob(".saving-*"))
+
+
+@pytest.mark.parametrize("family,model", [("gpt_neox", "pythia28"), ("gpt2", "gpt2-large")])
+def test_other_families_train_in_their_own_dtype(tmp_path, run, family, model):
+    folder = save_tiny(tmp_path / family, family)
+    logged = lines(run("loss=gdpo", f"model={model}", f"model.name_or_path={folder}"))
+    assert len(logged) == 5 and all(np.isfinite(x.get("loss/train", 0.0)) for x in logged)
 
 
 def test_learning_rate_warms_up_and_step_counts_cover_all_examples():
