@@ -214,7 +214,7 @@ def finish(output: Path, results: dict, predictions: list[dict], probabilities: 
              for i in dict.fromkeys(picks)]
     table = {**results, **reference_rows(groups, settings["belief_classes"])}
     page = report.write_report(output, table, facts, shown)
-    print(f"\n{report.markdown_table(table, settings["n_samples"])}\n")
+    print("\n" + report.markdown_table(table, settings["n_samples"]) + "\n")
     print(f"{len(groups)} prompts of {', '.join(settings['datasets'])} ({settings['split']}), {settings['n_samples']} samples each; "
           "means with 95% intervals.")
     print(f"report: {os.path.relpath(page)}")

@@ -216,8 +216,8 @@ def with_step0_check(loss_fn, expected: float | None):
             note = "" if expected is None else f", expected {expected:.4f}"
             log.info("step-0 check: loss is %.4f%s", values.detach().mean().item(), note)
             if error > 0.5:
-                raise UserError(f"step 0: a log-ratio of policy and reference is off by {error:.2f} nats or more, so the cached reference is not "
-                                "this model's; remove the folder reference/ of the cache and start again")
+                raise UserError(f"step 0: a log-ratio of policy and reference is off by {error:.2f} nats or more, so the cached "
+                                "reference is not this model's; remove the folder reference/ of the cache and start again")
         return values
 
     return checked
