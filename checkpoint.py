@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -36,18 +37,18 @@ def save(run: Path, step: int, policy: nn.Module, optimizer: torch.optim.Optimiz
     moments = get_optimizer_state_dict(policy, optimizer, options=FULL)
     folder = run / f"step-{step:06d}"
     if world.is_main:
-        if not folder.exists():
-            temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=run))
-            try:
-                policy.model.save_pretrained(temporary, state_dict={k.removeprefix("model."): v for k, v in weights.items()})
-                tokenizer.save_pretrained(temporary)
-                (temporary / "trainer_state").mkdir()
-                torch.save(moments, temporary / "trainer_state" / "optimizer.pt")
-                write_json(temporary / "trainer_state" / "state.json", {**state, "step": step})
-                temporary.chmod(0o755)
-                temporary.rename(folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=run))
+        try:
+            policy.model.save_pretrained(temporary, state_dict={k.removeprefix("model."): v for k, v in weights.items()})
+            tokenizer.save_pretrained(temporary)
+            (temporary / "trainer_state").mkdir()
+            torch.save(moments, temporary / "trainer_state" / "optimizer.pt")
+            write_json(temporary / "trainer_state" / "state.json", {**state, "step": step})
+            temporary.chmod(0o755)
+            shutil.rmtree(folder, ignore_errors=True)  # of an older run: `latest` does not name it
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
         for name in ("latest", "best") if best else ("latest",):
             _link(run / name, folder.name)
         _prune(run)
@@ -103,8 +104,8 @@ def find_model(ckpt: str) -> str:
     """
     path = Path(ckpt)
     if not path.is_dir():
-        if path.is_file() or ckpt.startswith("embedded:") or (ckpt.count("/") == 1 and not ckpt.startswith((".", "/", "outputs/"))):
-            return ckpt
+        if path.is_file() or ckpt.startswith("embedded:") or re.fullmatch(r"(?!outputs/)\w[\w.-]*(/[\w.-]+)?", ckpt):
+            return ckpt  # what is no path is a hub name
         raise UserError(f"ckpt={ckpt}: no such folder or file; give a run folder, a step folder, an HF folder, a policy.pt or a hub name")
     for name in ("best", "latest", "."):
         if (path / name / "config.json").exists():

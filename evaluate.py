@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from utils import UserError, atomic_path, guarded, keep_freed_memory, log, run_entry, setup_logging
 
 FROM_RUN = {"datasets": ["opinions/republican"], "belief_classes": ["0", "1", "2", "3", "4", "5"],
-            "max_prompt_length": 256, "truncation": "keep_end", "seed": 0}
+            "max_prompt_length": 256, "truncation": "keep_end", "seed": 0, "eval_fraction": 0.05}
 
 
 class Checkpoint(NamedTuple):
@@ -41,20 +41,20 @@ def main(config: DictConfig) -> None:
 
     judge = judges.EmbeddingJudge(settings["embedder"])
     keep_freed_memory()
-    results, predictions, shown = {}, [], {}
+    results, predictions, shown, faults = {}, [], {}, {}
     for checkpoint in checkpoints:
         log.info("evaluating %s on %d prompts, %d samples each", checkpoint.name, len(groups), settings["n_samples"])
-        metrics, rows, probabilities = evaluate_one(checkpoint, groups, settings, judge)
+        metrics, rows, probabilities, faults[checkpoint.name] = evaluate_one(checkpoint, groups, settings, judge)
         results[checkpoint.name] = metrics
         shown[checkpoint.name] = probabilities
         predictions += rows
-    finish(output, results, predictions, shown, groups, settings, checkpoints, judge.name)
+    finish(output, results, predictions, shown, groups, {**settings, "unjudged": faults}, checkpoints, judge.name)
 
 
 def find_checkpoints(settings: dict[str, Any]) -> list[Checkpoint]:
     """Resolve `ckpt` (one or a list). Raises UserError for one that cannot be found, before any model is loaded."""
     given = settings["ckpt"] if isinstance(settings["ckpt"], list) else [settings["ckpt"]]
-    if not given or None in given:
+    if not given or not all(isinstance(ckpt, str) and ckpt for ckpt in given):
         raise UserError("ckpt: missing; give ckpt=<run folder, step folder, HF folder, policy.pt, hub name> or a list of them")
     known, found = OmegaConf.load(Path(__file__).parent / "config" / "model" / "smollm2.yaml"), []
     from checkpoint import find_model, find_run  # takes torch's import time, which the checks above need not wait for
@@ -82,9 +82,11 @@ def fill_settings(settings: dict[str, Any], checkpoints: list[Checkpoint]) -> di
     unknown = sorted(set(settings) - set(OmegaConf.load(Path(__file__).parent / "config" / "evaluate.yaml")))
     if unknown:
         raise UserError(f"config key {unknown[0]}: unknown; the keys stand in config/evaluate.yaml")
-    for key in ("n_samples", "max_new_tokens", "batch_size"):
-        if not isinstance(settings[key], int) or settings[key] < (0 if key == "n_samples" else 1):
-            raise UserError(f"config key {key}={settings[key]}: must be a positive whole number")
+    for key, least in (("n_samples", 0), ("max_new_tokens", 1), ("batch_size", 1), ("n_prompts", 1)):
+        if not (type(settings[key]) is int and settings[key] >= least or key == "n_prompts" and settings[key] is None):
+            raise UserError(f"config key {key}={settings[key]}: must be a whole number, {least} or more")
+    if not isinstance(settings["temperature"], (int, float)) or settings["temperature"] < 0:
+        raise UserError(f"config key temperature={settings['temperature']}: must be a number, 0 (greedy) or more")
     return {**settings, **filled}
 
 
@@ -93,7 +95,7 @@ def read_prompts(settings: dict[str, Any]) -> list:
     import preference_datasets as data
 
     groups = [g for name in settings["datasets"] for g in data.load_groups(
-        name, settings["split"], settings["seed"], settings["belief_classes"])]
+        name, settings["split"], settings["seed"], settings["belief_classes"], eval_fraction=settings["eval_fraction"])]
     if missing := next((g for g in groups if not g.belief_probs), None):
         raise UserError(f"{missing.where}: field belief_probs: missing; "
                         "the belief metrics need the group's distribution, choose other datasets")
@@ -102,8 +104,9 @@ def read_prompts(settings: dict[str, Any]) -> list:
     return groups[: settings["n_prompts"]]
 
 
-def evaluate_one(checkpoint: Checkpoint, groups: list, settings: dict[str, Any], judge) -> tuple[dict, list[dict], list]:
-    """Metrics of one checkpoint with intervals, its predictions, and q over the classes for every prompt."""
+def evaluate_one(checkpoint: Checkpoint, groups: list, settings: dict[str, Any], judge) -> tuple[dict, list[dict], list, dict]:
+    """Metrics of one checkpoint with intervals, its predictions, q over the classes for every prompt, and counts of what could
+    not be judged."""
     import torch
 
     import metrics
@@ -116,7 +119,7 @@ def evaluate_one(checkpoint: Checkpoint, groups: list, settings: dict[str, Any],
     tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or (model["name_or_path"] if is_file else checkpoint.source),
                                       model["trust_remote_code"])
     policy = models.load_policy(model["name_or_path"] if is_file else checkpoint.source, model["policy_dtype"], "sdpa", device,
-                                checkpoint.source if is_file else None, model["trust_remote_code"])
+                                checkpoint.source if is_file else None, model["trust_remote_code"], model["compute_dtype"])
     class_ids = data.class_token_ids(tokenizer, classes)
     prompts = [data.cut_prompt(data.encode_prompt(tokenizer, g.prompt), settings["max_prompt_length"], settings["truncation"])
                for g in groups]
@@ -130,7 +133,7 @@ def evaluate_one(checkpoint: Checkpoint, groups: list, settings: dict[str, Any],
         p, parsed = group.belief_probs, [metrics.parse_response(t, classes) for t in sampled]
         columns["js_distance_probability"].append(float(metrics.js_distance(p, weights)))
         columns["class_mass"].append(float(weights.sum()))
-        class_of = {r.belief.text: r.belief.label for r in group.responses}
+        class_of = {r.belief.text: r.belief.label for r in group.responses if r.belief.text}
         consistent = [metrics.class_belief_consistent(r, class_of) for r in parsed]
         references = {r.belief.label: r.text for r in group.responses}
         verdicts = judge.verdicts([r.answer for r in parsed], [r.label for r in parsed], [references] * len(parsed))
@@ -141,17 +144,17 @@ def evaluate_one(checkpoint: Checkpoint, groups: list, settings: dict[str, Any],
             columns["js_distance_sampling"].append(float(metrics.js_distance(p, shares)))
             columns["js_distance_floor"].append(metrics.js_distance_floor(p, len(parsed)))
             columns["majority_share"].append(metrics.majority_share(shares, p))
-            columns["cbc"].append(sum(c is True for c in consistent) / len(parsed))
+            if class_of:  # where a belief is a class token alone there is nothing to be consistent with
+                columns["cbc"].append(sum(c is True for c in consistent) / len(parsed))
             columns["bpc"].append(sum(v.consistent is True for v in verdicts) / len(parsed))
             columns["rs"].append(sum(v.similarity for v in verdicts) / len(parsed))
         rows += [{"checkpoint": checkpoint.name, "id": group.id, "prompt": group.prompt, "response": text, "class": r.label,
                   "belief": r.belief, "answer": r.answer,
                   "class_belief_consistent": c, "belief_answer_consistent": v.consistent, "similarity": round(v.similarity, 4)}
                  for text, r, c, v in zip(sampled, parsed, consistent, verdicts)]
-    if unparsable or unknown_option:
-        log.info("%s: of %d samples %d have no class label, %d state no known option",
-                 checkpoint.name, len(rows), unparsable, unknown_option)
-    return {k: metrics.summarize(v) for k, v in columns.items() if v}, rows, list(q / q.sum(1, keepdims=True))
+    faults = {"samples": len(rows), "without_class_label": unparsable, "without_known_option": unknown_option}
+    log.info("%s: %s", checkpoint.name, json.dumps(faults))
+    return {k: metrics.summarize(v) for k, v in columns.items() if v}, rows, list(q / q.sum(1, keepdims=True)), faults
 
 
 def sample(policy, tokenizer, prompts: list, settings: dict[str, Any], name: str) -> list[list[str]]:
@@ -200,7 +203,7 @@ def finish(output: Path, results: dict, predictions: list[dict], probabilities: 
     with atomic_path(output / "predictions.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions), encoding="utf-8")
         temporary.chmod(0o644)
-    facts = {k: settings[k] for k in ("datasets", "split", "n_samples", "temperature", "max_new_tokens", "seed")} | {
+    facts = {k: settings[k] for k in ("datasets", "split", "n_samples", "temperature", "max_new_tokens", "seed", "unjudged")} | {
         "prompts": len(groups), "judge": f"nearest reference answer ({embedder})", "embedder": embedder,
         "js_distance": "Jensen-Shannon distance, natural log, at most 0.8326", "sources": {c.name: c.source for c in checkpoints},
         **models.versions()}

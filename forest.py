@@ -293,10 +293,12 @@ def pack(trees: Sequence[TokenTree], rows: Pack, pad_id: int, share: bool = True
             layout.lay(base + number, grove)
         placed.extend((base + number, node) for number, node in where)
         members.extend(trees[i] for i in row)
-    return _tensors(layout, placed, members, pad_id)
+    return _tensors(layout, placed, members, pad_id, members or list(trees[:1]))
 
 
-def _tensors(layout: _Layout, placed: list[tuple[int, _Placed]], members: list[TokenTree], pad_id: int) -> ForestBatch:
+def _tensors(layout: _Layout, placed: list[tuple[int, _Placed]], members: list[TokenTree], pad_id: int,
+             shaped_by: list[TokenTree]) -> ForestBatch:
+    """The batch of a finished layout; `shaped_by` sets K and C, so that an empty pack has the tables of a full one."""
     width = max((len(ids) for ids, _, _ in layout.rows), default=1)
     rows = layout.rows or [([], [], [])]
     input_ids, depth, end = (np.zeros((len(rows), width), np.int64) for _ in range(3))
@@ -304,8 +306,8 @@ def _tensors(layout: _Layout, placed: list[tuple[int, _Placed]], members: list[T
     for b, (ids, depths, ends) in enumerate(rows):
         input_ids[b, : len(ids)], depth[b, : len(ids)], end[b, : len(ids)] = ids, depths, ends
 
-    dump, num_answers = layout.num_spans, max((len(t.answers) for t in members), default=1)
-    num_classes = max((len(t.class_ids) for t in members), default=0)
+    dump, num_answers = layout.num_spans, max((len(t.answers) for t in shaped_by), default=1)
+    num_classes = max((len(t.class_ids) for t in shaped_by), default=0)
     reads, first_class_read = list(layout.reads), []
     for (number, node), tree in zip(placed, members):
         row, at = layout.last_row[number, node.prompt]

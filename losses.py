@@ -65,9 +65,10 @@ def calibration(scores: Scores, kl_direction: str = "forward", kl_support: str =
         return (torch.xlogy(p, p) - p * log_q).sum(-1)
     q = log_q.exp()
     if kl_direction == "reverse":
-        return (q * (log_q - log_p)).sum(-1)
+        return torch.where(q > 0, q * (log_q - log_p), 0.0).sum(-1)
     mixture = (0.5 * (p + q)).clamp_min(torch.finfo(q.dtype).tiny)
-    return 0.5 * (torch.xlogy(p, p) - torch.xlogy(p, mixture) + q * (log_q - mixture.log())).sum(-1)
+    on_classes = 0.5 * (torch.xlogy(p, p) - torch.xlogy(p, mixture) + q * (log_q - mixture.log())).sum(-1)
+    return on_classes + 0.5 * math.log(2) * (1 - q.sum(-1)).clamp_min(0)  # mass off the classes, where p* is 0
 
 
 def gdpo(scores: Scores, beta: float, calibration_weight: float = 1.0, belief_weight: float = 1.0,

@@ -72,22 +72,32 @@ class Limits(NamedTuple):
 
 
 def load_groups(name: str, split: str, seed: int = 0, classes: Sequence[str] = CLASSES, pairs_per_prompt: int = 16,
-                eval_fraction: float = 0.05) -> list[Group]:
+                eval_fraction: float = 0.05, dropped: Counter | None = None) -> list[Group]:
     """Read a data set's split: a known name, a path to .jsonl or .parquet, or a hub id.
 
-    A file has no splits of its own: its `eval` split is the ceil(eval_fraction * prompts) rows whose prompt has the smallest
-    hash, `train` the others, `all` every row. Raises UserError for an unknown name or an invalid row.
+    A file has no splits of its own: its `eval` (or `test`) split is the ceil(eval_fraction * prompts) rows whose prompt has
+    the smallest hash, `train` the others, `all` every row. `dropped` counts rows left out on purpose, by reason.
+    Raises UserError for an unknown name or split, or an invalid row.
     """
-    if name.startswith("opinions"):
-        return read_opinions(name, split, seed, pairs_per_prompt)
     path = Path(name)
-    if path.suffix in (".jsonl", ".parquet") or path.exists():
-        rows = [(f"{path}, row {n}", row) for n, row in enumerate(read_rows(path), 1)]
+    if name == "opinions" or name.startswith("opinions/"):
+        return read_opinions(name, split, seed, pairs_per_prompt)
+    is_file = path.suffix in (".jsonl", ".parquet") or path.exists()
+    if is_file and split not in ("train", "eval", "test", "all"):
+        raise UserError(f"data set {name}: no split {split}; a file has train, eval and all")
+    place = str(path) if is_file else f"{name}/{split}"
+    rows = [(f"{place}, row {n}", row) for n, row in enumerate(read_rows(path) if is_file else _read_hub(name, split), 1)]
+    if bad := next((where for where, row in rows if not isinstance(row, dict)), None):
+        raise UserError(f"{bad}: not a JSON object; write one object a line")
+    if rows and MMOQA_COLUMNS <= set(rows[0][1]):
+        groups = read_mmoqa(rows, classes, Counter() if dropped is None else dropped)
+    elif rows and {"prompt", "responses"} & set(rows[0][1]):
+        groups = [parse_group(row, where, classes) for where, row in rows]
     else:
-        rows = [(f"{name}/{split}, row {n}", row) for n, row in enumerate(_read_hub(name, split), 1)]
-    groups = [parse_group(row, where, classes) for where, row in rows] if rows and "responses" in rows[0][1] else _by_columns(rows, classes)
+        raise UserError(f"{place}, row 1: columns {', '.join(sorted(rows[0][1])) if rows else 'none'} are no known data set; write prompt "
+                        "and responses, or columns of a supported data set (README)")
     groups = [g if g.pairs or not g.belief_probs else g._replace(pairs=draw_pairs(g, classes, pairs_per_prompt, seed)) for g in groups]
-    return _hold_out(groups, split, eval_fraction) if path.exists() else groups
+    return _hold_out(groups, split, eval_fraction) if is_file else groups
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -169,9 +179,9 @@ def read_opinions(name: str, split: str, seed: int, pairs_per_prompt: int) -> li
 
 def draw_pairs(group: Group, classes: Sequence[str], num_pairs: int, seed: int) -> tuple[tuple[int, int], ...]:
     """GDPO's pairing: b_w drawn from p*, b_l uniformly from the other beliefs with a response; fixed by (seed, group id)."""
-    index_of = {r.belief.label: i for i, r in enumerate(group.responses) if r.belief is not None}
-    present = [c for c in classes if c in index_of]
-    weights = np.asarray([group.belief_probs[list(classes).index(c)] for c in present], float)
+    members = [[i for i, r in enumerate(group.responses) if r.belief is not None and r.belief.label == c] for c in classes]
+    present = [k for k, indices in enumerate(members) if indices]
+    weights = np.asarray([group.belief_probs[k] for k in present], float)
     if len(present) < 2 or weights.sum() <= 0:
         raise UserError(f"{group.where}: field responses: needs answers under at least two beliefs, one with belief_probs > 0, "
                         "to draw pairs; add some or give pairs")
@@ -180,7 +190,7 @@ def draw_pairs(group: Group, classes: Sequence[str], num_pairs: int, seed: int) 
     pairs = []
     for w in rng.choice(len(present), num_pairs, p=weights / weights.sum()):
         other = rng.integers(len(present) - 1)
-        pairs.append((index_of[present[w]], index_of[present[other + (other >= w)]]))
+        pairs.append(tuple(int(rng.choice(members[present[k]])) for k in (w, other + (other >= w))))
     return tuple(pairs)
 
 
@@ -253,38 +263,42 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def read_mmoqa(rows: Sequence[tuple[str, dict]], classes: Sequence[str]) -> list[Group]:
-    """The GDPO authors' opinion data (columns of Binwei01/mmoqa_*): rows of one prompt are its pairs, and become one group."""
-    merged: dict[str, tuple[str, dict, dict[Response, int], list]] = {}
+MMOQA_COLUMNS = {"accept_response", "reject_response", "accept_choice_id", "reject_choice_id", "probabilities", "prompt"}
+
+
+def read_mmoqa(rows: Sequence[tuple[str, dict]], classes: Sequence[str], dropped: Counter) -> list[Group]:
+    """The GDPO authors' opinion data (columns of Binwei01/mmoqa_*): rows of one prompt and p* are its pairs, in one group.
+
+    Rows with all-zero probabilities or equal sides carry no preference; they are left out and counted.
+    """
+    merged: dict[tuple, tuple[str, dict[Response, int], list]] = {}
     for where, row in rows:
-        if not any(row.get("probabilities") or ()):
-            raise UserError(f"{where}: field probabilities: missing or all zero; leave the row out")
-        _, _, responses, pairs = merged.setdefault(row["prompt"], (where, row, {}, []))
-        pair = []
-        for side in ("accept", "reject"):
-            label = str(row[f"{side}_choice_id"])
-            response = Response(row[f"{side}_response"], 10 * row["probabilities"][list(classes).index(label)],
-                                Belief(label, row.get(f"{side}_choice") or ""))
-            pair.append(responses.setdefault(response, len(responses)))
-        pairs.append(pair)
-    made = []
-    for prompt, (where, row, responses, pairs) in merged.items():
-        parsed = parse_group({"prompt": f"<Q>{prompt}<A>", "responses": [{"text": r.text} for r in responses], "pairs": pairs},
-                             where, classes)
-        total = sum(row["probabilities"])
-        made.append(parsed._replace(responses=tuple(responses), belief_probs=tuple(p / total for p in row["probabilities"])))
-    return made
+        probs = row.get("probabilities")
+        if not isinstance(probs, list) or len(probs) != len(classes) or not all(_is_number(p) and p >= 0 for p in probs):
+            raise UserError(f"{where}: field probabilities: {probs} are not {len(classes)} non-negative numbers; correct the row")
+        if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+            raise UserError(f"{where}: field prompt: missing or empty; every row needs a prompt")
+        total = sum(probs)
+        if total == 0:
+            dropped["all_zero_probabilities"] += 1
+            continue
+        sides = [_mmoqa_response(row, side, where, classes, [p / total for p in probs]) for side in ("accept", "reject")]
+        if sides[0] == sides[1]:
+            dropped["preferred_equal_to_rejected"] += 1
+            continue
+        _, responses, pairs = merged.setdefault((row["prompt"], tuple(probs)), (where, {}, []))
+        pairs.append(tuple(responses.setdefault(r, len(responses)) for r in sides))
+    return [Group(where, f"<Q>{prompt}<A>", tuple(responses), tuple(pairs), tuple(p / sum(probs) for p in probs), where)
+            for (prompt, probs), (where, responses, pairs) in merged.items()]
 
 
-def _by_columns(rows: Sequence[tuple[str, dict]], classes: Sequence[str]) -> list[Group]:
-    """Recognise a data set by the columns of its first row."""
-    where, row = rows[0]
-    if isinstance(row, dict) and {"accept_response", "reject_response", "accept_choice_id", "reject_choice_id",
-                                  "probabilities", "prompt"} <= set(row):
-        return read_mmoqa(rows, classes)
-    columns = ", ".join(sorted(row)) if isinstance(row, dict) else "none"
-    raise UserError(f"{where}: columns {columns} are no known data set; "
-                    "write prompt and responses, or columns of a supported data set (README)")
+def _mmoqa_response(row: dict, side: str, where: str, classes: Sequence[str], probs: Sequence[float]) -> Response:
+    label, text = str(row.get(f"{side}_choice_id")), row.get(f"{side}_response")
+    if label not in classes:
+        raise UserError(f"{where}: field {side}_choice_id: {label} is none of {', '.join(classes)}; correct the row or set belief_classes")
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"{where}: field {side}_response: missing or empty; leave the row out")
+    return Response(text, 10 * probs[list(classes).index(label)], Belief(label, str(row.get(f"{side}_choice") or "")))
 
 
 # --- views -----------------------------------------------------------------------------------------------------------
@@ -350,7 +364,11 @@ def encode_prompt(tokenizer, prompt: Any) -> tuple[int, ...]:
         return tuple(ids)
     if not tokenizer.chat_template:
         raise UserError("prompt messages: this tokenizer has no chat template; use text prompts or another model.tokenizer_name_or_path")
-    text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    try:
+        text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # templates raise what they like, on roles or orders that they do not know
+        raise UserError(f"prompt messages: the chat template refuses them ({str(error).splitlines()[0][:120]}); correct their roles "
+                        "and order") from error
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -379,7 +397,7 @@ def tokenize(groups: Sequence[Group], examples: Sequence[Example], tokenizer, li
         label, words = response.belief
         return ((token_of[label], *ids(f"<{words}")), ids(f">{response.text}")) if words else ((token_of[label],), ids(response.text))
 
-    whole = [encode_prompt(tokenizer, g.prompt) for g in groups]
+    whole = [_encode_prompt_of(tokenizer, g) for g in groups]
     prompts = [cut_prompt(ids, limits.max_prompt_length, limits.truncation) for ids in whole]
     audit["prompts_truncated"] += sum(len(a) > len(b) for a, b in zip(whole, prompts))
     trees, cut = [], set()
@@ -404,6 +422,13 @@ def tokenize(groups: Sequence[Group], examples: Sequence[Example], tokenizer, li
                                group.belief_probs, _is_majority(group, example, classes)))
     audit["responses_truncated"] += len(cut)
     return trees
+
+
+def _encode_prompt_of(tokenizer, group: Group) -> tuple[int, ...]:
+    try:
+        return encode_prompt(tokenizer, group.prompt)
+    except UserError as error:
+        raise UserError(f"{group.where}: field {error}") from error
 
 
 def cut_prompt(prompt: tuple[int, ...], limit: int | None, truncation: str) -> tuple[int, ...]:

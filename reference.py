@@ -30,9 +30,9 @@ def reference_logps(policy: models.Scorer, trees: Sequence[forest.TokenTree], fi
 
     What the cache holds is read; the rest is computed on all ranks and added to the cache.
     """
-    dtype = str(next(policy.parameters()).dtype).removeprefix("torch.")
+    dtype = "-".join(str(d).removeprefix("torch.") for d in (next(policy.parameters()).dtype, policy.compute_dtype))
     path = cache_dir() / "reference" / f"{fingerprint}-{dtype}-{policy.attention}.safetensors"
-    known = read_cache(path)
+    known = shared_from_main(read_cache(path) if world.is_main else {}, world)
     keys = [[path_key(t.prompt, t.belief, a) for a in t.answers] for t in trees]
     missing = [i for i, row in enumerate(keys) if any(k not in known for k in row)]
     if missing:
@@ -41,6 +41,15 @@ def reference_logps(policy: models.Scorer, trees: Sequence[forest.TokenTree], fi
             write_cache(path, read_cache(path) | known)  # another run may have added to the file meanwhile
     log.info("reference log-probs: %d of %d examples from the cache", len(trees) - len(missing), len(trees))
     return [t._replace(reference=tuple(known[k] for k in row)) for t, row in zip(trees, keys)]
+
+
+def shared_from_main(value: dict[bytes, float], world: World) -> dict[bytes, float]:
+    """The main rank's value on every rank: ranks that knew different entries would plan different work."""
+    if world.size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=world.device)
+    return box[0]
 
 
 def path_key(prompt: forest.Ids, belief: forest.Ids, answer: forest.Ids) -> bytes:

@@ -66,8 +66,8 @@ def plot(shown: Sequence[Shown]) -> bytes:
         for i, name in enumerate(names):
             color = "0.25" if i == 0 else f"C{i - 1}"
             axis.bar(place + (i - (len(names) - 1) / 2) * width, case.distributions[name], width, label=name, color=color)
-        axis.set_xticks(place, [o if len(o) < 22 else o[:20] + "..." for o in case.options], fontsize=8)
-        axis.set_title(case.prompt if len(case.prompt) < 110 else case.prompt[:107] + "...", fontsize=9, loc="left")
+        axis.set_xticks(place, [o if len(o) < 22 else o[:20] + "..." for o in case.options], fontsize=8, parse_math=False)
+        axis.set_title(case.prompt if len(case.prompt) < 110 else case.prompt[:107] + "...", fontsize=9, loc="left", parse_math=False)
         axis.set_ylim(0, 1)
         axis.set_ylabel("share", fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)

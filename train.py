@@ -15,9 +15,15 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from utils import UserError, guarded, init_distributed, keep_freed_memory, log, run_entry, seed_everything, setup_logging, write_json
+from utils import UserError, guarded, init_distributed, keep_freed_memory, log, run_entry, seed_everything, setup_logging, wait, write_json
 
 CONFIG = Path(__file__).parent / "config"
+RANGES = {  # key: kind, least value, may be null
+    "seed": (int, 0, False), "batch_size": (int, 1, False), "eval_batch_size": (int, 1, False), "max_tokens": (int, 2, False),
+    "row_tokens": (int, 1, True), "max_length": (int, 2, False), "max_prompt_length": (int, 1, True), "pairs_per_prompt": (int, 1, False),
+    "eval_every": (int, 1, False), "n_eval_examples": (int, 1, True), "n_epochs": (int, 1, True), "n_examples": (int, 1, True),
+    "warmup_steps": (int, 0, False), "patience": (int, 1, True), "lr": (float, 1e-12, False), "max_grad_norm": (float, 1e-12, False),
+    "log_every_seconds": (float, 0, False), "eval_fraction": (float, 0, False)}
 SHOWN = ("loss/eval", "js_distance_eval", "class_mass_eval", "rewards_eval/accuracies",
          "rewards_eval/margins_majority", "rewards_eval/margins_minority")
 FREE_TO_CHANGE = {"resume", "wandb", "n_epochs", "n_examples", "debug", "output_dir", "log_every_seconds",
@@ -35,7 +41,8 @@ def main(config: DictConfig) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     needs = losses.needs(loss_name, loss_keys)
-    splits = read_data(settings, needs)
+    counts = {"train": Counter(), "eval": Counter()}
+    splits = read_data(settings, needs, counts)
 
     import checkpoint
     import models
@@ -47,8 +54,13 @@ def main(config: DictConfig) -> None:
     if world.device.type == "cpu":
         keep_freed_memory()
     run = open_run(settings, world.is_main)
-    model, counts = settings["model"], {"train": Counter(), "eval": Counter()}
-    tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or model["name_or_path"], model["trust_remote_code"])
+    model = settings["model"]
+    archive = checkpoint.find_model(model["archive"]) if model["archive"] else None
+    named = archive if archive and Path(archive).is_dir() else model["name_or_path"]  # an archive folder is a whole model
+    if world.size > 1 and world.is_main:
+        models.resolve_name(named)  # unpacks an embedded model before the other ranks look for it
+    wait(world)
+    tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or named, model["trust_remote_code"])
     limits = data.Limits(settings["max_length"], settings["max_prompt_length"], settings["truncation"])
     trees = {s: data.tokenize(groups, examples, tokenizer, limits, settings["belief_classes"], counts[s])
              for s, (groups, examples) in splits.items()}
@@ -57,11 +69,12 @@ def main(config: DictConfig) -> None:
     for split, found in audit.items():
         log.info("%s: %s", split, json.dumps(found))
 
-    archive = checkpoint.find_model(model["archive"]) if model["archive"] else None
     policy = models.load_policy(model["name_or_path"], model["policy_dtype"], settings["attention"], world.device, archive,
-                                model["trust_remote_code"])
+                                model["trust_remote_code"], model["compute_dtype"])
     row_tokens = settings["row_tokens"] or (settings["max_tokens"] if policy.attention == "flex_attention" else 256)
-    probe = models.parity_probe(policy, trees["train"][:3], tokenizer.pad_token_id, settings["share_prefixes"])
+    longest = max((t for split in trees.values() for t in split), key=path_tokens)
+    models.check_lengths(policy, path_tokens(longest))
+    probe = models.parity_probe(policy, [*trees["train"][:2], longest], tokenizer.pad_token_id, settings["share_prefixes"])
     log.info("parity probe: packed and one-by-one log-probs agree to %.1e nats", probe)
     mark = models.fingerprint(policy) if needs.reference else ""
     if settings["activation_checkpointing"]:
@@ -84,6 +97,9 @@ def main(config: DictConfig) -> None:
                                     "eval_every", "do_first_eval", "eval_metric", "patience", "log_every_seconds")},
         num_examples=total_examples(settings, len(trees["train"])), row_tokens=row_tokens, share=settings["share_prefixes"],
         beta=loss_keys.get("beta", 1.0), save=not settings["debug"])
+    if state and state["reference"] != mark:
+        raise UserError(f"{run}: the starting weights ({model['archive'] or model['name_or_path']}) changed since this run began, and "
+                        "they are its reference; restore them or choose another exp_name")
     if state and (state["examples"] >= plan.num_examples or trainers.out_of_patience(state, plan)):
         log.info("run %s is finished (%d examples); set n_epochs higher to go on or exp_name to start another", run, state["examples"])
         return
@@ -92,7 +108,8 @@ def main(config: DictConfig) -> None:
         loss_fn = with_step0_check(loss_fn, losses.step0_value(loss_name, loss_keys))
     publish = open_logs(settings, run, state["step"] if state else 0, world.is_main)
     packs = {s: trainers.Data(trees[s], [e.group for e in splits[s][1]]) for s in trees}
-    final = trainers.train(policy, optimizer, tokenizer, packs["train"], packs["eval"], loss_fn, plan, world, run, state, publish)
+    final = trainers.train(policy, optimizer, tokenizer, packs["train"], packs["eval"], loss_fn, plan, world, run,
+                           state or trainers.new_state(mark), publish)
     log.info("finished %d examples; best %s %.4f; checkpoint: %s",
              final["examples"], settings["eval_metric"], final["best"] or float("nan"), run / "best")
 
@@ -102,37 +119,58 @@ def check_config(config: DictConfig) -> dict[str, Any]:
     settings = OmegaConf.to_container(config, resolve=True)
     known = OmegaConf.to_container(OmegaConf.load(CONFIG / "config.yaml"))
     model_keys = set(OmegaConf.load(CONFIG / "model" / "smollm2.yaml"))
+    if not isinstance(settings["wandb"], dict) or not isinstance(settings["loss"].get("name"), str):
+        raise UserError("config: wandb must be a section (wandb.enabled=false) and loss.name a name; the keys stand in config/config.yaml")
     for prefix, found, allowed in (("", settings, {*known, "loss", "model"}), ("wandb.", settings["wandb"], known["wandb"]),
                                    ("model.", settings["model"], model_keys)):
         if unknown := sorted(set(found) - set(allowed)):
             raise UserError(f"config key {prefix}{unknown[0]}: unknown; the keys stand in config/config.yaml")
-    for key in ("batch_size", "eval_batch_size", "max_tokens", "max_length", "eval_every", "lr", "max_grad_norm",
-                "pairs_per_prompt", "log_every_seconds"):
-        if not isinstance(settings[key], (int, float)) or isinstance(settings[key], bool) or settings[key] <= 0:
-            raise UserError(f"config key {key}={settings[key]}: must be a number greater than 0")
+    for key, (kind, least, nullable) in RANGES.items():
+        value = settings[key]
+        right = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+        if not (value is None and nullable) and not (right and value >= least and value < float("inf")):
+            raise UserError(f"config key {key}={value}: must be a {'whole ' if kind is int else ''}number, {least} or more" +
+                            (", or null" if nullable else ""))
+    for key in ("datasets", "eval_datasets"):
+        if not (isinstance(settings[key], list) and settings[key] or key == "eval_datasets" and settings[key] is None):
+            raise UserError(f"config key {key}={settings[key]}: must be a list, {key}=[name,...]")
     for key, allowed in (("shuffle", ("examples", "prompts")), ("truncation", ("keep_start", "keep_end")),
                          ("resume", ("auto", "never", "must"))):
         if settings[key] not in allowed:
             raise UserError(f"config key {key}={settings[key]}: choose one of {', '.join(allowed)}")
-    if settings["model"]["policy_dtype"] not in ("float32", "bfloat16", "float16"):
-        raise UserError(f"config key model.policy_dtype={settings['model']['policy_dtype']}: choose float32, bfloat16 or float16")
+    for key in ("policy_dtype", "compute_dtype"):
+        if settings["model"][key] not in ("float32", "bfloat16"):
+            raise UserError(f"config key model.{key}={settings['model'][key]}: choose float32 or bfloat16")
     if settings["n_epochs"] is None and settings["n_examples"] is None:
         raise UserError("config keys n_epochs and n_examples: both are null; set one of them")
-    if Path(settings["exp_name"]).name != settings["exp_name"]:
+    if not isinstance(settings["exp_name"], str) or Path(settings["exp_name"]).name != settings["exp_name"]:
         raise UserError(f"config key exp_name={settings['exp_name']}: must be a plain folder name; the folder above it is output_dir")
     return settings
 
 
-def read_data(settings: dict[str, Any], needs) -> dict[str, tuple]:
+def path_tokens(tree) -> int:
+    """Tokens of an example's longest path from the prompt's first to a response's last token."""
+    return len(tree.prompt) + len(tree.belief) + max(map(len, tree.answers))
+
+
+def pick(examples: list, count: int | None, seed: int) -> list:
+    """`count` examples (None: all) drawn by the seed, in their old order: the first ones would be of a few topics."""
+    import numpy as np
+
+    if count is None or count >= len(examples):
+        return examples
+    return [examples[i] for i in sorted(np.random.default_rng(seed).permutation(len(examples))[:count])]
+
+
+def read_data(settings: dict[str, Any], needs, dropped: dict[str, Counter]) -> dict[str, tuple]:
     """Groups and examples of the train and eval splits, checked against what the loss needs."""
     import preference_datasets as data
 
     splits = {}
     for split, names in (("train", settings["datasets"]), ("eval", settings["eval_datasets"] or settings["datasets"])):
-        which = "all" if split == "eval" and settings["eval_datasets"] else split
         groups = [g for name in names for g in data.load_groups(
-            name, split if name.startswith("opinions") else which, settings["seed"], settings["belief_classes"],
-            settings["pairs_per_prompt"], settings["eval_fraction"])]
+            name, "all" if settings["eval_datasets"] and Path(name).is_file() else split, settings["seed"], settings["belief_classes"],
+            settings["pairs_per_prompt"], settings["eval_fraction"], dropped[split])]
         if not groups:
             raise UserError(f"datasets={list(names)}: split {split} is empty; add data or set eval_datasets")
         if needs.beliefs and (bad := next((g for g in groups if not g.belief_probs), None)):
@@ -141,9 +179,9 @@ def read_data(settings: dict[str, Any], needs) -> dict[str, tuple]:
         if needs.pairs and settings["responses"] == "target":
             raise UserError(f"responses=target: loss.name={settings['loss']['name']} compares responses; set responses=pairs")
         examples = data.view(groups, settings["responses"])
-        if needs.beliefs and settings["responses"] == "own_belief":
-            raise UserError("responses=own_belief: gdpo's answers stand under one belief; set responses=conditioned")
-        splits[split] = (groups, examples[: settings["n_eval_examples"]] if split == "eval" else examples)
+        if needs.beliefs and settings["responses"] != "conditioned":
+            raise UserError(f"responses={settings['responses']}: gdpo's answers stand under one belief; set responses=conditioned")
+        splits[split] = (groups, pick(examples, settings["n_eval_examples"], settings["seed"]) if split == "eval" else examples)
     return splits
 
 
@@ -194,8 +232,8 @@ def build_optimizer(settings: dict[str, Any], policy):
     """`optimizer` names a class of torch.optim (RMSprop in the papers, AdamW by default here)."""
     import torch
 
-    kind = getattr(torch.optim, settings["optimizer"], None)
-    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)) or settings["optimizer"] == "LBFGS":
+    kind = getattr(torch.optim, str(settings["optimizer"]), None)
+    if settings["optimizer"] in ("LBFGS", "Optimizer", "Muon", "SparseAdam") or not isinstance(kind, type):
         raise UserError(f"config key optimizer={settings['optimizer']}: no such class in torch.optim; use AdamW or RMSprop")
     extra = {"weight_decay": 0.0, "fused": True} if settings["optimizer"] == "AdamW" else {}
     return kind(policy.parameters(), lr=settings["lr"], **extra)

@@ -58,15 +58,14 @@ LossFn = Callable[[Scores], torch.Tensor]
 
 
 def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, train_data: Data, eval_data: Data, loss_fn: LossFn,
-          settings: Settings, world: World, run: Path, state: dict[str, Any] | None, publish: Callable[[dict], None]) -> dict[str, Any]:
+          settings: Settings, world: World, run: Path, state: dict[str, Any], publish: Callable[[dict], None]) -> dict[str, Any]:
     """Train until `num_examples` are seen, patience ends, or a signal comes; return the final state.
 
-    `state` is what `checkpoint.load_latest` gave (None: a new run). `publish` receives every line of metrics.jsonl.
+    `state` is what `checkpoint.load_latest` gave, or `new_state`. `publish` receives every line of metrics.jsonl.
     Raises Stopped after saving a checkpoint, and UserError where the loss is not finite.
     """
     per_epoch = forest.steps_per_epoch(len(train_data.trees), settings.batch_size)
     last_step = num_steps(len(train_data.trees), settings)
-    state = state or {"step": 0, "examples": 0, "best": None, "bad_evals": 0}
     meter = Meter(policy, world)
     stop = StopFlag()
     bar = tqdm(total=settings.num_examples, initial=state["examples"], unit="ex", desc="train",
@@ -113,24 +112,32 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
 
             due_eval = state["examples"] // settings.eval_every > before // settings.eval_every
             ends = step + 1 == last_step
-            if due_eval or ends or meter.seconds >= settings.log_every_seconds:
+            # ranks must take the same branch below, and each has its own clock and signals
+            signum, seconds = agree(stop.signum or 0, meter.seconds, world)
+            if due_eval or ends or seconds >= settings.log_every_seconds:
                 values = meter.read("train")
                 bar.set_postfix_str(f"loss {values['loss/train']:.4f}, {values['tokens_per_second']:.0f} tok/s", refresh=False)
                 check_finite(values["loss/train"], float(grad_norm), step + 1)
                 publish({"counters/examples": state["examples"], "counters/updates": step + 1, "counters/epoch": (step + 1) / per_epoch,
                          **values, "grad_norm": float(grad_norm), "lr": learning_rate(step, settings)})
-            if (signum := any_rank(stop.signum, world)) and not ends:
-                save(step + 1)
-                raise Stopped(signum)
             if due_eval or ends:
                 if evaluate_and_save(step + 1) and not ends:
                     log.info("no better %s in %d evaluations: stopping early", settings.eval_metric, settings.patience)
                     break
                 meter.restart()
+            elif signum:
+                save(step + 1)
+            if signum:
+                raise Stopped(int(signum))
     finally:
         bar.close()
         stop.restore()
     return state
+
+
+def new_state(reference: str) -> dict[str, Any]:
+    """The state of a run before its first step; `reference` is the fingerprint of the starting weights ("": none needed)."""
+    return {"step": 0, "examples": 0, "best": None, "bad_evals": 0, "reference": reference}
 
 
 def out_of_patience(state: dict[str, Any], settings: Settings) -> bool:
@@ -156,13 +163,13 @@ def planned(data: Data, examples: Sequence[int], settings: Settings, world: Worl
     return packs[world.rank :: world.size]
 
 
-def any_rank(signum: int | None, world: World) -> int:
-    """The signal that any rank received (0: none); ranks must leave the loop at the same step."""
+def agree(signum: int, seconds: float, world: World) -> tuple[float, float]:
+    """The largest signal number (0: none) and clock over all ranks, so that all leave, log and save at the same step."""
     if world.size == 1:
-        return signum or 0
-    value = torch.tensor([signum or 0], device=world.device)
+        return signum, seconds
+    value = torch.tensor([signum, seconds], dtype=torch.float32, device=world.device)
     dist.all_reduce(value, dist.ReduceOp.MAX)
-    return int(value.item())
+    return tuple(value.tolist())
 
 
 def check_finite(loss: float, grad_norm: float, step: int) -> None:

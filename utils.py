@@ -102,6 +102,14 @@ def init_distributed() -> World:
     return World(dist.get_rank(), size, device, init_device_mesh(device.type, (size,)))
 
 
+def wait(world: World) -> None:
+    """Wait for all ranks."""
+    if world.size > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep what tensors free instead of returning it to the system.
 

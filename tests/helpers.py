@@ -1,6 +1,8 @@
 """Tiny fakes: models of three families made on the spot, and a tokenizer whose tokens are bytes."""
 from __future__ import annotations
 
+import copy
+
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -25,7 +27,7 @@ CONFIGS = {
 def tiny_policy(family: str = "llama", seed: int = 0) -> models.Scorer:
     """A random model of a family, wide enough in its weights that log-probs differ between tokens."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[family], attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[family]), attn_implementation="sdpa")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

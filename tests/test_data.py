@@ -130,8 +130,22 @@ def test_the_authors_opinion_rows_become_groups(tmp_path):
              "accept_choice_id": 2, "reject_choice_id": 4}
     (group,) = data.load_groups(write(tmp_path / "m.jsonl", row, other), "all")
     assert group.prompt == "<Q>How?<A>" and group.pairs == ((0, 1), (1, 0)) and len(group.responses) == 2
-    with pytest.raises(UserError, match="row 2: field probabilities: missing or all zero"):
-        data.load_groups(write(tmp_path / "z.jsonl", row, {**row, "probabilities": [0] * 6}), "all")
+    dropped = Counter()
+    same = {**row, "reject_response": "good", "reject_choice": "Good", "reject_choice_id": 4}
+    kept = data.load_groups(write(tmp_path / "z.jsonl", row, {**row, "probabilities": [0] * 6}, same), "all", dropped=dropped)
+    assert len(kept) == 1 and dropped == Counter(all_zero_probabilities=1, preferred_equal_to_rejected=1)
+    for change, message in (({"prompt": None}, "field prompt: missing"),
+                            ({"accept_choice_id": 9}, "field accept_choice_id: 9 is none of"),
+                            ({"probabilities": [0.5, -0.5, 0, 0, 1, 0]}, "not 6 non-negative"),
+                            ({"probabilities": [1]}, "not 6 non-negative")):
+        with pytest.raises(UserError, match=f"row 2: {message}" if message.startswith("field") else message):
+            data.load_groups(write(tmp_path / "b.jsonl", row, {**row, **change}), "all")
+
+
+def test_several_responses_of_a_class_all_take_part():
+    row = {**GOOD, "responses": [*GOOD["responses"], {"text": "Splendid.", "belief": {"class": "4", "text": "Good"}}]}
+    pairs = data.draw_pairs(data.parse_group(row, "here"), data.CLASSES, 200, seed=0)
+    assert {w for w, _ in pairs} == {0, 1, 2}
 
 
 def without(key):
@@ -162,9 +176,13 @@ def test_a_bad_row_is_named(tmp_path, row, message):
 def test_unknown_data_sets(tmp_path):
     for name, message in (("opinions/whig", "no such group; choose one of opinions/democrat"), ("opinionz", "unknown; give opinions/"),
                           (str(tmp_path / "no.jsonl"), "no such file"), (write(tmp_path / "e.jsonl"), "holds no rows"),
-                          (write(tmp_path / "c.jsonl", {"a": 1}), "columns a are no known data set")):
+                          (write(tmp_path / "c.jsonl", {"a": 1}), "columns a are no known data set"),
+                          (write(tmp_path / "n.jsonl", "5"), "row 1: not a JSON object"),
+                          (write(tmp_path / "opinions.jsonl", {**GOOD, "prompt": ""}), "field prompt: missing")):
         with pytest.raises(UserError, match=message):
             data.load_groups(name, "train")
+    with pytest.raises(UserError, match="no split foo; a file has"):
+        data.load_groups(write(tmp_path / "s.jsonl", GOOD), "foo")
     with pytest.raises(UserError, match="no split dev"):
         data.load_groups("opinions/republican", "dev")
 
@@ -186,6 +204,9 @@ def test_message_prompts_go_through_the_chat_template():
     tokenizer = byte_tokenizer()
     group = data.parse_group({"prompt": [{"role": "user", "content": "Hi"}], "responses": [{"text": "Yo"}]}, "here")
     with pytest.raises(UserError, match="no chat template"):
+        data.tokenize([group], [data.Example(0, (0,), False)], tokenizer, data.Limits(50, None))
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(UserError, match="here: field prompt messages: the chat template refuses them .roles must alternate"):
         data.tokenize([group], [data.Example(0, (0,), False)], tokenizer, data.Limits(50, None))
     tokenizer.chat_template = ("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
                                "{% if add_generation_prompt %}[bot]{% endif %}")

@@ -92,6 +92,12 @@ def test_an_empty_pack_still_runs_forward_and_backward():
     assert next(policy.parameters()).grad is not None  # collectives of a sharded model would match
 
 
+def test_an_empty_pack_has_the_tables_of_a_full_one():
+    full = forest.TokenTree((1, 2), (), ((3,), (4,)), class_ids=(5, 6, 7), class_probs=(0.5, 0.5, 0.0))
+    scores = models.score(tiny_policy(), forest.pack([full], [], pad_id=0))
+    assert scores.policy.shape == (0, 2) and scores.class_logps.shape == (0, 3)
+
+
 def random_trees(seed, count=7):
     rng = np.random.default_rng(seed)
     draw = lambda low, high: tuple(rng.integers(0, 256, rng.integers(low, high)).tolist())  # noqa: E731

@@ -100,6 +100,8 @@ def test_reverse_and_js_calibration():
     scores = make([[0.0]], **beliefs([math.log(v) for v in q], p))
     assert losses.calibration(scores, "reverse").item() == pytest.approx(sum(a * math.log(a / b) for a, b in zip(q, p)))
     m = [(a + b) / 2 for a, b in zip(q, p)]
+    missing = make([[0.0]], **beliefs([-1e4] * 3, p))  # q is nowhere on the classes
+    assert losses.calibration(missing, "js").item() == pytest.approx(math.log(2)) and losses.calibration(missing, "reverse").item() == 0
     js = 0.5 * sum(a * math.log(a / c) for a, c in zip(q, m)) + 0.5 * sum(a * math.log(a / c) for a, c in zip(p, m))
     assert losses.calibration(scores, "js").item() == pytest.approx(js)
     assert losses.calibration(make([[0.0]], **beliefs(LOG_Q, P)), "reverse").item() == math.inf  # q > 0 where p* = 0

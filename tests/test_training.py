@@ -119,11 +119,11 @@ def test_accumulation_changes_nothing(run):
             [x["loss/train"] for x in lines(other) if "loss/train" in x], rel=1e-4)
 
 
-@pytest.mark.parametrize("loss", ["sft", "gdpo"])
-def test_two_ranks_equal_one(tmp_path, run, loss):
-    one = run(f"loss={loss}", "optimizer=SGD", name="one")
+@pytest.mark.parametrize("loss,max_tokens", [("sft", 2048), ("gdpo", 420)])  # 420: odd numbers of packs, so a rank runs empty ones
+def test_two_ranks_equal_one(tmp_path, run, loss, max_tokens):
+    one = run(f"loss={loss}", "optimizer=SGD", f"max_tokens={max_tokens}", name="one")
     overrides = [f"model.name_or_path={tmp_path}/tiny", f"output_dir={tmp_path}/out", "exp_name=two", *QUICK,
-                 f"loss={loss}", "optimizer=SGD"]
+                 f"loss={loss}", "optimizer=SGD", f"max_tokens={max_tokens}"]
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", *overrides],
                           cwd=ROOT, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -196,7 +196,10 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     (["loss=gdpo", "responses=own_belief"], "set responses=conditioned"),
     (["datasets=[opinions/whig]"], "no such group"), (["+colour=red"], "config key colour: unknown"),
     (["loss=dpo", "+loss.gamma=1"], "loss.gamma: dpo takes no such key"),
-    (["batch_size=0"], "batch_size=0: must be a number greater than 0"),
+    (["batch_size=0"], "batch_size=0: must be a whole number, 1 or more"), (["seed=-1"], "seed=-1: must be a whole number, 0 or more"),
+    (["n_epochs=abc"], "n_epochs=abc: must be"), (["datasets=foo"], "must be a list"), (["exp_name=null"], "plain folder name"),
+    (["wandb=3"], "wandb must be a section"), (["optimizer=null"], "no such class"),
+    (["loss=gdpo", "responses=pairs"], "responses=pairs: gdpo's answers"),
     (["exp_name=../x"], "must be a plain folder name"), (["optimizer=Adamm"], "no such class in torch.optim"),
     (["resume=must"], "holds no checkpoint"), (["attention=eager"], "choose auto, sdpa or flex_attention"),
     (["attention=flex_attention"], "needs a CUDA device"),
@@ -207,6 +210,24 @@ def test_bad_configs_are_one_line_errors(run, overrides, message):
     with pytest.raises(UserError, match=message) as caught:
         run(*overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_a_changed_reference_is_refused_on_resume(tmp_path, run):
+    folder = run("loss=dpo")
+    save_tiny(tmp_path / "tiny", seed=4)  # the weights under model.name_or_path are others now
+    with pytest.raises(UserError, match="the starting weights .* changed since this run began"):
+        run("loss=dpo", "n_examples=32")
+    assert (folder / "latest").resolve().name == "step-000003"
+
+
+def test_a_short_sliding_window_or_too_few_positions_are_refused():
+    policy = tiny_policy()
+    models.check_lengths(policy, 512)
+    with pytest.raises(UserError, match="takes 513 tokens, but the model has positions for 512"):
+        models.check_lengths(policy, 513)
+    policy.model.config.sliding_window = 16
+    with pytest.raises(UserError, match="sees a sliding window of 16"):
+        models.check_lengths(policy, 17)
 
 
 def test_another_config_in_the_same_folder_is_refused(run):

@@ -16,7 +16,10 @@ loss=$1; shift
 MODEL=${MODEL:-smollm2}; DATASET=${DATASET:-opinions/republican}; OUTPUT_DIR=${OUTPUT_DIR:-outputs}
 suffix=""
 [ "$MODEL/$DATASET" = smollm2/opinions/republican ] || suffix="-$MODEL-${DATASET//[^A-Za-z0-9_]/-}"
-NPROC=${NPROC:-$( (nvidia-smi -L 2>/dev/null || true) | wc -l)}
+NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')}
+for override in "$@"; do
+  case $override in exp_name=*|output_dir=*|model.archive=*) echo "error: $override: this script names its runs; set OUTPUT_DIR=..., or call train.py" >&2; exit 2;; esac
+done
 
 if [ "$MODEL" = smollm2 ]; then  # sized for 12 minutes on two cores: one validation, at the end
   common=(warmup_steps=5 n_eval_examples=null do_first_eval=false eval_every=1000000)

@@ -38,7 +38,7 @@ else
   done
   [ -n "$base" ] || { echo "error: Python 3.11 or 3.12 is needed and was not found; install it and run this again" >&2; exit 2; }
   echo "setting up .venv with $("$base" --version) (once, a few minutes)" >&2
-  [ -x .venv/bin/python ] || "$base" -m venv .venv
+  .venv/bin/python -m pip --version >/dev/null 2>&1 || "$base" -m venv --clear .venv
   .venv/bin/python -m pip install --quiet -r requirements.txt
   .venv/bin/python -m pip install --quiet --no-deps $embedded
   echo "$stamp" > .venv/ready
