@@ -25,10 +25,12 @@ if [ "$MODEL" = smollm2 ]; then  # sized for 12 minutes on two cores: one valida
   common=(warmup_steps=5 n_eval_examples=null do_first_eval=false eval_every=1000000)
   sft=(lr=5e-5 n_epochs=1 batch_size=32 shuffle=prompts)
   preference=(lr=5e-5 n_epochs=1 batch_size=16 pairs_per_prompt=4)
+  evaluation=(n_samples=6 max_new_tokens=48)
 else
   common=(optimizer=RMSprop batch_size=32 warmup_steps=150 patience=4 n_epochs=20 shuffle=prompts)
   sft=(lr=5e-7)
   preference=(lr=5e-7)
+  evaluation=(n_samples=8)
 fi
 
 train() {
@@ -46,4 +48,4 @@ if [ "$loss" != sft ]; then
   runs="$runs,$OUTPUT_DIR/$loss$suffix"
 fi
 base=$("$PYTHON" -c "from omegaconf import OmegaConf; print(OmegaConf.load('$OUTPUT_DIR/sft$suffix/config.yaml').model.name_or_path)")
-"$PYTHON" evaluate.py "ckpt=['$base',$runs]" "output=$OUTPUT_DIR/$loss$suffix/report" ${EVAL:-}
+"$PYTHON" evaluate.py "ckpt=['$base',$runs]" "output=$OUTPUT_DIR/$loss$suffix/report" "${evaluation[@]}" ${EVAL:-}
