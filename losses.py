@@ -50,6 +50,72 @@ def dpo(scores: Scores, beta: float, label_smoothing: float = 0.0, reference_fre
     return -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
 
 
+def ipo(scores: Scores, beta: float, length_normalize: bool = False) -> torch.Tensor:
+    """IPO, arXiv 2310.12036 eq. 17: (h - 1 / (2 beta))^2, h from summed log-probs as in the DPO repository. Returns (N,).
+
+    length_normalize takes each response's mean log-ratio a token instead, the reading of TRL and of the paper's authors.
+    """
+    ratio = scores.policy - scores.reference
+    if length_normalize:
+        ratio = ratio / scores.length
+    return (ratio[:, 0] - ratio[:, 1] - 1 / (2 * beta)) ** 2
+
+
+def implied_rewards(scores: Scores, beta: float) -> torch.Tensor:
+    """beta * (policy - reference), (N, K); -inf where an example has no such response, so that a softmax leaves it out."""
+    return (beta * (scores.policy - scores.reference)).masked_fill(~scores.valid, -math.inf)
+
+
+def soft_targets(scores: Scores, temperature: float) -> torch.Tensor:
+    """t = softmax(reward / temperature) over the responses of each example, (N, K); 0 where there is none."""
+    return (scores.reward / temperature).masked_fill(~scores.valid, -math.inf).softmax(-1)
+
+
+def infonca(scores: Scores, beta: float, temperature: float) -> torch.Tensor:
+    """InfoNCA, arXiv 2402.05369: -sum_i t_i log softmax(beta r)_i with soft targets t from the rewards. Returns (N,)."""
+    log_p = implied_rewards(scores, beta).log_softmax(-1).masked_fill(~scores.valid, 0.0)
+    return -(soft_targets(scores, temperature) * log_p).sum(-1)
+
+
+def nca(scores: Scores, beta: float, temperature: float) -> torch.Tensor:
+    """NCA, arXiv 2402.05369: -sum_i t_i log sigmoid(beta r_i) - (1/K) sum_i log sigmoid(-beta r_i). Returns (N,)."""
+    s = implied_rewards(scores, beta).masked_fill(~scores.valid, 0.0)
+    count = scores.valid.sum(-1, keepdim=True)
+    terms = soft_targets(scores, temperature) * F.logsigmoid(s) + F.logsigmoid(-s) / count
+    return -terms.masked_fill(~scores.valid, 0.0).sum(-1)
+
+
+def deviations(scores: Scores, standardize: bool = False) -> torch.Tensor:
+    """dS_i = S_i - mean(S) over the responses of each example, (N, K), 0 where there is none; in standard deviations if asked."""
+    count = scores.valid.sum(-1, keepdim=True)
+    rewards = scores.reward.masked_fill(~scores.valid, 0.0)
+    deviation = (rewards - rewards.sum(-1, keepdim=True) / count).masked_fill(~scores.valid, 0.0)
+    if standardize:
+        deviation = deviation / (deviation.square().sum(-1, keepdim=True) / count).sqrt().clamp_min(1e-12)
+    return deviation
+
+
+def swepo(scores: Scores, beta: float, alpha: float, power: int = 1, weighting: str = "exp", positives: str = "above_mean",
+          standardize: bool = False) -> torch.Tensor:
+    """Swepo, arXiv 2412.04628: contrast all K scored responses at once, weighted by their deviation from the mean. Returns (N,).
+
+    -log(sum over Y+ of w e^(beta r) / sum over Y of w e^(beta r)), Y+ = {dS > 0} or, with positives="best", the best response.
+    log w = alpha |dS|^power (exp, eq. 5-14), power log |dS| (power, eq. 15-16), or alpha dS^power (signed); no gradient.
+    An example whose rewards are all equal has no Y+ and must have been left out: its loss is infinite.
+    """
+    deviation = deviations(scores, standardize).detach()
+    if weighting == "exp":
+        log_w = alpha * deviation.abs() ** power
+    elif weighting == "signed":
+        log_w = alpha * deviation**power
+    else:
+        log_w = power * deviation.abs().log() if power else torch.zeros_like(deviation)
+    z = implied_rewards(scores, beta) + log_w
+    rewards = scores.reward.masked_fill(~scores.valid, -math.inf)
+    positive = deviation > 0 if positives == "above_mean" else F.one_hot(rewards.argmax(-1), rewards.shape[-1]).bool()
+    return z.logsumexp(-1) - z.masked_fill(~positive, -math.inf).logsumexp(-1)
+
+
 def calibration(scores: Scores, kl_direction: str = "forward", kl_support: str = "vocab") -> torch.Tensor:
     """Distance (N,), in nats, of the model's belief distribution q from the group's p*; GDPO's first term.
 
@@ -91,21 +157,27 @@ def gdpo(scores: Scores, beta: float, calibration_weight: float = 1.0, belief_we
     return total
 
 
-PREFERENCE_TERMS: dict[str, Callable[[Scores, float], torch.Tensor]] = {"dpo": dpo}
-LOSSES: dict[str, Callable[..., torch.Tensor]] = {"sft": sft, "dpo": dpo, "gdpo": gdpo}
+PREFERENCE_TERMS: dict[str, Callable[[Scores, float], torch.Tensor]] = {"dpo": dpo, "ipo": ipo}
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "sft": sft, "dpo": dpo, "ipo": ipo, "infonca": infonca, "nca": nca, "swepo": swepo, "gdpo": gdpo}
 CHOICES = {
     "kl_direction": ("forward", "reverse", "js"),
     "kl_support": ("vocab", "classes"),
     "belief_reduction": ("mean", "sum"),
     "preference": tuple(PREFERENCE_TERMS),
+    "weighting": ("exp", "power", "signed"),
+    "positives": ("above_mean", "best"),
+    "power": (0, 1, 2),
 }
+RANKED = ("infonca", "nca", "swepo")  # take any number of scored responses an example
 
 
 class Needs(NamedTuple):
-    """What a bound loss asks of the data: reference log-probs, two responses an example, beliefs with p*."""
+    """What a bound loss asks of the data: reference log-probs, two responses an example, rewards on all, beliefs with p*."""
 
     reference: bool
     pairs: bool
+    rewards: bool
     beliefs: bool
 
 
@@ -113,8 +185,9 @@ def needs(name: str, keys: Mapping[str, Any]) -> Needs:
     """What `LOSSES[name](scores, **keys)` will read."""
     if name == "gdpo":
         preference = bool(keys.get("preference_weight", 1.0))
-        return Needs(reference=preference, pairs=preference, beliefs=True)
-    return Needs(reference=name != "sft" and not keys.get("reference_free", False), pairs=name != "sft", beliefs=False)
+        return Needs(reference=preference, pairs=preference, rewards=False, beliefs=True)
+    return Needs(reference=name != "sft" and not keys.get("reference_free", False), pairs=name in ("dpo", "ipo"),
+                 rewards=name in RANKED, beliefs=False)
 
 
 def step0_value(name: str, keys: Mapping[str, Any]) -> float | None:
@@ -134,12 +207,14 @@ def bind(name: str, keys: Mapping[str, Any]) -> None:
         if key not in parameters:
             raise ValueError(f"loss.{key}: {name} takes no such key; it takes {', '.join(parameters) or 'none'}")
         if key in CHOICES and value not in CHOICES[key]:
-            raise ValueError(f"loss.{key}={value}: choose one of {', '.join(CHOICES[key])}")
+            raise ValueError(f"loss.{key}={value}: choose one of {', '.join(map(str, CHOICES[key]))}")
         if parameters[key].annotation == "float" and (isinstance(value, bool) or not isinstance(value, (int, float))
                                                       or not math.isfinite(value)):
             raise ValueError(f"loss.{key}={value}: must be a finite number")
         if parameters[key].annotation == "bool" and not isinstance(value, bool):
             raise ValueError(f"loss.{key}={value}: must be true or false")
+    if keys.get("temperature", 1.0) <= 0:
+        raise ValueError(f"loss.temperature={keys['temperature']}: must be greater than 0")
     missing = [k for k, p in parameters.items() if p.default is p.empty and k not in keys]
     if missing:
         raise ValueError(f"loss.{missing[0]}: {name} needs this key; set loss.{missing[0]}=...")

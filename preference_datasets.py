@@ -304,37 +304,64 @@ def _mmoqa_response(row: dict, side: str, where: str, classes: Sequence[str], pr
 # --- views -----------------------------------------------------------------------------------------------------------
 
 
-def view(groups: Sequence[Group], responses: str) -> list[Example]:
+def view(groups: Sequence[Group], responses: str, seed: int = 0, dropped: Counter | None = None) -> list[Example]:
     """Turn groups into examples, as config key `responses` says.
 
     target: the preferred response alone. pairs: the group's own pairs, else best against worst by reward, each response
     after its own belief. own_belief: the same, beliefs required (the GDPO paper's DPO baseline). conditioned: both answers
-    under the preferred one's belief (GDPO). pairs.best_vs_worst: by reward, whatever pairs are given.
+    under the preferred one's belief (GDPO). ranked: all responses, best first. By reward, whatever pairs are given:
+    pairs.best_vs_worst, pairs.best_vs_random (drawn by the seed), pairs.best_vs_rest, pairs.all (ties left out).
+    Prompts whose rewards are all equal hold no preference: views by reward leave them out and count them in `dropped`.
     """
-    examples = []
+    if responses not in VIEWS:
+        raise UserError(f"responses={responses}: choose one of {', '.join(VIEWS)}")
+    examples, dropped = [], Counter() if dropped is None else dropped
     for number, group in enumerate(groups):
         if responses in ("conditioned", "own_belief") and not all(r.belief for r in group.responses):
             raise UserError(f"{group.where}: responses={responses} needs a belief on every response; add belief or set responses=pairs")
-        pairs = group.pairs if group.pairs and responses != "pairs.best_vs_worst" else _best_vs_worst(group)
-        if responses == "target":
-            examples += [Example(number, (w,), False) for w, _ in pairs] if pairs else [Example(number, (0,), False)]
+        rewards = [r.reward for r in group.responses]
+        if responses in BY_REWARD or not group.pairs and responses != "target":
+            if len(rewards) < 2 or None in rewards:
+                raise UserError(f"{group.where}: field responses: responses={responses} needs "
+                                f"{'two or more responses' if len(rewards) < 2 else 'a reward on each'}; add them or set responses=target")
+            if max(rewards) == min(rewards):
+                dropped["equal_rewards"] += 1
+                continue
+        if responses == "ranked":
+            examples.append(Example(number, _by_reward(group), False))
             continue
-        if responses not in VIEWS:
-            raise UserError(f"responses={responses}: choose one of {', '.join(VIEWS)}")
-        if not pairs:
-            raise UserError(f"{group.where}: field pairs: no pairs and no two different rewards; responses={responses} needs one of them")
-        examples += [Example(number, pair, responses == "conditioned") for pair in pairs]
+        pairs = _reward_pairs(group, responses, seed) if responses in BY_REWARD else group.pairs
+        if responses == "target":
+            best = max(range(len(rewards)), key=rewards.__getitem__) if None not in rewards else 0
+            examples += [Example(number, (w,), False) for w, _ in pairs] or [Example(number, (best,), False)]
+        else:
+            examples += [Example(number, pair, responses == "conditioned") for pair in pairs or _reward_pairs(group, responses, seed)]
     return examples
 
 
-VIEWS = ("target", "pairs", "own_belief", "conditioned", "pairs.best_vs_worst")
+BY_REWARD = ("ranked", "pairs.best_vs_worst", "pairs.best_vs_random", "pairs.best_vs_rest", "pairs.all")
+VIEWS = ("target", "pairs", "own_belief", "conditioned", *BY_REWARD)
 
 
-def _best_vs_worst(group: Group) -> tuple[tuple[int, int], ...]:
-    rewards = [r.reward for r in group.responses]
-    if None in rewards or max(rewards) == min(rewards):
-        return ()
-    return ((rewards.index(max(rewards)), rewards.index(min(rewards))),)
+def _by_reward(group: Group) -> tuple[int, ...]:
+    """Response indices, highest reward first; equal ones keep their order."""
+    return tuple(sorted(range(len(group.responses)), key=lambda i: -group.responses[i].reward))
+
+
+def _reward_pairs(group: Group, responses: str, seed: int) -> list[tuple[int, int]]:
+    """(preferred, other) pairs by reward; both of a pair never have the same reward."""
+    order = _by_reward(group)
+    reward = [group.responses[i].reward for i in order]
+    pairs = [(order[i], order[j]) for i in range(len(order)) for j in range(i + 1, len(order)) if reward[i] > reward[j]]
+    of_best = [pair for pair in pairs if pair[0] == order[0]]
+    if responses == "pairs.all":
+        return pairs
+    if responses == "pairs.best_vs_rest":
+        return of_best
+    if responses == "pairs.best_vs_random":
+        digest = hashlib.sha256(f"{seed} {group.id}".encode()).digest()
+        return [of_best[np.random.default_rng(list(digest[:8])).integers(len(of_best))]]
+    return [of_best[-1]]
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------

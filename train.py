@@ -176,13 +176,27 @@ def read_data(settings: dict[str, Any], needs, dropped: dict[str, Counter]) -> d
         if needs.beliefs and (bad := next((g for g in groups if not g.belief_probs), None)):
             raise UserError(f"{bad.where}: field belief_probs: missing, "
                             f"and loss.name={settings['loss']['name']} needs it; add the group's distribution or choose loss=dpo")
-        if needs.pairs and settings["responses"] == "target":
-            raise UserError(f"responses=target: loss.name={settings['loss']['name']} compares responses; set responses=pairs")
-        examples = data.view(groups, settings["responses"])
+        examples = data.view(groups, settings["responses"], settings["seed"], dropped[split])
+        check_examples(groups, examples, settings, needs, split)
         if needs.beliefs and settings["responses"] != "conditioned":
             raise UserError(f"responses={settings['responses']}: gdpo's answers stand under one belief; set responses=conditioned")
         splits[split] = (groups, pick(examples, settings["n_eval_examples"], settings["seed"]) if split == "eval" else examples)
     return splits
+
+
+def check_examples(groups: list, examples: list, settings: dict[str, Any], needs, split: str) -> None:
+    """Raises UserError where a view's examples do not have the columns or the rewards that the loss reads."""
+    name = settings["loss"]["name"]
+    if not examples:
+        raise UserError(f"datasets={settings['datasets']}: split {split} has no example left (all rewards are equal); add data")
+    wrong = next((e for e in examples if needs.pairs and len(e.columns) != 2 or needs.rewards and len(e.columns) < 2), None)
+    if wrong:
+        raise UserError(f"responses={settings['responses']}: loss.name={name} compares {'two' if needs.pairs else 'several'} responses; "
+                        f"set responses={'pairs' if needs.pairs else 'ranked'}")
+    bad = next((groups[e.group] for e in examples for c in e.columns
+                if needs.rewards and groups[e.group].responses[c].reward is None), None)
+    if bad:
+        raise UserError(f"{bad.where}: field responses: loss.name={name} needs a reward on each; add rewards or choose loss=dpo")
 
 
 def check_sizes(trees: dict[str, list], settings: dict[str, Any]) -> None:

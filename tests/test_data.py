@@ -67,6 +67,31 @@ def test_views():
         data.view([group], "rankd")
 
 
+def ranked(*rewards, **extra):
+    return data.parse_group({"prompt": "p", "responses": [{"text": str(i), "reward": r} for i, r in enumerate(rewards)], **extra}, "here")
+
+
+def test_views_by_reward():
+    columns = lambda group, name, seed=0: [e.columns for e in data.view([group], name, seed)]  # noqa: E731
+    group = ranked(1, 5, 3, 5)
+    assert columns(group, "ranked") == [(1, 3, 2, 0)]
+    assert columns(group, "pairs.best_vs_worst") == columns(group, "pairs") == [(1, 0)]
+    assert columns(group, "pairs.best_vs_rest") == [(1, 2), (1, 0)]  # the tie is no preference
+    assert columns(group, "pairs.all") == [(1, 2), (1, 0), (3, 2), (3, 0), (2, 0)]
+    assert columns(group, "target") == [(1,)]
+    drawn = [columns(group, "pairs.best_vs_random", seed) for seed in range(20)]
+    assert {p for (p,) in drawn} == {(1, 2), (1, 0)} and columns(group, "pairs.best_vs_random", 3) == drawn[3]
+
+
+def test_equal_rewards_are_left_out_and_counted():
+    dropped = Counter()
+    assert len(data.view([ranked(2, 2, 2), ranked(1, 2)], "ranked", dropped=dropped)) == 1 and dropped == Counter(equal_rewards=1)
+    with pytest.raises(UserError, match="here: field responses: responses=ranked needs two or more responses"):
+        data.view([ranked(1)], "ranked")
+    with pytest.raises(UserError, match="needs a reward on each"):
+        data.view([data.parse_group({"prompt": "p", "responses": [{"text": "a"}, {"text": "b", "reward": 1}]}, "here")], "pairs.all")
+
+
 def decode(ids):
     return byte_tokenizer().decode(list(ids))
 

@@ -70,6 +70,119 @@ def test_losses_stay_finite_for_huge_log_ratios():
         assert math.isfinite(losses.dpo(make([[w, other]]), 1.0).item())
 
 
+def ranked(log_ratios, rewards, valid=None):
+    valid = [[True] * len(row) for row in log_ratios] if valid is None else valid
+    return make(log_ratios, reward=torch.tensor(rewards, dtype=torch.float64), valid=torch.tensor(valid))
+
+
+def softmax(values):
+    top = max(values)
+    weights = [math.exp(v - top) for v in values]
+    return [w / sum(weights) for w in weights]
+
+
+def slopes(loss, scores, **keys):
+    scores = scores._replace(policy=scores.policy.clone().requires_grad_())
+    loss(scores, **keys).sum().backward()
+    return (scores.policy.grad[0] / keys["beta"]).tolist()  # dL / d(beta r)
+
+
+R, S = [0.7, -2.0, 1.5, 0.2], [7.5, 2.0, 4.0, 6.0]
+
+
+def test_ipo_is_equation_17():
+    scores = make([[-10.0, -14.0]], [[-11.0, -12.0]], length=torch.tensor([[4.0, 8.0]]))
+    assert losses.ipo(scores, 0.1).item() == pytest.approx((3.0 - 5.0) ** 2)
+    assert losses.ipo(scores, 0.1, length_normalize=True).item() == pytest.approx((1 / 4 + 2 / 8 - 5.0) ** 2)
+
+
+def test_infonca_equation_gradient_and_value_at_step_0():
+    t, p = softmax([v / 2 for v in S]), softmax([0.3 * r for r in R])
+    assert losses.infonca(ranked([R], [S]), 0.3, 2.0).item() == pytest.approx(-sum(a * math.log(b) for a, b in zip(t, p)))
+    assert slopes(losses.infonca, ranked([R], [S]), beta=0.3, temperature=2.0) == pytest.approx([b - a for a, b in zip(t, p)])
+    assert losses.infonca(ranked([[0.0] * 4], [S]), 0.3, 2.0).item() == pytest.approx(math.log(4))
+
+
+def test_infonca_of_two_is_dpo_and_cdpo():
+    pair = ranked([[1.5, -0.5]], [[3.0, 1.0]])
+    assert losses.infonca(pair, 0.2, 1e-3).item() == pytest.approx(losses.dpo(pair, 0.2).item())
+    smoothing = 1 / (1 + math.exp((3.0 - 1.0) / 4))
+    assert losses.infonca(pair, 0.2, 4.0).item() == pytest.approx(losses.dpo(pair, 0.2, smoothing).item())
+
+
+def test_nca_equation_gradient_and_stationary_point():
+    t, s = softmax(S), [0.3 * r for r in R]
+    expected = -sum(a * logsigmoid(b) for a, b in zip(t, s)) - sum(logsigmoid(-b) for b in s) / 4
+    assert losses.nca(ranked([R], [S]), 0.3, 1.0).item() == pytest.approx(expected)
+    sigmoid = [1 / (1 + math.exp(-b)) for b in s]
+    found = slopes(losses.nca, ranked([R], [S]), beta=0.3, temperature=1.0)
+    assert found == pytest.approx([g * (a + 0.25) - a for a, g in zip(t, sigmoid)])
+    rest = [math.log(4 * a) / 0.3 for a in t]
+    assert slopes(losses.nca, ranked([rest], [S]), beta=0.3, temperature=1.0) == pytest.approx([0.0] * 4, abs=1e-12)
+
+
+@pytest.mark.parametrize("weighting", ["exp", "power", "signed"])
+@pytest.mark.parametrize("positives", ["above_mean", "best"])
+@pytest.mark.parametrize("power", [0, 1, 2])
+@pytest.mark.parametrize("standardize", [False, True])
+def test_swepo_equation_gradient_and_value_at_step_0(weighting, positives, power, standardize):
+    mean = sum(S) / 4
+    scale = math.sqrt(sum((v - mean) ** 2 for v in S) / 4) if standardize else 1.0
+    d = [(v - mean) / scale for v in S]
+    log_w = {"exp": [0.3 * abs(x) ** power for x in d], "power": [power * math.log(abs(x)) for x in d],
+             "signed": [0.3 * x**power for x in d]}
+    positive = [x > 0 for x in d] if positives == "above_mean" else [v == max(S) for v in S]
+    keys = dict(beta=0.2, alpha=0.3, power=power, weighting=weighting, positives=positives, standardize=standardize)
+
+    def by_hand(ratios):
+        e = [math.exp(0.2 * r + w) for r, w in zip(ratios, log_w[weighting])]
+        return -math.log(sum(x for x, y in zip(e, positive) if y) / sum(e))
+
+    assert losses.swepo(ranked([R], [S]), **keys).item() == pytest.approx(by_hand(R)) and by_hand(R) > 0
+    assert losses.swepo(ranked([[0.0] * 4], [S]), **keys).item() == pytest.approx(by_hand([0.0] * 4))
+    z = [0.2 * r + w for r, w in zip(R, log_w[weighting])]
+    over_all, over_positive = softmax(z), softmax([v if y else -1e9 for v, y in zip(z, positive)])
+    found = slopes(losses.swepo, ranked([R], [S]), **keys)
+    assert found == pytest.approx([a - b for a, b in zip(over_all, over_positive)]) and sum(found) == pytest.approx(0, abs=1e-12)
+    assert all((g < 0) == y for g, y in zip(found, positive))  # up on Y+, down on Y-
+
+
+@pytest.mark.parametrize("weighting", ["exp", "power"])
+@pytest.mark.parametrize("power", [0, 1, 2])
+def test_swepo_of_two_is_dpo(weighting, power):
+    pair = ranked([[1.5, -0.5]], [[3.0, 1.0]])
+    assert losses.swepo(pair, 0.2, 0.7, power, weighting).item() == pytest.approx(losses.dpo(pair, 0.2).item())
+
+
+def test_swepo_unweighted_against_the_best_is_infonca_with_one_hot_targets():
+    one_hot = losses.infonca(ranked([R], [S]), 0.2, 1e-3).item()
+    assert losses.swepo(ranked([R], [S]), 0.2, 0.5, 0, positives="best").item() == pytest.approx(one_hot)
+
+
+def test_lemma_4_the_first_step_of_equal_groups():
+    """N+ equal positives and N- equal negatives: each positive's beta r has slope -N- w- e^s- / (N+ (N+ w+ e^s+ + N- w- e^s-))."""
+    rewards, s = [5.0, 5.0, 5.0, 2.0, 2.0], [0.4] * 3 + [-0.3] * 2
+    mean = sum(rewards) / 5
+    w_plus, w_minus = math.exp(0.3 * (5 - mean)), math.exp(0.3 * (mean - 2))
+    plus, minus = 3 * w_plus * math.exp(0.4), 2 * w_minus * math.exp(-0.3)
+    found = slopes(losses.swepo, ranked([[v / 0.1 for v in s]], [rewards]), beta=0.1, alpha=0.3)
+    assert found[:3] == pytest.approx([-minus / (3 * (plus + minus))] * 3)
+
+
+@pytest.mark.parametrize("name,keys", [("infonca", {"temperature": 1.0}), ("nca", {"temperature": 1.0}), ("swepo", {"alpha": 0.3}),
+                                       ("swepo", {"alpha": 0.3, "positives": "best", "weighting": "power"})])
+def test_ragged_k_equals_each_prompt_alone_and_large_ratios_stay_finite(name, keys):
+    loss = losses.LOSSES[name]
+    padded = ranked([R, [*R[:2], 99.0, -99.0]], [S, [*S[:2], 1e6, -1e6]], [[True] * 4, [True, True, False, False]])
+    alone = [loss(ranked([R], [S]), 0.3, **keys).item(), loss(ranked([R[:2]], [S[:2]]), 0.3, **keys).item()]
+    assert loss(padded, 0.3, **keys).tolist() == pytest.approx(alone)
+    found = slopes(loss, ranked([[1000.0, -1000.0, 0.0]], [[1.0, 5.0, 3.5]]), beta=1.0, **keys)
+    assert all(map(math.isfinite, found))
+    padded = padded._replace(policy=padded.policy.requires_grad_())
+    loss(padded, 0.3, **keys).sum().backward()
+    assert padded.policy.grad.isfinite().all() and not padded.policy.grad[1, 2:].any()
+
+
 P = [0.06, 0.0, 0.3, 0.14, 0.5, 0.0]
 LOG_Q = [-3.0, -4.0, -1.5, -2.5, -1.0, -6.0]
 
@@ -152,6 +265,8 @@ def test_the_population_optimum_of_dpo_collapses_to_the_majority():
 @pytest.mark.parametrize("name,keys,message", [
     ("dop", {}, "no such loss"), ("dpo", {}, "loss.beta: dpo needs this key"),
     ("dpo", {"beta": 0.1, "betaa": 1}, "loss.betaa: dpo takes no such key"), ("dpo", {"beta": 0}, "greater than 0"),
+    ("nca", {"beta": 0.1, "temperature": 0}, "greater than 0"),
+    ("swepo", {"beta": 0.1, "alpha": 1, "power": 3}, "choose one of 0, 1, 2"),
     ("dpo", {"beta": "x"}, "finite number"), ("dpo", {"beta": 0.1, "label_smoothing": 0.7}, r"in \[0, 0.5\)"),
     ("dpo", {"beta": 0.1, "reference_free": 3}, "true or false"),
     ("gdpo", {"beta": 0.1, "kl_direction": "up"}, "choose one of forward, reverse, js")])

@@ -192,7 +192,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("overrides,message", [
-    (["loss=dpo", "responses=target"], "responses=target: loss.name=dpo compares responses"),
+    (["loss=dpo", "responses=target"], "responses=target: loss.name=dpo compares two responses; set responses=pairs"),
     (["loss=gdpo", "responses=own_belief"], "set responses=conditioned"),
     (["datasets=[opinions/whig]"], "no such group"), (["+colour=red"], "config key colour: unknown"),
     (["loss=dpo", "+loss.gamma=1"], "loss.gamma: dpo takes no such key"),
@@ -210,6 +210,21 @@ def test_bad_configs_are_one_line_errors(run, overrides, message):
     with pytest.raises(UserError, match=message) as caught:
         run(*overrides)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("loss", ["ipo", "infonca", "nca", "swepo"])
+def test_ranked_losses_train_on_ragged_groups(tmp_path, run, loss):
+    rows = [{"prompt": f"Say {i}", "responses": [{"text": f"It is {i}{j}.", "reward": (i + j) % 4} for j in range(2 + i % 3)]}
+            for i in range(12)]
+    rows.append({"prompt": "Equal", "responses": [{"text": "a", "reward": 1}, {"text": "b", "reward": 1}]})
+    (tmp_path / "ranked.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    folder = run(f"loss={loss}", f"datasets=[{tmp_path}/ranked.jsonl]", f"eval_datasets=[{tmp_path}/ranked.jsonl]", "n_examples=24")
+    logged = lines(folder)
+    assert json.loads((folder / "data_audit.json").read_text())["train"]["equal_rewards"] == 1
+    assert logged[-1]["loss/eval"] < logged[0]["loss/eval"] and logged[-1]["rewards_eval/accuracies"] > 0.5
+    if loss != "ipo":
+        with pytest.raises(UserError, match="loss.name=dpo compares two responses; set responses=pairs"):
+            run("loss=dpo", f"datasets=[{tmp_path}/ranked.jsonl]", "responses=ranked", name="wrong")
 
 
 def test_a_changed_reference_is_refused_on_resume(tmp_path, run):
