@@ -1,8 +1,9 @@
 """Evaluate checkpoints on group preferences: `python evaluate.py ckpt=outputs/gdpo`, or `ckpt=[base,sft,gdpo]` side by side.
 
-Entry point: probabilities of the beliefs at the prompt's end, sampled responses, the papers' metrics (JSD, CBC, BPC, RS,
-majority share), then report.json, predictions.jsonl, a plot and an HTML page. Data set and settings come from the run's
-saved config unless they are given.
+Entry point. Data with belief_probs: probabilities of the beliefs at the prompt's end, sampled responses, the papers' metrics
+(JSD, CBC, BPC, RS, majority share). Data with rewards instead: how the implied rewards of the given responses order them
+(pair and set accuracy, Kendall's tau, mass on Y-, KL to the reference). Then report.json, predictions.jsonl, a plot and an
+HTML page. Data set and settings come from the run's saved config unless they are given.
 """
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from utils import UserError, atomic_path, guarded, keep_freed_memory, log, run_entry, setup_logging
 
 FROM_RUN = {"datasets": ["opinions/republican"], "belief_classes": ["0", "1", "2", "3", "4", "5"],
-            "max_prompt_length": 256, "truncation": "keep_end", "seed": 0, "eval_fraction": 0.05}
+            "max_length": 512, "max_prompt_length": 256, "truncation": None, "seed": 0, "eval_fraction": 0.05}
 
 
 class Checkpoint(NamedTuple):
@@ -27,6 +28,7 @@ class Checkpoint(NamedTuple):
     source: str
     model: dict[str, Any]
     run: Path | None
+    beta: float  # of the implied rewards
 
 
 def main(config: DictConfig) -> None:
@@ -36,11 +38,18 @@ def main(config: DictConfig) -> None:
     settings = fill_settings(settings, checkpoints)
     groups = read_prompts(settings)
     output = Path(settings["output"]) if settings["output"] else default_output(checkpoints)
+    keep_freed_memory()
+    if groups[0].belief_probs:
+        evaluate_beliefs(checkpoints, groups, settings, output)
+    else:
+        evaluate_order(checkpoints, groups, settings, output)
 
+
+def evaluate_beliefs(checkpoints: list[Checkpoint], groups: list, settings: dict[str, Any], output: Path) -> None:
+    """The GDPO paper's metrics of every checkpoint, side by side."""
     import judges
 
     judge = judges.EmbeddingJudge(settings["embedder"])
-    keep_freed_memory()
     results, predictions, shown, faults = {}, [], {}, {}
     for checkpoint in checkpoints:
         log.info("evaluating %s on %d prompts, %d samples each", checkpoint.name, len(groups), settings["n_samples"])
@@ -49,6 +58,108 @@ def main(config: DictConfig) -> None:
         shown[checkpoint.name] = probabilities
         predictions += rows
     finish(output, results, predictions, shown, groups, {**settings, "unjudged": faults}, checkpoints, judge.name)
+
+
+ORDER_METRICS = {  # the training log's names, and the report's
+    "rewards_{}/accuracies": "pair_accuracy", "rewards_{}/set_accuracies": "set_accuracy", "rewards_{}/kendall_tau": "kendall_tau",
+    "rewards_{}/negative_mass": "negative_mass", "rewards_{}/margins": "margin", "kl_reference_{}": "kl_reference",
+    "logps_{}/chosen": "logp_best", "logps_{}/rejected": "logp_others"}
+
+
+def evaluate_order(checkpoints: list[Checkpoint], groups: list, settings: dict[str, Any], output: Path) -> None:
+    """How every checkpoint's implied rewards order the given responses of each prompt, against the rewards they carry.
+
+    The reference of a run is what it started from; a checkpoint that belongs to no run has none, and gets log-probs alone.
+    """
+    import torch
+
+    import metrics
+    import models
+    import preference_datasets as data
+    import report
+
+    results, rows = {}, []
+    for checkpoint in checkpoints:
+        log.info("evaluating %s on %d prompts", checkpoint.name, len(groups))
+        policy, tokenizer = load(checkpoint)
+        trees = data.tokenize(groups, data.view(groups, "ranked"), tokenizer, limits_of(settings), settings["belief_classes"])
+        starting = checkpoint.run and starting_weights(checkpoint)
+        if starting:
+            known = answer_logps(load(starting)[0], trees, tokenizer.pad_token_id)
+            trees = [t._replace(reference=tuple(v)) for t, v in zip(trees, known)]
+        columns: dict[str, list[float]] = {name: [] for name in ORDER_METRICS.values()}
+        for members, scores in scored(policy, trees, tokenizer.pad_token_id, checkpoint.name):
+            no_beliefs = torch.full((len(members),), -1)
+            found = metrics.example_metrics(scores, torch.zeros(len(members)), no_beliefs, checkpoint.beta)
+            for log_name, name in ORDER_METRICS.items():
+                values, mask = found[log_name]
+                columns[name] += values[mask].tolist()
+            rows += [{"checkpoint": checkpoint.name, "id": groups[trees[i].group].id, "rewards": trees[i].rewards,
+                      "logps": logps[: len(trees[i].answers)], "reference_logps": trees[i].reference}
+                     for i, logps in zip(members, scores.policy.tolist())]
+        results[checkpoint.name] = {name: metrics.summarize(values) for name, values in columns.items() if values}
+    write_predictions(output, rows)
+    facts = {k: settings[k] for k in ("datasets", "split", "seed", "few_shot")} | {
+        "n_samples": 0, "prompts": len(groups), "beta": {c.name: c.beta for c in checkpoints},
+        "sources": {c.name: c.source for c in checkpoints}, **models.versions()}
+    page = report.write_report(output, results, facts, [])
+    print("\n" + report.markdown_table(results, 0) + "\n")
+    print(f"{len(groups)} prompts of {', '.join(settings['datasets'])} ({settings['split']}); means with 95% intervals.")
+    print(f"report: {os.path.relpath(page)}")
+
+
+def limits_of(settings: dict[str, Any]):
+    import preference_datasets as data
+
+    return data.limits_with_shots(settings["max_length"], settings["max_prompt_length"], settings["truncation"], settings["few_shot"])
+
+
+def scored(policy, trees: list, pad_id: int, name: str):
+    """(example numbers, Scores) of every pack of trees, with a progress bar."""
+    import torch
+    from tqdm import tqdm
+
+    import forest
+    import models
+
+    device = next(policy.parameters()).device
+    with torch.no_grad(), tqdm(total=len(trees), desc=f"scoring {name}", unit="prompt") as bar:
+        for rows in forest.plan_step(trees, range(len(trees)), 4096, 512, 1):
+            members = [i for row in rows for i in row]
+            scores = models.score(policy, forest.pack(trees, rows, pad_id).to(device))
+            yield members, type(scores)(*(v.cpu() if torch.is_tensor(v) else v for v in scores))
+            bar.update(len(members))
+
+
+def answer_logps(policy, trees: list, pad_id: int) -> list[list[float]]:
+    """Summed log-probs (nats) of every tree's answers."""
+    found: list[list[float]] = [[] for _ in trees]
+    for members, scores in scored(policy, trees, pad_id, "reference"):
+        for i, row in zip(members, scores.policy.tolist()):
+            found[i] = row[: len(trees[i].answers)]
+    return found
+
+
+def load(checkpoint: Checkpoint):
+    """(policy, tokenizer) of a checkpoint, on the GPU where there is one."""
+    import torch
+
+    import models
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, is_file = checkpoint.model, Path(checkpoint.source).is_file()
+    named = model["name_or_path"] if is_file else checkpoint.source
+    tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or named, model["trust_remote_code"])
+    return models.load_policy(named, model["policy_dtype"], "sdpa", device, checkpoint.source if is_file else None,
+                              model["trust_remote_code"], model["compute_dtype"]), tokenizer
+
+
+def starting_weights(checkpoint: Checkpoint) -> Checkpoint:
+    """What a run started from: its reference."""
+    from checkpoint import find_model
+
+    model = checkpoint.model
+    return checkpoint._replace(name="reference", source=find_model(model["archive"] or model["name_or_path"]))
 
 
 def find_checkpoints(settings: dict[str, Any]) -> list[Checkpoint]:
@@ -61,8 +172,8 @@ def find_checkpoints(settings: dict[str, Any]) -> list[Checkpoint]:
 
     for ckpt in given:
         source, run = find_model(ckpt), find_run(ckpt)
-        saved = (OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))["model"] if run
-                 else {**OmegaConf.to_container(known), "name_or_path": source})
+        config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml")) if run else {}
+        saved = config["model"] if run else {**OmegaConf.to_container(known), "name_or_path": source}
         if Path(source).is_file():
             if not settings["base_model"]:
                 raise UserError(f"ckpt={ckpt}: a file of weights needs the model that it belongs to; "
@@ -70,7 +181,8 @@ def find_checkpoints(settings: dict[str, Any]) -> list[Checkpoint]:
             saved["name_or_path"] = settings["base_model"]
         name = run.name if run else Path(ckpt.removeprefix("embedded:")).name
         names = [c.name for c in found]
-        found.append(Checkpoint(name if name not in names else f"{name}-{len(names) + 1}", source, saved, run))
+        found.append(Checkpoint(name if name not in names else f"{name}-{len(names) + 1}", source, saved, run,
+                                config.get("loss", {}).get("beta", 0.1)))
     return found
 
 
@@ -79,11 +191,13 @@ def fill_settings(settings: dict[str, Any], checkpoints: list[Checkpoint]) -> di
     run = next((c.run for c in reversed(checkpoints) if c.run), None)
     saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml")) if run else {}
     filled = {k: settings[k] if settings.get(k) is not None else saved.get(k, default) for k, default in FROM_RUN.items()}
+    filled["few_shot"] = settings["few_shot"] if settings["few_shot"] is not None else saved.get("icf_shots", 0)
     unknown = sorted(set(settings) - set(OmegaConf.load(Path(__file__).parent / "config" / "evaluate.yaml")))
     if unknown:
         raise UserError(f"config key {unknown[0]}: unknown; the keys stand in config/evaluate.yaml")
-    for key, least in (("n_samples", 0), ("max_new_tokens", 1), ("batch_size", 1), ("n_prompts", 1)):
-        if not (type(settings[key]) is int and settings[key] >= least or key == "n_prompts" and settings[key] is None):
+    for key, least in (("n_samples", 0), ("max_new_tokens", 1), ("batch_size", 1), ("n_prompts", 1), ("few_shot", 0)):
+        value = filled.get(key, settings[key])
+        if not (type(value) is int and value >= least or key == "n_prompts" and value is None):
             raise UserError(f"config key {key}={settings[key]}: must be a whole number, {least} or more")
     if not isinstance(settings["temperature"], (int, float)) or settings["temperature"] < 0:
         raise UserError(f"config key temperature={settings['temperature']}: must be a number, 0 (greedy) or more")
@@ -91,37 +205,36 @@ def fill_settings(settings: dict[str, Any], checkpoints: list[Checkpoint]) -> di
 
 
 def read_prompts(settings: dict[str, Any]) -> list:
-    """The groups to evaluate on, each with belief_probs."""
+    """The groups to evaluate on, all with belief_probs or all with rewards, after `few_shot` solved train examples."""
     import preference_datasets as data
 
-    groups = [g for name in settings["datasets"] for g in data.load_groups(
-        name, settings["split"], settings["seed"], settings["belief_classes"], eval_fraction=settings["eval_fraction"])]
-    if missing := next((g for g in groups if not g.belief_probs), None):
-        raise UserError(f"{missing.where}: field belief_probs: missing; "
-                        "the belief metrics need the group's distribution, choose other datasets")
+    def read(split: str) -> list:
+        return [g for name in settings["datasets"] for g in data.load_groups(
+            name, split, settings["seed"], settings["belief_classes"], eval_fraction=settings["eval_fraction"])]
+
+    groups = read(settings["split"])
     if not groups:
         raise UserError(f"datasets={settings['datasets']}: split {settings['split']} is empty; set split=...")
-    return groups[: settings["n_prompts"]]
+    first = next((g for g in groups if g.belief_probs), None)
+    if first is None:
+        groups = [groups[i] for i in dict.fromkeys(e.group for e in data.view(groups, "ranked"))]  # rewards differ
+    elif missing := next((g for g in groups if not g.belief_probs), None):
+        raise UserError(f"{missing.where}: field belief_probs: missing, and {first.where} has it; evaluate data sets of one kind")
+    groups = groups[: settings["n_prompts"]]
+    return data.with_shots(groups, read("train") if settings["few_shot"] else (), settings["few_shot"], settings["seed"])
 
 
 def evaluate_one(checkpoint: Checkpoint, groups: list, settings: dict[str, Any], judge) -> tuple[dict, list[dict], list, dict]:
     """Metrics of one checkpoint with intervals, its predictions, q over the classes for every prompt, and counts of what could
     not be judged."""
-    import torch
-
     import metrics
     import models
     import preference_datasets as data
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, classes = checkpoint.model, settings["belief_classes"]
-    is_file = Path(checkpoint.source).is_file()
-    tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or (model["name_or_path"] if is_file else checkpoint.source),
-                                      model["trust_remote_code"])
-    policy = models.load_policy(model["name_or_path"] if is_file else checkpoint.source, model["policy_dtype"], "sdpa", device,
-                                checkpoint.source if is_file else None, model["trust_remote_code"], model["compute_dtype"])
+    classes, limit = settings["belief_classes"], limits_of(settings).max_prompt_length
+    policy, tokenizer = load(checkpoint)
     class_ids = data.class_token_ids(tokenizer, classes)
-    prompts = [data.cut_prompt(data.encode_prompt(tokenizer, g.prompt), settings["max_prompt_length"], settings["truncation"])
+    prompts = [data.cut_prompt(data.encode_prompt(tokenizer, g.prompt), limit, settings["truncation"] or g.truncation)
                for g in groups]
     q = models.class_distributions(policy, prompts, class_ids, tokenizer.pad_token_id).double().numpy()
     texts = sample(policy, tokenizer, prompts, settings, checkpoint.name)
@@ -171,7 +284,8 @@ def sample(policy, tokenizer, prompts: list, settings: dict[str, Any], name: str
             ids = models.generate(policy, [prompts[i] for _, i, _ in batch], settings["max_new_tokens"], tokenizer.pad_token_id,
                                   tokenizer.eos_token_id, seed=settings["seed"] * 1_000_003 + first, temperature=settings["temperature"])
             for (_, i, s), row in zip(batch, ids):
-                texts[i][s] = tokenizer.decode(row, skip_special_tokens=True)
+                text = tokenizer.decode(row, skip_special_tokens=True)
+                texts[i][s] = text.split("\n\n")[0] if settings["few_shot"] else text  # a prompted model writes on
             bar.update(len(batch))
     return texts
 
@@ -200,10 +314,9 @@ def finish(output: Path, results: dict, predictions: list[dict], probabilities: 
     import models
     import report
 
-    with atomic_path(output / "predictions.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions), encoding="utf-8")
-        temporary.chmod(0o644)
-    facts = {k: settings[k] for k in ("datasets", "split", "n_samples", "temperature", "max_new_tokens", "seed", "unjudged")} | {
+    write_predictions(output, predictions)
+    kept = ("datasets", "split", "n_samples", "temperature", "max_new_tokens", "seed", "few_shot", "unjudged")
+    facts = {k: settings[k] for k in kept} | {
         "prompts": len(groups), "judge": f"nearest reference answer ({embedder})", "embedder": embedder,
         "js_distance": "Jensen-Shannon distance, natural log, at most 0.8326", "sources": {c.name: c.source for c in checkpoints},
         **models.versions()}
@@ -221,6 +334,12 @@ def finish(output: Path, results: dict, predictions: list[dict], probabilities: 
     print(f"{len(groups)} prompts of {', '.join(settings['datasets'])} ({settings['split']}), {settings['n_samples']} samples each; "
           "means with 95% intervals.")
     print(f"report: {os.path.relpath(page)}")
+
+
+def write_predictions(output: Path, rows: list[dict]) -> None:
+    with atomic_path(output / "predictions.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        temporary.chmod(0o644)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ Pack = list[list[int]]  # rows of one forward pass; each row lists example indic
 
 
 class TokenTree(NamedTuple):
-    """One example as token ids. Column 0 of `answers` is the preferred response.
+    """One example as token ids. Column 0 of `answers` is the preferred response; an empty one stands where there is none.
 
     `belief` holds the tokens that all answers stand under (scored as a span of their own), or is empty. `class_ids` and
     `class_probs` are the C belief classes' token ids and the group's p*; `is_majority` says whether the accepted belief
     is the most common one of p* (None: no beliefs). `reference` is filled by `reference.reference_logps`: nats per answer.
+    `group` numbers the prompt that the example belongs to; `truncated` says which answers lost their end.
     """
 
     prompt: Ids
@@ -33,6 +34,8 @@ class TokenTree(NamedTuple):
     class_probs: tuple[float, ...] = ()
     is_majority: bool | None = None
     reference: tuple[float, ...] = ()
+    group: int = 0
+    truncated: tuple[bool, ...] = ()
 
 
 class ForestBatch(NamedTuple):
@@ -115,7 +118,7 @@ class _Placed(NamedTuple):
 
     prompt: int
     belief: int  # -1: none
-    answers: list[int]
+    answers: list[int]  # -1: none
 
 
 def _plant(trees: Sequence[TokenTree], share: bool) -> tuple[list[_Grove], list[tuple[int, _Placed]]]:
@@ -130,12 +133,16 @@ def _plant(trees: Sequence[TokenTree], share: bool) -> tuple[list[_Grove], list[
             grown.append(_Grove())
         grove = grown[groves[key]]
         prompts, beliefs, answers = [], [], []
+        first = next(k for k, answer in enumerate(tree.answers) if answer)
         for k, answer in enumerate(tree.answers):
+            if not answer:
+                answers.append(-1)
+                continue
             branch = 0 if share else k
             prompts.append(grove.add(-1, tree.prompt, False, ("prompt", branch)))
             under = prompts[-1]
             if tree.belief:
-                beliefs.append(grove.add(under, tree.belief, branch == 0, "belief"))
+                beliefs.append(grove.add(under, tree.belief, share or k == first, "belief"))
                 under = beliefs[-1]
             answers.append(grove.add(under, answer, True, "answer"))
         placed.append((groves[key], _Placed(prompts[0], beliefs[0] if beliefs else -1, answers)))
@@ -330,18 +337,18 @@ def _tensors(layout: _Layout, placed: list[tuple[int, _Placed]], members: list[T
     return ForestBatch(
         input_ids=tensor(input_ids), position_ids=tensor(depth), end=tensor(end),
         positions=tensor(positions), source=tensor(source.reshape(-1)), target=tensor(table[order, 2]), owner=tensor(table[order, 3]),
-        span=tensor(per_answer(dump, [[layout.span_of[g, a] for a in p.answers] for g, p in placed]).astype(np.int64)),
+        span=tensor(per_answer(dump, [[layout.span_of[g, a] if a >= 0 else dump for a in p.answers] for g, p in placed]).astype(np.int64)),
         belief_span=tensor(np.asarray([layout.span_of[g, p.belief] if p.belief >= 0 else dump for g, p in placed], np.int64)),
         class_read=tensor(rank[np.asarray(first_class_read, np.int64)[:, None] + np.arange(num_classes)]),
         length=tensor(per_answer(0, [[len(a) for a in t.answers] for t in members]).astype(np.float32)),
         belief_length=tensor(np.asarray([len(t.belief) for t in members], np.float32)),
         reference=tensor(per_answer(0.0, [t.reference or (math.nan,) * len(t.answers) for t in members]).astype(np.float32)),
         reward=tensor(per_answer(0.0, [t.rewards or (0.0,) * len(t.answers) for t in members]).astype(np.float32)),
-        valid=tensor(per_answer(False, [[True] * len(t.answers) for t in members]).astype(bool)),
+        valid=tensor(per_answer(False, [[bool(a) for a in t.answers] for t in members]).astype(bool)),
         class_probs=tensor(np.asarray([t.class_probs or (0.0,) * num_classes for t in members], np.float32)
                            .reshape(len(members), num_classes)),
         is_majority=tensor(np.asarray([-1 if t.is_majority is None else int(t.is_majority) for t in members], np.int64)),
         read_starts=tuple(np.concatenate([[0], np.cumsum(counts)]).tolist()),
         num_spans=dump, num_tokens=sum(len(ids) for ids, _, _ in layout.rows),
-        num_tokens_unshared=sum(len(t.answers) * (len(t.prompt) + len(t.belief) - 1) + sum(map(len, t.answers)) for t in members),
+        num_tokens_unshared=sum(len(t.prompt) + len(t.belief) + len(a) - 1 for t in members for a in t.answers if a),
         num_attended=sum(sum(depths) + len(depths) for _, depths, _ in layout.rows))

@@ -2,7 +2,8 @@
 
 Contract: every loss is `name(scores, **keys) -> (N,)`, a pure function of `Scores` in fp32; `LOSSES` maps config names to
 them, and a config's `loss` section is bound to the signature, so a key that a loss does not take is an error. Log-probs
-are sums in nats. r = policy - reference is the log-ratio, beta * r the implied reward; column 0 is the preferred response.
+are sums in nats. r = policy - reference is the log-ratio, beta * r the implied reward. Column 0 is the preferred response;
+an example that has but one of the two sides of a preference leaves the other column invalid.
 """
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ class Scores(NamedTuple):
     class_probs: torch.Tensor | None = None  # (N, C) the group's p*
     belief_logp: torch.Tensor | None = None  # (N,) log pi(b | x) of the accepted belief
     belief_length: torch.Tensor | None = None  # (N,) tokens that it sums over
-    kl: torch.Tensor | None = None  # () estimate of KL(policy || reference) over the global batch, without gradient
+    kl: torch.Tensor | None = None  # () mean log-ratio of mismatched (prompt, answer) pairs over the global batch, no gradient
 
 
 def sft(scores: Scores) -> torch.Tensor:
@@ -61,13 +62,34 @@ def ipo(scores: Scores, beta: float, length_normalize: bool = False) -> torch.Te
     return (ratio[:, 0] - ratio[:, 1] - 1 / (2 * beta)) ** 2
 
 
+def kto(scores: Scores, beta: float, desirable_weight: float = 1.0, undesirable_weight: float = 1.0) -> torch.Tensor:
+    """KTO, arXiv 2402.01306: w_d (1 - sigmoid(beta (r - z0))) of a desirable response, w_u (1 - sigmoid(beta (z0 - r))) of an
+    undesirable one, averaged over the responses of each example. Returns (N,).
+
+    Column 0 is desirable, all others are not; examples with one response leave the other columns invalid. z0 = max(0, kl),
+    from the mismatched pairs of the whole step, so either kind may be absent from a pack.
+    """
+    z0 = scores.kl.detach().clamp_min(0.0)
+    ratio = (scores.policy - scores.reference).masked_fill(~scores.valid, 0.0)
+    terms = undesirable_weight * torch.sigmoid(beta * (ratio - z0))  # 1 - sigmoid(x) = sigmoid(-x), without cancellation
+    terms = torch.cat([desirable_weight * torch.sigmoid(beta * (z0 - ratio[:, :1])), terms[:, 1:]], dim=1)
+    return terms.masked_fill(~scores.valid, 0.0).sum(-1) / scores.valid.sum(-1)
+
+
 def implied_rewards(scores: Scores, beta: float) -> torch.Tensor:
     """beta * (policy - reference), (N, K); -inf where an example has no such response, so that a softmax leaves it out."""
     return (beta * (scores.policy - scores.reference)).masked_fill(~scores.valid, -math.inf)
 
 
 def soft_targets(scores: Scores, temperature: float) -> torch.Tensor:
-    """t = softmax(reward / temperature) over the responses of each example, (N, K); 0 where there is none."""
+    """t = softmax(reward / temperature) over the responses of each example, (N, K); 0 where there is none.
+
+    Temperature 0 is the limit: all mass on the best response, shared equally where several are best.
+    """
+    if temperature == 0:
+        rewards = scores.reward.masked_fill(~scores.valid, -math.inf)
+        best = (rewards == rewards.max(-1, keepdim=True).values).to(scores.policy.dtype)
+        return best / best.sum(-1, keepdim=True)
     return (scores.reward / temperature).masked_fill(~scores.valid, -math.inf).softmax(-1)
 
 
@@ -139,12 +161,14 @@ def calibration(scores: Scores, kl_direction: str = "forward", kl_support: str =
 
 def gdpo(scores: Scores, beta: float, calibration_weight: float = 1.0, belief_weight: float = 1.0,
          preference_weight: float = 1.0, kl_direction: str = "forward", kl_support: str = "vocab",
-         belief_reduction: str = "mean", preference: str = "dpo") -> torch.Tensor:
+         belief_reduction: str = "mean", preference: str = "dpo",
+         preference_keys: Mapping[str, Any] | None = None) -> torch.Tensor:
     """Group Distributional Preference Optimization, arXiv 2412.20299, as its released `loss=mpo` computes it. Returns (N,).
 
     w_cal KL(p* || q) + w_belief NLL(b_w | x) + w_pref l_pref(y_w > y_l | b_w, x), all from one forward pass: q over the
     belief classes at the last prompt token, the accepted belief's tokens, and both answers under that same belief.
-    A term of weight 0 is left out altogether.
+    `preference` names the loss of l_pref and `preference_keys` its keys beside beta: dpo (cDPO with label_smoothing), ipo,
+    kto, or, where K answers stand under the belief, infonca, nca or swepo. A term of weight 0 is left out altogether.
     """
     total = torch.zeros_like(scores.policy[:, 0])
     if calibration_weight:
@@ -153,46 +177,54 @@ def gdpo(scores: Scores, beta: float, calibration_weight: float = 1.0, belief_we
         tokens = scores.belief_length if belief_reduction == "mean" else 1.0
         total = total - belief_weight * scores.belief_logp / tokens
     if preference_weight:
-        total = total + preference_weight * PREFERENCE_TERMS[preference](scores, beta)
+        total = total + preference_weight * LOSSES[preference](scores, beta, **(preference_keys or {}))
     return total
 
 
-PREFERENCE_TERMS: dict[str, Callable[[Scores, float], torch.Tensor]] = {"dpo": dpo, "ipo": ipo}
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
-    "sft": sft, "dpo": dpo, "ipo": ipo, "infonca": infonca, "nca": nca, "swepo": swepo, "gdpo": gdpo}
+    "sft": sft, "dpo": dpo, "ipo": ipo, "kto": kto, "infonca": infonca, "nca": nca, "swepo": swepo, "gdpo": gdpo}
+RANKED = ("infonca", "nca", "swepo")  # take any number of scored responses an example
 CHOICES = {
     "kl_direction": ("forward", "reverse", "js"),
     "kl_support": ("vocab", "classes"),
     "belief_reduction": ("mean", "sum"),
-    "preference": tuple(PREFERENCE_TERMS),
+    "preference": ("dpo", "ipo", "kto", *RANKED),
     "weighting": ("exp", "power", "signed"),
     "positives": ("above_mean", "best"),
     "power": (0, 1, 2),
 }
-RANKED = ("infonca", "nca", "swepo")  # take any number of scored responses an example
 
 
 class Needs(NamedTuple):
-    """What a bound loss asks of the data: reference log-probs, two responses an example, rewards on all, beliefs with p*."""
+    """What a bound loss asks of the data.
+
+    `columns`: any, pair (two responses), side (a pair or one side of it), or several (two or more). `mismatched`: the mean
+    log-ratio of mismatched pairs (`Scores.kl`).
+    """
 
     reference: bool
-    pairs: bool
+    columns: str
     rewards: bool
     beliefs: bool
+    mismatched: bool
 
 
 def needs(name: str, keys: Mapping[str, Any]) -> Needs:
     """What `LOSSES[name](scores, **keys)` will read."""
     if name == "gdpo":
-        preference = bool(keys.get("preference_weight", 1.0))
-        return Needs(reference=preference, pairs=preference, rewards=False, beliefs=True)
-    return Needs(reference=name != "sft" and not keys.get("reference_free", False), pairs=name in ("dpo", "ipo"),
-                 rewards=name in RANKED, beliefs=False)
+        if not keys.get("preference_weight", 1.0):
+            return Needs(reference=False, columns="any", rewards=False, beliefs=True, mismatched=False)
+        term = needs(keys.get("preference", "dpo"), keys.get("preference_keys") or {})
+        return term._replace(beliefs=True, columns="pair" if term.columns == "side" else term.columns)
+    columns = "any" if name == "sft" else "side" if name == "kto" else "several" if name in RANKED else "pair"
+    return Needs(reference=name != "sft" and not keys.get("reference_free", False), columns=columns, rewards=name in RANKED,
+                 beliefs=False, mismatched=name == "kto")
 
 
-def step0_value(name: str, keys: Mapping[str, Any]) -> float | None:
-    """The loss's value where policy and reference are the same model, if that is a constant; None if it depends on the data."""
-    return math.log(2) if name == "dpo" and not keys.get("reference_free", False) else None
+def at_reference(loss: Callable[[Scores], torch.Tensor], scores: Scores) -> torch.Tensor:
+    """The loss's closed form at step 0, where policy and reference are one model: its value at log-ratios of 0. Returns (N,)."""
+    still = scores._replace(policy=scores.reference, kl=None if scores.kl is None else torch.zeros_like(scores.kl))
+    return loss(still)
 
 
 def bind(name: str, keys: Mapping[str, Any]) -> None:
@@ -213,8 +245,11 @@ def bind(name: str, keys: Mapping[str, Any]) -> None:
             raise ValueError(f"loss.{key}={value}: must be a finite number")
         if parameters[key].annotation == "bool" and not isinstance(value, bool):
             raise ValueError(f"loss.{key}={value}: must be true or false")
-    if keys.get("temperature", 1.0) <= 0:
-        raise ValueError(f"loss.temperature={keys['temperature']}: must be greater than 0")
+        if str(parameters[key].annotation).startswith("Mapping") and not isinstance(value, Mapping | None):
+            raise ValueError(f"loss.{key}={value}: must be a section of keys")
+    for key in ("temperature", "desirable_weight", "undesirable_weight"):
+        if keys.get(key, 1.0) < 0:
+            raise ValueError(f"loss.{key}={keys[key]}: must be 0 or more")
     missing = [k for k, p in parameters.items() if p.default is p.empty and k not in keys]
     if missing:
         raise ValueError(f"loss.{missing[0]}: {name} needs this key; set loss.{missing[0]}=...")
@@ -222,3 +257,11 @@ def bind(name: str, keys: Mapping[str, Any]) -> None:
         raise ValueError(f"loss.beta={keys['beta']}: must be greater than 0")
     if not 0 <= keys.get("label_smoothing", 0.0) < 0.5:
         raise ValueError(f"loss.label_smoothing={keys['label_smoothing']}: must be in [0, 0.5)")
+    if name == "gdpo" and keys.get("preference_weight", 1.0):
+        inner = dict(keys.get("preference_keys") or {})
+        if "beta" in inner:
+            raise ValueError("loss.preference_keys.beta: the preference term takes loss.beta; remove the key")
+        try:
+            bind(keys.get("preference", "dpo"), {"beta": keys["beta"], **inner})
+        except ValueError as error:
+            raise ValueError(str(error).replace("loss.", "loss.preference_keys.", 1)) from error

@@ -1,6 +1,7 @@
 """Metrics of group preferences: pure functions of arrays, with the papers' definitions.
 
-Contract: numpy in, floats or arrays out; every mean over prompts comes with n and a bootstrap interval (`summarize`).
+Contract: arrays in, floats or arrays out; every mean over prompts comes with n and a bootstrap interval (`summarize`).
+`example_metrics` is the one place for what is logged of every loss, in training, validation and evaluation.
 """
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.spatial.distance import jensenshannon
 
 
@@ -76,3 +78,70 @@ def summarize(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> 
     picks = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
     low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
     return {"value": float(values.mean()), "low": float(low), "high": float(high), "n": len(values)}
+
+
+def example_metrics(scores, losses: torch.Tensor, is_majority: torch.Tensor, beta: float) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """What is logged for every loss: name -> ((N,) values, (N,) bool of the examples it holds for). {} is the split's name.
+
+    `scores` are `losses.Scores`; `is_majority` (N,) is 1, 0, or -1 for no beliefs. Implied rewards are beta * (policy -
+    reference). `rejected` averages over the responses that are not preferred; `set_accuracies` asks for all of Y+ above all
+    of Y-, `kendall_tau` compares the order of implied rewards with that of the rewards (ties in the rewards left out), and
+    `negative_mass` is the share of softmax(implied rewards) on Y-. Y+ holds the responses above the mean reward, or column 0
+    where there are no rewards. `kl_reference` is the mean of reference - policy in nats a response: it estimates
+    KL(reference || policy) where the responses are the reference's own, and is a drift elsewhere. `kl_mismatched` is KTO's.
+    """
+    policy, valid = scores.policy.detach(), scores.valid
+    everyone, first = torch.ones_like(losses, dtype=torch.bool), valid[:, 0]
+    metrics = {"loss/{}": (losses, everyone), "logps_{}/chosen": (policy[:, 0], first)}
+    if scores.kl is not None:
+        metrics["kl_mismatched_{}"] = (scores.kl.expand_as(losses), everyone)
+    known = torch.where(valid, scores.reference, 0.0).isfinite().all(1)
+    ratio = (policy - scores.reference).masked_fill(~valid, 0.0)
+    metrics["kl_reference_{}"] = (-ratio.sum(1) / valid.sum(1).clamp_min(1), known)
+    if valid.shape[1] > 1:
+        metrics |= _comparisons(policy, beta * ratio, scores.reward, valid, known, is_majority)
+    if scores.class_logps is not None:
+        log_q, p = scores.class_logps.detach(), scores.class_probs
+        held = p.sum(1) > 0
+        q = log_q.softmax(1)
+        mixture = 0.5 * (p + q)
+        divergence = (0.5 * (torch.xlogy(p, p) + torch.xlogy(q, q)) - torch.xlogy(mixture, mixture)).sum(1)
+        metrics["js_distance_{}"] = (divergence.clamp_min(0).sqrt(), held)
+        metrics["class_mass_{}"] = (log_q.exp().sum(1), held)
+        metrics["kl_{}"] = ((torch.xlogy(p, p) - p * log_q).sum(1), held)
+    return metrics
+
+
+def _comparisons(policy, implied, reward, valid, known, is_majority) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The metrics of examples with several responses: implied (N, K) rewards against the preference."""
+    others = valid[:, 1:]
+
+    def mean_others(table: torch.Tensor) -> torch.Tensor:
+        return torch.where(others, table, 0.0).sum(1) / others.sum(1).clamp_min(1)
+
+    some, both = others.any(1), valid[:, 0] & others.any(1)
+    chosen, rejected = implied[:, 0], mean_others(implied[:, 1:])
+    metrics = {"logps_{}/rejected": (mean_others(policy[:, 1:]), some)}
+    values = {"chosen": (chosen, known & valid[:, 0]), "rejected": (rejected, known & some), "margins": (chosen - rejected, known & both),
+              "accuracies": (mean_others((implied[:, :1] > implied[:, 1:]).float()), known & both)}
+    for name, (value, mask) in values.items():
+        metrics[f"rewards_{{}}/{name}"] = (value, mask)
+        for label, flag in (("majority", 1), ("minority", 0)):
+            metrics[f"rewards_{{}}/{name}_{label}"] = (value, mask & (is_majority == flag))
+    metrics |= {f"rewards_{{}}/{name}": (value, known & both) for name, value in order_metrics(implied, reward, valid).items()}
+    return metrics
+
+
+def order_metrics(implied: torch.Tensor, reward: torch.Tensor, valid: torch.Tensor) -> dict[str, torch.Tensor]:
+    """set_accuracies, kendall_tau and negative_mass (N,) of implied (N, K) rewards; see `example_metrics`."""
+    level = torch.where(valid, reward, 0.0)
+    flat = (torch.where(valid, reward, -torch.inf).amax(1) == torch.where(valid, reward, torch.inf).amin(1))[:, None]
+    level = torch.where(flat, (torch.arange(reward.shape[1], device=reward.device) == 0).to(level.dtype), level)
+    mean = torch.where(valid, level, 0.0).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp_min(1)
+    positive, negative = valid & (level > mean), valid & (level <= mean)
+    worst, best = torch.where(positive, implied, torch.inf).amin(1), torch.where(negative, implied, -torch.inf).amax(1)
+    above = (level[:, :, None] > level[:, None, :]) & valid[:, :, None] & valid[:, None, :]
+    signs = torch.where(above, torch.sign(implied[:, :, None] - implied[:, None, :]), 0.0).sum((1, 2))
+    mass = torch.where(valid, implied, -torch.inf).softmax(1)
+    return {"set_accuracies": (worst > best).to(implied.dtype), "kendall_tau": signs / above.sum((1, 2)).clamp_min(1),
+            "negative_mass": torch.where(negative, mass, 0.0).sum(1)}

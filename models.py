@@ -98,6 +98,9 @@ def score_one_by_one(policy: Scorer, tree: forest.TokenTree) -> list[float]:
     """Answer log-probs of one example by plain causal forwards of the wrapped model, one response at a time: the yardstick."""
     device, sums = next(policy.parameters()).device, []
     for answer in tree.answers:
+        if not answer:
+            sums.append(0.0)
+            continue
         ids = torch.tensor([[*tree.prompt, *tree.belief, *answer]], device=device)
         with policy.autocast(device):
             logits = policy.model(input_ids=ids, use_cache=False).logits[0, -len(answer) - 1 : -1].float()

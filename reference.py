@@ -33,14 +33,14 @@ def reference_logps(policy: models.Scorer, trees: Sequence[forest.TokenTree], fi
     dtype = "-".join(str(d).removeprefix("torch.") for d in (next(policy.parameters()).dtype, policy.compute_dtype))
     path = cache_dir() / "reference" / f"{fingerprint}-{dtype}-{policy.attention}.safetensors"
     known = shared_from_main(read_cache(path) if world.is_main else {}, world)
-    keys = [[path_key(t.prompt, t.belief, a) for a in t.answers] for t in trees]
-    missing = [i for i, row in enumerate(keys) if any(k not in known for k in row)]
+    keys = [[path_key(t.prompt, t.belief, a) if a else None for a in t.answers] for t in trees]
+    missing = [i for i, row in enumerate(keys) if any(k is not None and k not in known for k in row)]
     if missing:
         known |= _compute(policy, trees, keys, missing, pad_id, max_tokens, row_tokens, world, share)
         if world.is_main:
             write_cache(path, read_cache(path) | known)  # another run may have added to the file meanwhile
     log.info("reference log-probs: %d of %d examples from the cache", len(trees) - len(missing), len(trees))
-    return [t._replace(reference=tuple(known[k] for k in row)) for t, row in zip(trees, keys)]
+    return [t._replace(reference=tuple(0.0 if k is None else known[k] for k in row)) for t, row in zip(trees, keys)]
 
 
 def shared_from_main(value: dict[bytes, float], world: World) -> dict[bytes, float]:
@@ -68,7 +68,7 @@ def _compute(policy, trees, keys, missing, pad_id, max_tokens, row_tokens, world
                 values = models.score(policy, forest.pack(trees, rows, pad_id, share).to(device)).policy.tolist()
                 members = [i for row in rows for i in row]
                 for i, row in zip(members, values):
-                    found.update(zip(keys[i], row))
+                    found.update((k, v) for k, v in zip(keys[i], row) if k is not None)
                 bar.update(len(members) * world.size)
     if world.size > 1:
         parts: list[dict] = [{}] * world.size

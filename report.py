@@ -19,7 +19,9 @@ from utils import atomic_path, write_json
 TITLES = {
     "js_distance_probability": "JSD (probability)", "js_distance_sampling": "JSD (sampling)",
     "js_distance_floor": "floor of JSD (sampling)",
-    "cbc": "CBC", "bpc": "BPC", "rs": "RS", "majority_share": "majority share", "class_mass": "class mass"}
+    "cbc": "CBC", "bpc": "BPC", "rs": "RS", "majority_share": "majority share", "class_mass": "class mass",
+    "pair_accuracy": "pair accuracy", "set_accuracy": "set accuracy", "kendall_tau": "Kendall's tau", "negative_mass": "mass on Y-",
+    "margin": "margin", "kl_reference": "KL to reference", "logp_best": "log-prob of the best", "logp_others": "log-prob of the others"}
 
 
 class Shown(NamedTuple):
@@ -100,6 +102,13 @@ def _page(checkpoints: Mapping[str, Mapping[str, Any]], settings: Mapping[str, A
     cells = lambda row, tag: "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row) + "</tr>"  # noqa: E731
     facts = "".join(f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in settings.items())
     picture = f'<img alt="belief distributions" src="data:image/png;base64,{base64.b64encode(image).decode()}">' if image else ""
+    beliefs = any("js_distance_probability" in c for c in checkpoints.values())
+    explanation = (
+        "JSD is the Jensen-Shannon distance (natural log, at most 0.833) between the model's belief distribution and the group's; lower is "
+        "better. CBC, BPC and RS: higher is better. A majority share of 1 is faithful." if beliefs else
+        "Implied rewards, beta times the log-ratio to the reference, against the rewards that the responses carry. Pair accuracy: the best "
+        "response above each other; set accuracy: all responses above the mean reward over all below it; mass on Y-: share of the softmax "
+        "on those below. KL to the reference is the mean of reference minus policy log-probs, in nats a response.")
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Grove report</title>
 <style>
@@ -108,9 +117,8 @@ def _page(checkpoints: Mapping[str, Mapping[str, Any]], settings: Mapping[str, A
 font-variant-numeric: tabular-nums }}
  img {{ max-width: 100% }} .facts th {{ font-weight: normal; color: #666 }}
 </style>
-<h1>Belief distributions and answers</h1>
-<p>Means over prompts with 95% bootstrap intervals. JSD is the Jensen-Shannon distance (natural log, at most 0.833) between the
-model's belief distribution and the group's; lower is better. CBC, BPC and RS: higher is better. A majority share of 1 is faithful.</p>
+<h1>Evaluation</h1>
+<p>Means over prompts with 95% bootstrap intervals. {explanation}</p>
 <table>{cells(header, "th")}{"".join(cells(row, "td") for row in rows)}</table>
 {picture}
 <h2>Settings</h2><table class="facts">{facts}</table></html>

@@ -23,7 +23,7 @@ RANGES = {  # key: kind, least value, may be null
     "row_tokens": (int, 1, True), "max_length": (int, 2, False), "max_prompt_length": (int, 1, True), "pairs_per_prompt": (int, 1, False),
     "eval_every": (int, 1, False), "n_eval_examples": (int, 1, True), "n_epochs": (int, 1, True), "n_examples": (int, 1, True),
     "warmup_steps": (int, 0, False), "patience": (int, 1, True), "lr": (float, 1e-12, False), "max_grad_norm": (float, 1e-12, False),
-    "log_every_seconds": (float, 0, False), "eval_fraction": (float, 0, False)}
+    "log_every_seconds": (float, 0, False), "eval_fraction": (float, 0, False), "icf_shots": (int, 0, False)}
 SHOWN = ("loss/eval", "js_distance_eval", "class_mass_eval", "rewards_eval/accuracies",
          "rewards_eval/margins_majority", "rewards_eval/margins_minority")
 FREE_TO_CHANGE = {"resume", "wandb", "n_epochs", "n_examples", "debug", "output_dir", "log_every_seconds",
@@ -41,7 +41,7 @@ def main(config: DictConfig) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     needs = losses.needs(loss_name, loss_keys)
-    counts = {"train": Counter(), "eval": Counter()}
+    counts: dict[str, dict[str, Counter]] = {"train": {}, "eval": {}}
     splits = read_data(settings, needs, counts)
 
     import checkpoint
@@ -61,18 +61,19 @@ def main(config: DictConfig) -> None:
         models.resolve_name(named)  # unpacks an embedded model before the other ranks look for it
     wait(world)
     tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or named, model["trust_remote_code"])
-    limits = data.Limits(settings["max_length"], settings["max_prompt_length"], settings["truncation"])
-    trees = {s: data.tokenize(groups, examples, tokenizer, limits, settings["belief_classes"], counts[s])
-             for s, (groups, examples) in splits.items()}
-    check_sizes(trees, settings)
-    audit = {s: data.audit_groups(*splits[s], trees[s], counts[s]) for s in splits}
-    for split, found in audit.items():
-        log.info("%s: %s", split, json.dumps(found))
+    trees = tokenize(settings, splits, tokenizer, counts)
+    mismatched = {s: data.mismatch(trees[s], trees["train"], settings["seed"], limits_of(settings).max_length)
+                  for s in trees if needs.mismatched}
+    check_sizes([*trees.values(), *mismatched.values()], settings)
+    audit = data.audit_splits({s: (*splits[s], trees[s]) for s in splits}, counts)
+    for name, found in audit.items():
+        for split, values in found.items():
+            log.info("%s, %s: %s", name, split, json.dumps(values))
 
     policy = models.load_policy(model["name_or_path"], model["policy_dtype"], settings["attention"], world.device, archive,
                                 model["trust_remote_code"], model["compute_dtype"])
     row_tokens = settings["row_tokens"] or (settings["max_tokens"] if policy.attention == "flex_attention" else 256)
-    longest = max((t for split in trees.values() for t in split), key=path_tokens)
+    longest = max((t for split in (*trees.values(), *mismatched.values()) for t in split), key=path_tokens)
     models.check_lengths(policy, path_tokens(longest))
     probe = models.parity_probe(policy, [*trees["train"][:2], longest], tokenizer.pad_token_id, settings["share_prefixes"])
     log.info("parity probe: packed and one-by-one log-probs agree to %.1e nats", probe)
@@ -81,9 +82,10 @@ def main(config: DictConfig) -> None:
         models.gradient_checkpointing(policy)
     policy = models.shard(policy, world)
     if needs.reference:
-        for split in trees:
-            trees[split] = reference.reference_logps(policy, trees[split], mark, tokenizer.pad_token_id, settings["max_tokens"],
-                                                     row_tokens, world, settings["share_prefixes"])
+        for held in (trees, mismatched):
+            for split in held:
+                held[split] = reference.reference_logps(policy, held[split], mark, tokenizer.pad_token_id, settings["max_tokens"],
+                                                        row_tokens, world, settings["share_prefixes"])
 
     optimizer = build_optimizer(settings, policy)
     state = None if settings["resume"] == "never" or settings["debug"] else checkpoint.load_latest(run, policy, optimizer)
@@ -105,9 +107,9 @@ def main(config: DictConfig) -> None:
         return
     loss_fn = functools.partial(losses.LOSSES[loss_name], **loss_keys)
     if needs.reference and state is None:
-        loss_fn = with_step0_check(loss_fn, losses.step0_value(loss_name, loss_keys))
+        loss_fn = with_step0_check(loss_fn)
     publish = open_logs(settings, run, state["step"] if state else 0, world.is_main)
-    packs = {s: trainers.Data(trees[s], [e.group for e in splits[s][1]]) for s in trees}
+    packs = {s: trainers.Data(trees[s], mismatched.get(s)) for s in trees}
     final = trainers.train(policy, optimizer, tokenizer, packs["train"], packs["eval"], loss_fn, plan, world, run,
                            state or trainers.new_state(mark), publish)
     log.info("finished %d examples; best %s %.4f; checkpoint: %s",
@@ -134,10 +136,10 @@ def check_config(config: DictConfig) -> dict[str, Any]:
     for key in ("datasets", "eval_datasets"):
         if not (isinstance(settings[key], list) and settings[key] or key == "eval_datasets" and settings[key] is None):
             raise UserError(f"config key {key}={settings[key]}: must be a list, {key}=[name,...]")
-    for key, allowed in (("shuffle", ("examples", "prompts")), ("truncation", ("keep_start", "keep_end")),
+    for key, allowed in (("shuffle", ("examples", "prompts")), ("truncation", (None, "keep_start", "keep_end")),
                          ("resume", ("auto", "never", "must"))):
         if settings[key] not in allowed:
-            raise UserError(f"config key {key}={settings[key]}: choose one of {', '.join(allowed)}")
+            raise UserError(f"config key {key}={settings[key]}: choose one of {', '.join(str(a or 'null') for a in allowed)}")
     for key in ("policy_dtype", "compute_dtype"):
         if settings["model"][key] not in ("float32", "bfloat16"):
             raise UserError(f"config key model.{key}={settings['model'][key]}: choose float32 or bfloat16")
@@ -162,48 +164,78 @@ def pick(examples: list, count: int | None, seed: int) -> list:
     return [examples[i] for i in sorted(np.random.default_rng(seed).permutation(len(examples))[:count])]
 
 
-def read_data(settings: dict[str, Any], needs, dropped: dict[str, Counter]) -> dict[str, tuple]:
-    """Groups and examples of the train and eval splits, checked against what the loss needs."""
+def read_data(settings: dict[str, Any], needs, counts: dict[str, dict[str, Counter]]) -> dict[str, tuple]:
+    """Groups and examples of the train and eval splits, checked against what the loss needs; `counts` gets {split: {data set: drops}}."""
     import preference_datasets as data
 
-    splits = {}
+    splits, donors = {}, []
     for split, names in (("train", settings["datasets"]), ("eval", settings["eval_datasets"] or settings["datasets"])):
-        groups = [g for name in names for g in data.load_groups(
-            name, "all" if settings["eval_datasets"] and Path(name).is_file() else split, settings["seed"], settings["belief_classes"],
-            settings["pairs_per_prompt"], settings["eval_fraction"], dropped[split])]
+        groups, examples = [], []
+        for name in dict.fromkeys(names):
+            dropped = counts[split].setdefault(name, Counter())
+            part = "all" if settings["eval_datasets"] and Path(name).is_file() else split
+            found = data.load_groups(name, part, settings["seed"], settings["belief_classes"], settings["pairs_per_prompt"],
+                                     settings["eval_fraction"], dropped)
+            if needs.beliefs and (bad := next((g for g in found if not g.belief_probs), None)):
+                raise UserError(f"{bad.where}: field belief_probs: missing, "
+                                f"and loss.name={settings['loss']['name']} needs it; add the group's distribution or choose loss=dpo")
+            viewed = data.view(found, settings["responses"], settings["seed"], dropped)
+            examples += [e._replace(group=e.group + len(groups)) for e in viewed]
+            groups += found
         if not groups:
             raise UserError(f"datasets={list(names)}: split {split} is empty; add data or set eval_datasets")
-        if needs.beliefs and (bad := next((g for g in groups if not g.belief_probs), None)):
-            raise UserError(f"{bad.where}: field belief_probs: missing, "
-                            f"and loss.name={settings['loss']['name']} needs it; add the group's distribution or choose loss=dpo")
-        examples = data.view(groups, settings["responses"], settings["seed"], dropped[split])
         check_examples(groups, examples, settings, needs, split)
-        if needs.beliefs and settings["responses"] != "conditioned":
-            raise UserError(f"responses={settings['responses']}: gdpo's answers stand under one belief; set responses=conditioned")
+        donors = donors or groups
+        groups = data.with_shots(groups, donors, settings["icf_shots"], settings["seed"])
         splits[split] = (groups, pick(examples, settings["n_eval_examples"], settings["seed"]) if split == "eval" else examples)
     return splits
 
 
 def check_examples(groups: list, examples: list, settings: dict[str, Any], needs, split: str) -> None:
     """Raises UserError where a view's examples do not have the columns or the rewards that the loss reads."""
-    name = settings["loss"]["name"]
+    name, view = settings["loss"]["name"], settings["responses"]
     if not examples:
         raise UserError(f"datasets={settings['datasets']}: split {split} has no example left (all rewards are equal); add data")
-    wrong = next((e for e in examples if needs.pairs and len(e.columns) != 2 or needs.rewards and len(e.columns) < 2), None)
-    if wrong:
-        raise UserError(f"responses={settings['responses']}: loss.name={name} compares {'two' if needs.pairs else 'several'} responses; "
-                        f"set responses={'pairs' if needs.pairs else 'ranked'}")
-    bad = next((groups[e.group] for e in examples for c in e.columns
-                if needs.rewards and groups[e.group].responses[c].reward is None), None)
-    if bad:
-        raise UserError(f"{bad.where}: field responses: loss.name={name} needs a reward on each; add rewards or choose loss=dpo")
+    if needs.beliefs and not view.startswith("conditioned"):
+        raise UserError(f"responses={view}: gdpo's answers stand under one belief; set responses=conditioned")
+    columns = {e.columns for e in examples}
+    fits = {"any": lambda c: True, "side": lambda c: len(c) == 2, "pair": lambda c: len(c) == 2 and None not in c,
+            "several": lambda c: len(c) > 1 and None not in c}[needs.columns]
+    if not all(map(fits, columns)):
+        what, remedy = {"pair": ("two responses", "pairs"), "side": ("responses to like with others to avoid", "binary"),
+                        "several": ("several responses", "ranked")}[needs.columns]
+        if needs.beliefs:
+            remedy = "conditioned" if needs.columns == "pair" else "conditioned.all"
+        raise UserError(f"responses={view}: loss.name={name} compares {what}; set responses={remedy}")
+    if bad := next((groups[e.group] for e in examples if needs.rewards and not e.rewards), None):
+        remedy = "set responses=conditioned.all" if needs.beliefs else "set responses=ranked, with a reward on each, or choose loss=dpo"
+        raise UserError(f"{bad.where}: field responses: loss.name={name} needs rewards, and responses={view} carries none; {remedy}")
 
 
-def check_sizes(trees: dict[str, list], settings: dict[str, Any]) -> None:
+def limits_of(settings: dict[str, Any]):
+    import preference_datasets as data
+
+    return data.limits_with_shots(settings["max_length"], settings["max_prompt_length"], settings["truncation"], settings["icf_shots"])
+
+
+def tokenize(settings: dict[str, Any], splits: dict[str, tuple], tokenizer, counts: dict[str, dict[str, Counter]]) -> dict[str, list]:
+    """Token trees of every split; what was cut or left out is added to the counts of its data set."""
+    import preference_datasets as data
+
+    limits, trees = limits_of(settings), {}
+    for split, (groups, examples) in splits.items():
+        trees[split] = []
+        for name in counts[split]:
+            members = [e for e in examples if groups[e.group].dataset == name]
+            trees[split] += data.tokenize(groups, members, tokenizer, limits, settings["belief_classes"], counts[split][name])
+    return trees
+
+
+def check_sizes(splits: list[list], settings: dict[str, Any]) -> None:
     """Raises UserError where one example alone is larger than a pack."""
     import forest
 
-    largest = max(forest.tree_tokens([tree], settings["share_prefixes"]) for split in trees.values() for tree in split)
+    largest = max(forest.tree_tokens([tree], settings["share_prefixes"]) for trees in splits for tree in trees)
     if largest > settings["max_tokens"]:
         raise UserError(f"config key max_tokens={settings['max_tokens']}: the largest example has {largest} tokens; raise max_tokens or "
                         "lower max_length")
@@ -253,11 +285,12 @@ def build_optimizer(settings: dict[str, Any], policy):
     return kind(policy.parameters(), lr=settings["lr"], **extra)
 
 
-def with_step0_check(loss_fn, expected: float | None):
-    """Check the first pack of a new run: policy and reference are then one model, so every log-ratio is 0 up to rounding.
-
-    Where the loss has a known value there (log 2 for DPO) it is logged beside it. Raises UserError on a mismatch.
+def with_step0_check(loss_fn):
+    """Check the first pack of a new run: policy and reference are then one model, so every log-ratio is 0 up to rounding and
+    the loss has its closed form (log 2 for DPO, log K for InfoNCA, ...). Raises UserError on a mismatch.
     """
+    import losses
+
     pending = [True]
 
     def checked(scores):
@@ -265,8 +298,8 @@ def with_step0_check(loss_fn, expected: float | None):
         if pending[0] and len(values):
             pending[0] = False
             error = ((scores.policy.detach() - scores.reference).abs() - 0.02 * scores.reference.abs()).max().item()
-            note = "" if expected is None else f", expected {expected:.4f}"
-            log.info("step-0 check: loss is %.4f%s", values.detach().mean().item(), note)
+            log.info("step-0 check: loss is %.4f, in closed form %.4f", values.detach().mean().item(),
+                     losses.at_reference(loss_fn, scores).mean().item())
             if error > 0.5:
                 raise UserError(f"step 0: a log-ratio of policy and reference is off by {error:.2f} nats or more, so the cached "
                                 "reference is not this model's; remove the folder reference/ of the cache and start again")

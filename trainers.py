@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import checkpoint
 import forest
+import metrics
 import models
 from losses import Scores
 from utils import StopFlag, Stopped, UserError, World, log
@@ -48,10 +49,10 @@ class Settings(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Trees of one split, and the number of each one's prompt (examples of one prompt may be kept together)."""
+    """Trees of one split, and, for losses that ask for it, every tree's prompt with an answer to another one."""
 
     trees: list[forest.TokenTree]
-    prompt_of: list[int]
+    mismatched: list[forest.TokenTree] | None = None
 
 
 LossFn = Callable[[Scores], torch.Tensor]
@@ -66,6 +67,7 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
     """
     per_epoch = forest.steps_per_epoch(len(train_data.trees), settings.batch_size)
     last_step = num_steps(len(train_data.trees), settings)
+    prompt_of = [tree.group for tree in train_data.trees]
     meter = Meter(policy, world)
     stop = StopFlag()
     bar = tqdm(total=settings.num_examples, initial=state["examples"], unit="ex", desc="train",
@@ -93,16 +95,17 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
             values = validate(policy, eval_data, loss_fn, settings, world)
             publish({"counters/examples": 0, "counters/updates": 0, **values})
         for step in range(state["step"], last_step):
-            examples = forest.step_examples(train_data.prompt_of, settings.batch_size, settings.seed, step, settings.shuffle)
+            examples = forest.step_examples(prompt_of, settings.batch_size, settings.seed, step, settings.shuffle)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, settings)
-            for rows in planned(train_data, examples, settings, world):
+            kl = mismatched_log_ratio(policy, train_data, examples, settings, world)
+            for rows in planned(train_data.trees, examples, settings, world):
                 batch = forest.pack(train_data.trees, rows, tokenizer.pad_token_id, settings.share).to(world.device)
-                scores = models.score(policy, batch)
+                scores = models.score(policy, batch)._replace(kl=kl)
                 losses = loss_fn(scores)
                 # FSDP2 averages gradients over ranks: undo that, and divide by the examples of the whole step
                 (losses.sum() * world.size / len(examples)).backward()
-                meter.add(batch, example_metrics(scores, losses.detach(), batch, settings.beta))
+                meter.add(batch, metrics.example_metrics(scores, losses.detach(), batch.is_majority, settings.beta))
             grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -157,10 +160,25 @@ def learning_rate(step: int, settings: Settings) -> float:
     return settings.lr * min(1.0, (step + 1) / (settings.warmup_steps + 1))
 
 
-def planned(data: Data, examples: Sequence[int], settings: Settings, world: World) -> list[forest.Pack]:
+def planned(trees: Sequence[forest.TokenTree], examples: Sequence[int], settings: Settings, world: World) -> list[forest.Pack]:
     """This rank's packs of the given examples."""
-    packs = forest.plan_step(data.trees, examples, settings.max_tokens, settings.row_tokens, world.size, settings.share)
+    packs = forest.plan_step(trees, examples, settings.max_tokens, settings.row_tokens, world.size, settings.share)
     return packs[world.rank :: world.size]
+
+
+@torch.no_grad()
+def mismatched_log_ratio(policy: models.Scorer, data: Data, examples: Sequence[int], settings: Settings,
+                         world: World) -> torch.Tensor | None:
+    """Mean log-ratio (), in nats, of the examples' mismatched pairs over all packs and ranks; None where the loss takes none."""
+    if data.mismatched is None:
+        return None
+    total = torch.zeros((), device=world.device)
+    for rows in planned(data.mismatched, examples, settings, world):
+        scores = models.score(policy, forest.pack(data.mismatched, rows, 0, settings.share).to(world.device))
+        total += (scores.policy - scores.reference).sum()
+    if world.size > 1:
+        dist.all_reduce(total)
+    return total / len(examples)
 
 
 def agree(signum: int, seconds: float, world: World) -> tuple[float, float]:
@@ -185,49 +203,12 @@ def validate(policy: models.Scorer, data: Data, loss_fn: LossFn, settings: Setti
     chunks = [list(range(i, min(i + settings.eval_batch_size, len(data.trees))))
               for i in range(0, len(data.trees), settings.eval_batch_size)]
     for examples in tqdm(chunks, desc="eval", leave=False, disable=not world.is_main):
-        for rows in planned(data, examples, settings, world):
+        kl = mismatched_log_ratio(policy, data, examples, settings, world)
+        for rows in planned(data.trees, examples, settings, world):
             batch = forest.pack(data.trees, rows, 0, settings.share).to(world.device)
-            scores = models.score(policy, batch)
-            meter.add(batch, example_metrics(scores, loss_fn(scores), batch, settings.beta))
+            scores = models.score(policy, batch)._replace(kl=kl)
+            meter.add(batch, metrics.example_metrics(scores, loss_fn(scores), batch.is_majority, settings.beta))
     return {k: v for k, v in meter.read("eval").items() if k.endswith("_eval") or "_eval/" in k or k == "loss/eval"}
-
-
-def example_metrics(scores: Scores, losses: torch.Tensor, batch: forest.ForestBatch,
-                    beta: float) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """What is logged for every loss: name -> ((N,) values, (N,) bool of the examples it holds for). {} is the split's name.
-
-    Implied rewards are beta * (policy - reference); rejected ones are averaged over the responses that are not preferred.
-    """
-    policy, everyone = scores.policy.detach(), torch.ones_like(losses, dtype=torch.bool)
-    metrics = {"loss/{}": (losses, everyone), "logps_{}/chosen": (policy[:, 0], everyone)}
-    others = scores.valid[:, 1:].float()
-    num_others = others.sum(1).clamp_min(1)
-
-    def mean_others(table: torch.Tensor) -> torch.Tensor:
-        return (torch.nan_to_num(table) * others).sum(1) / num_others
-
-    if others.shape[1]:
-        compared = scores.valid[:, 1]
-        rewards = beta * (policy - scores.reference)
-        known = compared & scores.reference[:, 0].isfinite()
-        chosen, rejected = rewards[:, 0], mean_others(rewards[:, 1:])
-        metrics["logps_{}/rejected"] = (mean_others(policy[:, 1:]), compared)
-        pairs = {"chosen": chosen, "rejected": rejected, "margins": chosen - rejected,
-                 "accuracies": mean_others((rewards[:, :1] > rewards[:, 1:]).float())}
-        for name, values in pairs.items():
-            metrics[f"rewards_{{}}/{name}"] = (values, known)
-            for label, flag in (("majority", 1), ("minority", 0)):
-                metrics[f"rewards_{{}}/{name}_{label}"] = (values, known & (batch.is_majority == flag))
-    if scores.class_logps is not None:
-        log_q, p = scores.class_logps.detach(), scores.class_probs
-        held = p.sum(1) > 0
-        q = log_q.softmax(1)
-        mixture = 0.5 * (p + q)
-        divergence = (0.5 * (torch.xlogy(p, p) + torch.xlogy(q, q)) - torch.xlogy(mixture, mixture)).sum(1)
-        metrics["js_distance_{}"] = (divergence.clamp_min(0).sqrt(), held)
-        metrics["class_mass_{}"] = (log_q.exp().sum(1), held)
-        metrics["kl_{}"] = ((torch.xlogy(p, p) - p * log_q).sum(1), held)
-    return metrics
 
 
 class Meter:
@@ -247,8 +228,8 @@ class Meter:
     def seconds(self) -> float:
         return time.perf_counter() - self.start
 
-    def add(self, batch: forest.ForestBatch, metrics: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
-        for name, (values, mask) in metrics.items():
+    def add(self, batch: forest.ForestBatch, found: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        for name, (values, mask) in found.items():
             self.sums[name] += torch.stack([torch.where(mask, values.float(), 0.0).sum(), mask.sum().float()])
         flops = models.forward_flops(self.policy, batch)
         done = (batch.num_tokens, batch.input_ids.numel(), batch.num_tokens_unshared, flops, len(batch.length))

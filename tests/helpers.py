@@ -24,10 +24,12 @@ CONFIGS = {
 }
 
 
-def tiny_policy(family: str = "llama", seed: int = 0) -> models.Scorer:
+def tiny_policy(family: str = "llama", seed: int = 0, **changes) -> models.Scorer:
     """A random model of a family, wide enough in its weights that log-probs differ between tokens."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[family]), attn_implementation="sdpa")
+    config = copy.deepcopy(CONFIGS[family])
+    config.update(changes)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -47,8 +49,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
 
 
-def save_tiny(folder, family: str = "llama", seed: int = 0):
+def save_tiny(folder, family: str = "llama", seed: int = 0, **changes):
     """Write a tiny HF folder with its tokenizer; return the folder as a string."""
-    tiny_policy(family, seed).model.save_pretrained(folder)
+    tiny_policy(family, seed, **changes).model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return str(folder)

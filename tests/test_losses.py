@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import losses
 
 nats = st.floats(-200, 0)
+P = [0.06, 0.0, 0.3, 0.14, 0.5, 0.0]
 
 
 def make(policy, reference=None, **extra):
@@ -55,7 +56,14 @@ def test_dpo_gradient_is_minus_beta_sigmoid(w, l, beta):  # noqa: E741
 
 def test_dpo_is_log_2_where_policy_and_reference_agree():
     assert losses.dpo(make([[-3.0, -70.0]], [[-3.0, -70.0]]), 0.1).item() == pytest.approx(math.log(2), abs=1e-12)
-    assert losses.step0_value("dpo", {"beta": 0.1}) == math.log(2)
+
+
+def test_the_closed_form_at_step_0():
+    """Whatever the policy says, `at_reference` gives the loss at log-ratios of 0: log 2, 1/2, (1 / 2 beta)^2, log K."""
+    scores = make([[-3.0, -9.0]], [[-4.0, -70.0]], kl=torch.tensor(5.0))
+    for loss, keys, value in ((losses.dpo, {}, math.log(2)), (losses.kto, {}, 0.5), (losses.ipo, {}, 25.0),
+                              (losses.infonca, {"temperature": 1.0}, math.log(2))):
+        assert losses.at_reference(lambda s, loss=loss, keys=keys: loss(s, 0.1, **keys), scores).item() == pytest.approx(value)
 
 
 @pytest.mark.parametrize("smoothing", [0.1, 0.3])
@@ -65,9 +73,26 @@ def test_cdpo_is_least_where_beta_h_is_the_log_odds(smoothing):
     assert at[1] < at[0] and at[1] < at[2]
 
 
-def test_losses_stay_finite_for_huge_log_ratios():
-    for w, other in ((1000.0, -1000.0), (-1000.0, 1000.0)):
-        assert math.isfinite(losses.dpo(make([[w, other]]), 1.0).item())
+EVERY = [("sft", {}), ("dpo", {"beta": 1.0}), ("dpo", {"beta": 1.0, "label_smoothing": 0.1}), ("ipo", {"beta": 1.0}),
+         ("kto", {"beta": 1.0}), ("nca", {"beta": 1.0, "temperature": 1.0}),
+         ("infonca", {"beta": 1.0, "temperature": 1.0}), ("infonca", {"beta": 1.0, "temperature": 0}),
+         *(("swepo", {"beta": 1.0, "alpha": 0.5, "power": p, "weighting": w, "positives": b})
+           for p in (0, 1, 2) for w in ("exp", "power", "signed") for b in ("above_mean", "best")),
+         *(("gdpo", {"beta": 1.0, "preference": p, "preference_keys": k})
+           for p, k in (("dpo", {}), ("kto", {}), ("ipo", {}), ("swepo", {"alpha": 1.0}), ("nca", {"temperature": 1.0})))]
+
+
+@pytest.mark.parametrize("name,keys", EVERY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_loss_stays_finite_for_huge_log_ratios(name, keys, dtype):
+    for ratios in ((1000.0, -1000.0), (-1000.0, 1000.0)):
+        scores = make([ratios], reward=torch.tensor([[3.0, 1.0]]), kl=torch.tensor(1000.0), **beliefs([-1.0] * 6, P))
+        scores = losses.Scores(*(v.to(dtype) if v is not None and v.is_floating_point() else v for v in scores))
+        scores = scores._replace(policy=scores.policy.requires_grad_())
+        losses.bind(name, keys)
+        values = losses.LOSSES[name](scores, **keys)
+        values.sum().backward()
+        assert values.dtype == dtype and values.isfinite().all() and scores.policy.grad.isfinite().all()
 
 
 def ranked(log_ratios, rewards, valid=None):
@@ -96,6 +121,23 @@ def test_ipo_is_equation_17():
     assert losses.ipo(scores, 0.1, length_normalize=True).item() == pytest.approx((1 / 4 + 2 / 8 - 5.0) ** 2)
 
 
+def test_kto_equation_gradient_and_missing_sides():
+    kl, w, other = 2.0, 3.0, -1.5
+    sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    liked, avoided = 1.5 * (1 - sigmoid(0.2 * (w - kl))), 0.7 * (1 - sigmoid(0.2 * (kl - other)))
+    keys = dict(beta=0.2, desirable_weight=1.5, undesirable_weight=0.7)
+    both = make([[w, other]], kl=torch.tensor(kl))
+    assert losses.kto(both, **keys).item() == pytest.approx((liked + avoided) / 2)
+    sides = make([[w, 0.0], [0.0, other]], valid=torch.tensor([[True, False], [False, True]]), kl=torch.tensor(kl))
+    assert losses.kto(sides, **keys).tolist() == pytest.approx([liked, avoided])  # the pair is the mean of its sides
+    assert losses.kto(make([[w]], kl=torch.tensor(kl)), **keys).tolist() == pytest.approx([liked])
+    below = make([[w, other]], kl=torch.tensor(-4.0))
+    assert losses.kto(below, **keys).item() == losses.kto(below._replace(kl=torch.tensor(0.0)), **keys).item()  # z0 = max(0, kl)
+    s = sigmoid(0.2 * (w - kl))
+    assert slopes(losses.kto, sides._replace(kl=sides.kl.requires_grad_()), **keys)[0] == pytest.approx(-1.5 * s * (1 - s))
+    assert sides.kl.grad is None
+
+
 def test_infonca_equation_gradient_and_value_at_step_0():
     t, p = softmax([v / 2 for v in S]), softmax([0.3 * r for r in R])
     assert losses.infonca(ranked([R], [S]), 0.3, 2.0).item() == pytest.approx(-sum(a * math.log(b) for a, b in zip(t, p)))
@@ -106,6 +148,7 @@ def test_infonca_equation_gradient_and_value_at_step_0():
 def test_infonca_of_two_is_dpo_and_cdpo():
     pair = ranked([[1.5, -0.5]], [[3.0, 1.0]])
     assert losses.infonca(pair, 0.2, 1e-3).item() == pytest.approx(losses.dpo(pair, 0.2).item())
+    assert losses.infonca(pair, 0.2, 0).item() == pytest.approx(losses.dpo(pair, 0.2).item(), rel=1e-12)
     smoothing = 1 / (1 + math.exp((3.0 - 1.0) / 4))
     assert losses.infonca(pair, 0.2, 4.0).item() == pytest.approx(losses.dpo(pair, 0.2, smoothing).item())
 
@@ -157,7 +200,43 @@ def test_swepo_of_two_is_dpo(weighting, power):
 def test_swepo_unweighted_against_the_best_is_infonca_with_one_hot_targets():
     one_hot = losses.infonca(ranked([R], [S]), 0.2, 1e-3).item()
     assert losses.swepo(ranked([R], [S]), 0.2, 0.5, 0, positives="best").item() == pytest.approx(one_hot)
+    assert losses.infonca(ranked([R], [S]), 0.2, 0).item() == pytest.approx(one_hot)
 
+
+def test_infonca_rests_where_the_softmax_of_implied_rewards_is_the_target():
+    """InfoNCA's stationary point, and that no other is: the slopes p - t vanish just there (up to a shift of all)."""
+    rest = [math.log(t) / 0.3 + 7.0 for t in softmax(S)]
+    assert slopes(losses.infonca, ranked([rest], [S]), beta=0.3, temperature=1.0) == pytest.approx([0.0] * 4, abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-20, 20), min_size=4, max_size=4),
+       st.lists(st.integers(0, 10), min_size=4, max_size=4).filter(lambda v: len(set(v)) > 1),
+       st.floats(0, 1), st.sampled_from([0, 1, 2]))
+def test_swepo_gradient_lifts_positives_lowers_negatives_and_sums_to_zero(ratios, rewards, alpha, power):
+    """dL/ds_i is the weighted softmax over Y minus that over Y+, so Y- goes down, Y+ goes up, and L > 0 vanishes with Y-'s mass."""
+    scores = ranked([ratios], [[float(r) for r in rewards]])
+    found = slopes(losses.swepo, scores, beta=0.3, alpha=alpha, power=power)
+    mean = sum(rewards) / 4
+    assert sum(found) == pytest.approx(0, abs=1e-9)
+    assert all(g <= 1e-12 if r > mean else g >= -1e-12 for g, r in zip(found, rewards))
+    z = [0.3 * r + alpha * abs(v - mean) ** power for r, v in zip(ratios, rewards)]
+    mass = sum(w for w, v in zip(softmax(z), rewards) if v <= mean)
+    assert losses.swepo(scores, 0.3, alpha, power).item() == pytest.approx(-math.log1p(-mass) if mass < 1 else math.inf, rel=1e-5, abs=1e-9)
+
+
+def test_theorem_1_the_mean_over_k_samples_misses_by_at_most_sigma_over_root_k():
+    """Swepo's theorem 1 is about sampling: E|mean over k acceptable responses - expectation| <= sigma / sqrt(k)."""
+    rng = np.random.default_rng(0)
+    for attribute in (rng.integers(0, 2, 50), rng.exponential(size=50), rng.normal(size=50) ** 3):
+        p = rng.dirichlet(np.ones(50))
+        mean = p @ attribute
+        sigma = math.sqrt(p @ (attribute - mean) ** 2)
+        for k in (1, 2, 4, 8, 16):
+            draws = rng.choice(attribute, (20_000, k), p=p).mean(1)
+            missed, error = np.abs(draws - mean).mean(), np.abs(draws - mean).std() / math.sqrt(20_000)
+            assert missed <= sigma / math.sqrt(k) + 3 * error
+            assert missed > 0.3 * sigma / math.sqrt(k)  # and the rate is no better than that
 
 def test_lemma_4_the_first_step_of_equal_groups():
     """N+ equal positives and N- equal negatives: each positive's beta r has slope -N- w- e^s- / (N+ (N+ w+ e^s+ + N- w- e^s-))."""
@@ -183,7 +262,6 @@ def test_ragged_k_equals_each_prompt_alone_and_large_ratios_stay_finite(name, ke
     assert padded.policy.grad.isfinite().all() and not padded.policy.grad[1, 2:].any()
 
 
-P = [0.06, 0.0, 0.3, 0.14, 0.5, 0.0]
 LOG_Q = [-3.0, -4.0, -1.5, -2.5, -1.0, -6.0]
 
 
@@ -225,6 +303,12 @@ def test_gdpo_is_the_sum_of_its_three_terms():
     kl = sum(p * (math.log(p) - q) for p, q in zip(P, LOG_Q) if p)
     preference = -logsigmoid(0.1 * 3.0)
     assert losses.gdpo(scores, 0.1).item() == pytest.approx(kl + 3.0 / 4 + preference)
+    terms = kl + 3.0 / 4
+    with_kl = scores._replace(kl=torch.tensor(0.4), reward=torch.tensor([[1.0, 0.0]]))
+    for name, keys in (("dpo", {"label_smoothing": 0.2}), ("ipo", {}), ("kto", {}), ("swepo", {"alpha": 1.0}),
+                       ("nca", {"temperature": 1.0})):
+        inner = losses.LOSSES[name](with_kl, 0.1, **keys).item()
+        assert losses.gdpo(with_kl, 0.1, preference=name, preference_keys=keys).item() == pytest.approx(terms + inner)
     assert losses.gdpo(scores, 0.1, belief_reduction="sum").item() == pytest.approx(kl + 3.0 + preference)
     weighted = losses.gdpo(scores, 0.1, calibration_weight=2.0, belief_weight=0.5, preference_weight=3.0).item()
     assert weighted == pytest.approx(2 * kl + 0.5 * 3.0 / 4 + 3 * preference)
@@ -265,7 +349,12 @@ def test_the_population_optimum_of_dpo_collapses_to_the_majority():
 @pytest.mark.parametrize("name,keys,message", [
     ("dop", {}, "no such loss"), ("dpo", {}, "loss.beta: dpo needs this key"),
     ("dpo", {"beta": 0.1, "betaa": 1}, "loss.betaa: dpo takes no such key"), ("dpo", {"beta": 0}, "greater than 0"),
-    ("nca", {"beta": 0.1, "temperature": 0}, "greater than 0"),
+    ("nca", {"beta": 0.1, "temperature": -1}, "0 or more"),
+    ("kto", {"beta": 0.1, "desirable_weight": -1.0}, "desirable_weight=-1.0: must be 0 or more"),
+    ("gdpo", {"beta": 0.1, "preference": "swepo"}, "loss.preference_keys.alpha: swepo needs this key"),
+    ("gdpo", {"beta": 0.1, "preference_keys": {"gamma": 1}}, "loss.preference_keys.gamma: dpo takes no such key"),
+    ("gdpo", {"beta": 0.1, "preference_keys": {"beta": 1}}, "takes loss.beta; remove the key"),
+    ("gdpo", {"beta": 0.1, "preference_keys": 3}, "must be a section of keys"),
     ("swepo", {"beta": 0.1, "alpha": 1, "power": 3}, "choose one of 0, 1, 2"),
     ("dpo", {"beta": "x"}, "finite number"), ("dpo", {"beta": 0.1, "label_smoothing": 0.7}, r"in \[0, 0.5\)"),
     ("dpo", {"beta": 0.1, "reference_free": 3}, "true or false"),

@@ -61,3 +61,20 @@ def test_summaries_carry_n_and_an_interval_that_covers_the_mean():
     half = 1.96 * 0.5 / math.sqrt(200)
     assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.2)
     assert metrics.summarize([])["value"] is None
+
+
+def test_order_metrics_of_ragged_groups():
+    import torch
+    from scipy.stats import kendalltau
+
+    implied = torch.tensor([[2.0, 1.0, -1.0, 0.5], [0.0, 3.0, 9.0, 9.0], [1.0, 2.0, 9.0, 9.0]])
+    reward = torch.tensor([[9.0, 5.0, 1.0, 2.0], [7.0, 2.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    valid = torch.tensor([[True] * 4, [True, True, False, False], [True, True, False, False]])
+    found = metrics.order_metrics(implied, reward, valid)
+    assert found["set_accuracies"].tolist() == [1.0, 0.0, 0.0]  # without rewards column 0 is Y+
+    assert found["kendall_tau"].tolist() == pytest.approx([kendalltau(implied[0], reward[0]).statistic, -1.0, -1.0])
+    e = implied[0].exp()
+    assert found["negative_mass"].tolist() == pytest.approx(
+        [((e[2] + e[3]) / e.sum()).item(), 1 / (1 + np.exp(-3.0)), 1 / (1 + np.exp(-1.0))])
+    tied = metrics.order_metrics(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[5.0, 5.0, 1.0]]), torch.ones(1, 3, dtype=torch.bool))
+    assert tied["kendall_tau"].item() == 1.0 and tied["set_accuracies"].item() == 1.0  # equal rewards ask for no order

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import byte_tokenizer, save_tiny, tiny_policy
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import checkpoint
 import forest
 import losses
+import metrics
 import models
 import preference_datasets as data
 import reference
@@ -40,7 +42,7 @@ def compose(*overrides):
 @pytest.fixture
 def run(tmp_path):
     """Train a tiny model in this process: run("loss=dpo", ...) gives the run's folder."""
-    folder = save_tiny(tmp_path / "tiny")
+    folder = save_tiny(tmp_path / "tiny", max_position_embeddings=2048)
 
     def go(*overrides, name="run"):
         train.main(compose(f"model.name_or_path={folder}", f"output_dir={tmp_path}/out", f"exp_name={name}", *QUICK, *overrides))
@@ -76,7 +78,9 @@ def test_a_run_folder_keeps_its_contract(run, loss):
                                                   "latest", "best"}
     model = AutoModelForCausalLM.from_pretrained(folder / "best")
     assert all(torch.equal(p, weights(folder)[n]) for n, p in model.state_dict().items() if n in weights(folder))
-    assert json.loads((folder / "data_audit.json").read_text())["train"]["prompts"] == 117
+    audit = json.loads((folder / "data_audit.json").read_text())["opinions/republican"]
+    assert audit["train"]["prompts"] == audit["train"]["rows_read"] == 117 and 0 < audit["train"]["saved_by_sharing"] < 1
+    assert set(audit) == {"train", "eval"} and audit["train"]["preferred_beliefs"].keys() <= set("012345")
     if loss == "dpo":
         assert training[0]["loss/train"] == pytest.approx(np.log(2), abs=1e-4)
 
@@ -119,7 +123,7 @@ def test_accumulation_changes_nothing(run):
             [x["loss/train"] for x in lines(other) if "loss/train" in x], rel=1e-4)
 
 
-@pytest.mark.parametrize("loss,max_tokens", [("sft", 2048), ("gdpo", 420)])  # 420: odd numbers of packs, so a rank runs empty ones
+@pytest.mark.parametrize("loss,max_tokens", [("sft", 2048), ("gdpo", 420), ("kto", 420)])  # 420: odd numbers of packs, so empty ones run
 def test_two_ranks_equal_one(tmp_path, run, loss, max_tokens):
     one = run(f"loss={loss}", "optimizer=SGD", f"max_tokens={max_tokens}", name="one")
     overrides = [f"model.name_or_path={tmp_path}/tiny", f"output_dir={tmp_path}/out", "exp_name=two", *QUICK,
@@ -200,6 +204,13 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     (["n_epochs=abc"], "n_epochs=abc: must be"), (["datasets=foo"], "must be a list"), (["exp_name=null"], "plain folder name"),
     (["wandb=3"], "wandb must be a section"), (["optimizer=null"], "no such class"),
     (["loss=gdpo", "responses=pairs"], "responses=pairs: gdpo's answers"),
+    (["loss=dpo", "responses=binary"], "responses=binary: loss.name=dpo compares two responses; set responses=pairs"),
+    (["loss=kto", "responses=target"], "loss.name=kto compares responses to like with others to avoid; set responses=binary"),
+    (["loss=swepo", "responses=pairs"], "loss.name=swepo needs rewards, and responses=pairs carries none; set responses=ranked"),
+    (["loss=gdpo_swepo", "responses=conditioned"], "needs rewards, and responses=conditioned carries none; set responses=conditioned.all"),
+    (["loss=gdpo", "responses=conditioned.all"], "loss.name=gdpo compares two responses; set responses=conditioned"),
+    (["icf_shots=-1"], "icf_shots=-1: must be a whole number, 0 or more"), (["icf_shots=500"], "500 shots need more than 500"),
+    (["truncation=middle"], "choose one of null, keep_start, keep_end"),
     (["exp_name=../x"], "must be a plain folder name"), (["optimizer=Adamm"], "no such class in torch.optim"),
     (["resume=must"], "holds no checkpoint"), (["attention=eager"], "choose auto, sdpa or flex_attention"),
     (["attention=flex_attention"], "needs a CUDA device"),
@@ -212,19 +223,76 @@ def test_bad_configs_are_one_line_errors(run, overrides, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("loss", ["ipo", "infonca", "nca", "swepo"])
-def test_ranked_losses_train_on_ragged_groups(tmp_path, run, loss):
+@pytest.fixture
+def ranked_file(tmp_path):
     rows = [{"prompt": f"Say {i}", "responses": [{"text": f"It is {i}{j}.", "reward": (i + j) % 4} for j in range(2 + i % 3)]}
             for i in range(12)]
     rows.append({"prompt": "Equal", "responses": [{"text": "a", "reward": 1}, {"text": "b", "reward": 1}]})
     (tmp_path / "ranked.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    folder = run(f"loss={loss}", f"datasets=[{tmp_path}/ranked.jsonl]", f"eval_datasets=[{tmp_path}/ranked.jsonl]", "n_examples=24")
+    return str(tmp_path / "ranked.jsonl")
+
+
+ORDER = {f"rewards_eval/{name}"
+         for name in ("chosen", "rejected", "margins", "accuracies", "set_accuracies", "kendall_tau", "negative_mass")}
+
+
+@pytest.mark.parametrize("loss", ["ipo", "kto", "infonca", "nca", "swepo"])
+def test_ranked_losses_train_on_ragged_groups(run, ranked_file, loss):
+    folder = run(f"loss={loss}", f"datasets=[{ranked_file}]", f"eval_datasets=[{ranked_file}]", "n_examples=24")
     logged = lines(folder)
-    assert json.loads((folder / "data_audit.json").read_text())["train"]["equal_rewards"] == 1
-    assert logged[-1]["loss/eval"] < logged[0]["loss/eval"] and logged[-1]["rewards_eval/accuracies"] > 0.5
+    audit = json.loads((folder / "data_audit.json").read_text())[ranked_file]
+    assert audit["train"]["dropped"]["equal_rewards"] == 1 and audit["train"]["rows_read"] == 13
+    assert logged[-1]["loss/eval"] < logged[0]["loss/eval"]
+    if loss == "kto":
+        assert audit["train"]["desirable_share"] < 0.7 and logged[0]["kl_mismatched_eval"] == pytest.approx(0, abs=1e-4)
+        assert logged[0]["loss/eval"] == pytest.approx(0.5, abs=1e-4)
+        assert logged[-1]["rewards_eval/chosen"] > logged[-1]["rewards_eval/rejected"]
+        return
+    assert logged[-1]["rewards_eval/accuracies"] > 0.5 and set(logged[-1]) >= ORDER | {"kl_reference_eval"}
     if loss != "ipo":
         with pytest.raises(UserError, match="loss.name=dpo compares two responses; set responses=pairs"):
-            run("loss=dpo", f"datasets=[{tmp_path}/ranked.jsonl]", "responses=ranked", name="wrong")
+            run("loss=dpo", f"datasets=[{ranked_file}]", "responses=ranked", name="wrong")
+
+
+@pytest.mark.parametrize("loss", sorted(p.stem for p in (ROOT / "config" / "loss").iterdir()))
+def test_every_loss_file_trains_on_two_data_sets_at_once(run, ranked_file, loss):
+    sets = "[opinions/republican,opinions/democrat]" if "gdpo" in loss else f"[opinions/republican,{ranked_file}]"
+    folder = run(f"loss={loss}", f"datasets={sets}", "n_examples=16")
+    logged = [x for x in lines(folder) if "loss/train" in x]
+    assert len(logged) == 2 and all(np.isfinite(v) for x in logged for v in x.values())
+    audit = json.loads((folder / "data_audit.json").read_text())
+    assert len(audit) == 2 and all(set(a) == {"train", "eval"} for a in audit.values())
+    config = compose(f"loss={loss}")
+    assert OmegaConf.to_container(config)["exp_name"] in (loss, "${loss.name}") and config.exp_name == loss
+
+
+@pytest.mark.parametrize("view", ["pairs.best_vs_worst", "pairs.best_vs_random", "pairs.best_vs_rest", "pairs.all"])
+def test_dpo_on_every_view_of_pairs_encodes_a_response_once(run, ranked_file, view):
+    folder = run("loss=dpo", f"datasets=[{ranked_file}]", f"responses={view}", "shuffle=prompts")
+    audit = json.loads((folder / "data_audit.json").read_text())[ranked_file]["train"]
+    alone = json.loads((run("loss=infonca", f"datasets=[{ranked_file}]", name="k") / "data_audit.json").read_text())[ranked_file]["train"]
+    if view in ("pairs.all", "pairs.best_vs_rest"):
+        assert audit["tokens_shared"] <= alone["tokens_shared"]  # as many tokens as the k responses, however many pairs
+    if view == "pairs.all":
+        assert audit["tokens_shared"] == alone["tokens_shared"] < 0.5 * audit["tokens_one_by_one"]
+
+
+def test_kto_is_the_same_however_the_step_is_packed(run, ranked_file):
+    """z0 is of the whole step, so packs that hold but one side, or one example, change nothing."""
+    base = ["loss=kto", f"datasets=[{ranked_file}]", f"eval_datasets=[{ranked_file}]", "optimizer=SGD", "n_examples=24"]
+    one, many = run(*base, name="one"), run(*base, "max_tokens=20", "row_tokens=20", name="many")
+    assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(weights(one).values(), weights(many).values()))
+    for x, y in zip(lines(one), lines(many), strict=True):
+        for key in {"loss/train", "loss/eval", "kl_mismatched_train", "kl_mismatched_eval", "rewards_eval/chosen"} & set(x):
+            assert x[key] == pytest.approx(y[key], rel=1e-4, abs=1e-5), key
+
+
+def test_icf_trains_with_shots_before_the_prompt(run):
+    folder = run("loss=sft", "icf_shots=2", "n_examples=8", "max_tokens=4096")
+    audit, plain = (json.loads((f / "data_audit.json").read_text())["opinions/republican"]["train"]
+                    for f in (folder, run("loss=sft", "n_examples=8", name="plain")))
+    assert audit["prompt_tokens"]["mean"] > 2.5 * plain["prompt_tokens"]["mean"]
+    assert audit["answer_tokens"]["median"] == plain["answer_tokens"]["median"]
 
 
 def test_a_changed_reference_is_refused_on_resume(tmp_path, run):
@@ -257,7 +325,7 @@ def test_a_data_file_of_ones_own(tmp_path, run):
     rows = [{"prompt": f"Say {i}", "responses": [{"text": f"It is {i}.", "reward": 2}, {"text": "no", "reward": 1}]} for i in range(12)]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     folder = run("loss=dpo", f"datasets=[{tmp_path}/mine.jsonl]")
-    assert json.loads((folder / "data_audit.json").read_text())["eval"]["prompts"] == 1
+    assert json.loads((folder / "data_audit.json").read_text())[f"{tmp_path}/mine.jsonl"]["eval"]["prompts"] == 1
     with pytest.raises(UserError, match="mine.jsonl, row 1: field belief_probs: missing, and loss.name=gdpo needs it"):
         run("loss=gdpo", f"datasets=[{tmp_path}/mine.jsonl]", name="other")
 
@@ -298,12 +366,8 @@ def test_learning_rate_warms_up_and_step_counts_cover_all_examples():
 
 def test_metrics_split_margins_by_majority():
     scores = losses.Scores(policy=torch.tensor([[-1.0, -3.0], [-2.0, -2.5]]), reference=torch.zeros(2, 2),
-                           length=None, reward=None, valid=torch.ones(2, 2, dtype=torch.bool))
-
-    class Batch:
-        is_majority = torch.tensor([1, 0])
-
-    found = trainers.example_metrics(scores, torch.zeros(2), Batch, beta=0.1)
+                           length=None, reward=torch.zeros(2, 2), valid=torch.ones(2, 2, dtype=torch.bool))
+    found = metrics.example_metrics(scores, torch.zeros(2), torch.tensor([1, 0]), beta=0.1)
     mean = lambda name: (found[name][0][found[name][1]]).mean().item()  # noqa: E731
     assert mean("rewards_{}/margins") == pytest.approx(0.125)
     assert mean("rewards_{}/margins_majority") == pytest.approx(0.2)
