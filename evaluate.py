@@ -78,15 +78,16 @@ def evaluate_order(checkpoints: list[Checkpoint], groups: list, settings: dict[s
     import preference_datasets as data
     import report
 
-    results, rows = {}, []
+    results, rows, references = {}, [], {}
     for checkpoint in checkpoints:
         log.info("evaluating %s on %d prompts", checkpoint.name, len(groups))
         policy, tokenizer = load(checkpoint)
         trees = data.tokenize(groups, data.view(groups, "ranked"), tokenizer, limits_of(settings), settings["belief_classes"])
         starting = checkpoint.run and starting_weights(checkpoint)
         if starting:
-            known = answer_logps(load(starting)[0], trees, tokenizer.pad_token_id)
-            trees = [t._replace(reference=tuple(v)) for t, v in zip(trees, known)]
+            if starting.source not in references:  # runs that are compared often started from one model
+                references[starting.source] = answer_logps(load(starting)[0], trees, tokenizer.pad_token_id)
+            trees = [t._replace(reference=tuple(v)) for t, v in zip(trees, references[starting.source])]
         columns: dict[str, list[float]] = {name: [] for name in ORDER_METRICS.values()}
         for members, scores in scored(policy, trees, tokenizer.pad_token_id, checkpoint.name):
             no_beliefs = torch.full((len(members),), -1)

@@ -288,9 +288,9 @@ def test_kto_is_the_same_however_the_step_is_packed(run, ranked_file):
 
 
 def test_icf_trains_with_shots_before_the_prompt(run):
-    folder = run("loss=sft", "icf_shots=2", "n_examples=8", "max_tokens=4096")
+    folder = run("loss=sft", "icf_shots=2", "n_examples=8", "max_tokens=4096", "max_length=400")
     audit, plain = (json.loads((f / "data_audit.json").read_text())["opinions/republican"]["train"]
-                    for f in (folder, run("loss=sft", "n_examples=8", name="plain")))
+                    for f in (folder, run("loss=sft", "n_examples=8", "max_length=400", name="plain")))
     assert audit["prompt_tokens"]["mean"] > 2.5 * plain["prompt_tokens"]["mean"]
     assert audit["answer_tokens"]["median"] == plain["answer_tokens"]["median"]
 
