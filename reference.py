@@ -25,8 +25,9 @@ PLAN_CHUNK = 4096  # examples planned at once: planning is quadratic in the wors
 
 
 def reference_logps(policy: models.Scorer, trees: Sequence[forest.TokenTree], fingerprint: str, pad_id: int, max_tokens: int,
-                    row_tokens: int, world: World, share: bool = True) -> list[forest.TokenTree]:
-    """Fill `reference` of every tree: summed log-probs (nats) of its answers under `policy`, which must be the reference.
+                    row_tokens: int, world: World, share: bool = True, wanted: Sequence[int] | None = None) -> list[forest.TokenTree]:
+    """Fill `reference` of every tree, or of the `wanted` ones: summed log-probs (nats) of its answers under `policy`, which
+    must be the reference.
 
     What the cache holds is read; the rest is computed on all ranks and added to the cache.
     """
@@ -34,13 +35,17 @@ def reference_logps(policy: models.Scorer, trees: Sequence[forest.TokenTree], fi
     path = cache_dir() / "reference" / f"{fingerprint}-{dtype}-{policy.attention}.safetensors"
     known = shared_from_main(read_cache(path) if world.is_main else {}, world)
     keys = [[path_key(t.prompt, t.belief, a) if a else None for a in t.answers] for t in trees]
-    missing = [i for i, row in enumerate(keys) if any(k is not None and k not in known for k in row)]
+    wanted = sorted(wanted) if wanted is not None else range(len(trees))
+    missing = [i for i in wanted if any(k is not None and k not in known for k in keys[i])]
     if missing:
         known |= _compute(policy, trees, keys, missing, pad_id, max_tokens, row_tokens, world, share)
         if world.is_main:
             write_cache(path, read_cache(path) | known)  # another run may have added to the file meanwhile
-    log.info("reference log-probs: %d of %d examples from the cache", len(trees) - len(missing), len(trees))
-    return [t._replace(reference=tuple(0.0 if k is None else known[k] for k in row)) for t, row in zip(trees, keys)]
+    log.info("reference log-probs: %d of %d examples from the cache", len(wanted) - len(missing), len(wanted))
+    filled = list(trees)
+    for i in wanted:
+        filled[i] = trees[i]._replace(reference=tuple(0.0 if k is None else known[k] for k in keys[i]))
+    return filled
 
 
 def shared_from_main(value: dict[bytes, float], world: World) -> dict[bytes, float]:

@@ -85,7 +85,8 @@ def main(config: DictConfig) -> None:
         for held in (trees, mismatched):
             for split in held:
                 held[split] = reference.reference_logps(policy, held[split], mark, tokenizer.pad_token_id, settings["max_tokens"],
-                                                        row_tokens, world, settings["share_prefixes"])
+                                                        row_tokens, world, settings["share_prefixes"],
+                                                        used_examples(trees[split], settings) if split == "train" else None)
 
     optimizer = build_optimizer(settings, policy)
     state = None if settings["resume"] == "never" or settings["debug"] else checkpoint.load_latest(run, policy, optimizer)
@@ -272,6 +273,16 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def total_examples(settings: dict[str, Any], num_available: int) -> int:
     return settings["n_examples"] if settings["n_examples"] is not None else settings["n_epochs"] * num_available
+
+
+def used_examples(trees: list, settings: dict[str, Any]) -> list[int] | None:
+    """The examples that the run will see; None: all. A short run on large data needs no reference of the rest."""
+    import forest
+
+    steps = -(-total_examples(settings, len(trees)) // settings["batch_size"])
+    if steps * settings["batch_size"] >= len(trees):
+        return None
+    return forest.step_examples([t.group for t in trees], steps * settings["batch_size"], settings["seed"], 0, settings["shuffle"])
 
 
 def build_optimizer(settings: dict[str, Any], policy):

@@ -138,6 +138,14 @@ def test_two_ranks_equal_one(tmp_path, run, loss, max_tokens):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(weights(one).values(), weights(two).values()))
 
 
+@pytest.mark.parametrize("shuffle", ["examples", "prompts"])
+def test_a_short_run_needs_the_reference_of_what_it_sees(shuffle):
+    trees = [forest.TokenTree((1,), (), ((2,),), group=i // 4) for i in range(80)]
+    settings = {"n_examples": 20, "n_epochs": 1, "batch_size": 8, "seed": 3, "shuffle": shuffle}
+    seen = [i for step in range(3) for i in forest.step_examples([t.group for t in trees], 8, 3, step, shuffle)]
+    assert sorted(train.used_examples(trees, settings)) == sorted(seen) and train.used_examples(trees, {**settings, "n_examples": 80}) is None
+
+
 def test_early_stopping_keeps_the_best(run, monkeypatch):
     values = iter([3.0, 1.0, 2.0, 2.5, 2.6])
     monkeypatch.setattr(trainers, "validate", lambda *a: {"loss/eval": next(values)})
@@ -159,6 +167,8 @@ def test_reference_log_probs_are_cached_by_content(tmp_path, monkeypatch):
     assert fill(trees[::-1]) == live[::-1] and not calls  # another order, no forward
     single = [t._replace(answers=t.answers[:1]) for t in trees]
     assert [t.reference for t in fill(single)] == [t.reference[:1] for t in live] and not calls  # a smaller k
+    some = reference.reference_logps(policy, trees, mark, 258, 2048, 256, CPU, wanted=[5, 2])
+    assert [i for i, t in enumerate(some) if t.reference] == [2, 5] and some[5] == live[5]
     (file,) = (tmp_path / "cache" / "reference").iterdir()
     broken = bytearray(file.read_bytes())
     broken[-20] ^= 255

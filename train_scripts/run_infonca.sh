@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# InfoNCA on the embedded model and data, or MODEL=... DATASET=...; see run.sh
+exec bash "$(dirname "$0")/run.sh" infonca "$@"
