@@ -112,8 +112,10 @@ def score_one_by_one(policy: Scorer, tree: forest.TokenTree) -> list[float]:
 def parity_probe(policy: Scorer, trees: Sequence[forest.TokenTree], pad_id: int, share: bool) -> float:
     """Score the trees packed and one by one; return the largest difference of an answer's log-prob, in nats.
 
+    Two answers of each are enough, the longest among them: their branches stand side by side under one prompt.
     Raises UserError naming the model where they differ by more than rounding explains: such a model must not be packed.
     """
+    trees = [t._replace(answers=tuple(sorted(filter(None, t.answers), key=len)[-2:]), rewards=(), reference=()) for t in trees]
     batch = forest.pack(trees, [list(range(len(trees)))], pad_id, share).to(next(policy.parameters()).device)
     packed = score(policy, batch).policy.tolist()
     low_precision = policy.compute_dtype != torch.float32 or next(policy.parameters()).dtype != torch.float32
