@@ -56,6 +56,8 @@ class Scorer(nn.Module):
         hidden = hidden.flatten(0, 1)[positions]  # (R, d)
         head = self.model.get_output_embeddings()
         chunk = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
+        if type(head) is nn.Linear:
+            return LogProbs.apply(hidden, head.weight, head.bias, source, target, read_starts, self.softcap or 0.0, chunk)
         logps = []
         for first in range(0, len(positions), chunk):
             last = min(first + chunk, len(positions))
@@ -69,6 +71,65 @@ class Scorer(nn.Module):
         if self.softcap:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits[source, target] - logits.logsumexp(-1)[source]
+
+
+class LogProbs(torch.autograd.Function):
+    """Log-probs of M tokens read at R positions, through a linear head, whose logits never exist all at once.
+
+    hidden (R, d), weight (V, d), bias (V,) or None; source (M,) ascending positions, target (M,) token ids, read_starts (R + 1);
+    softcap 0: none. Returns (M,) fp32. Chunks of positions are computed with fp32 log-softmax and recomputed in the backward
+    pass, where softmax and gradient share the logits' memory and the weight's gradient is added up in place.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, source, target, read_starts, softcap, chunk):
+        compute = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else weight.dtype
+        logps = torch.empty(len(source), dtype=torch.float32, device=hidden.device)
+        lse = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            w, b = weight.to(compute), None if bias is None else bias.to(compute)
+            for first in range(0, len(hidden), chunk):
+                last = min(first + chunk, len(hidden))
+                reads = slice(read_starts[first], read_starts[last])
+                logits = _logits(hidden[first:last].to(compute), w, b, softcap)
+                lse[first:last] = logits.logsumexp(-1)
+                logps[reads] = logits[source[reads] - first, target[reads]] - lse[source[reads]]
+        ctx.save_for_backward(hidden, weight, bias, source, target, lse)
+        ctx.rest = read_starts, softcap, chunk, compute
+        return logps
+
+    @staticmethod
+    def backward(ctx, grad):
+        hidden, weight, bias, source, target, lse = ctx.saved_tensors
+        read_starts, softcap, chunk, compute = ctx.rest
+        w, b = weight.to(compute), None if bias is None else bias.to(compute)
+        total = torch.zeros_like(lse).index_add_(0, source, grad)  # of the reads at each position
+        d_hidden = torch.empty_like(hidden)
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and ctx.needs_input_grad[2] else None
+        for first in range(0, len(hidden), chunk):
+            last = min(first + chunk, len(hidden))
+            reads, h = slice(read_starts[first], read_starts[last]), hidden[first:last].to(compute)
+            logits = _logits(h, w, b, softcap)
+            slope = 1 - (logits / softcap) ** 2 if softcap else None
+            d_logits = logits.sub_(lse[first:last, None]).exp_().mul_(-total[first:last, None])
+            d_logits.index_put_((source[reads] - first, target[reads]), grad[reads], accumulate=True)
+            d_logits = (d_logits.mul_(slope) if softcap else d_logits).to(compute)
+            d_hidden[first:last] = d_logits @ w
+            if d_weight is not None and compute == torch.float32:
+                d_weight.addmm_(d_logits.T, h)
+            elif d_weight is not None:
+                d_weight += d_logits.T @ h
+            if d_bias is not None:
+                d_bias += d_logits.float().sum(0)
+        return (d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None if d_bias is None else d_bias.to(bias.dtype),
+                None, None, None, None, None)
+
+
+def _logits(hidden, weight, bias, softcap) -> torch.Tensor:
+    """fp32 logits, a tensor that the caller may overwrite."""
+    logits = nn.functional.linear(hidden, weight, bias).float()
+    return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
 def attention_mask(end: torch.Tensor, attention: str):

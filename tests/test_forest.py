@@ -154,6 +154,38 @@ def test_small_logit_chunks_change_nothing(monkeypatch):
     assert all(torch.allclose(g, p.grad, atol=1e-4) for g, p in zip(gradients, policy.parameters()))
 
 
+@pytest.mark.parametrize("softcap", [0.0, 3.0])
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_log_probs_through_the_head_equal_the_plain_formula(softcap, has_bias, compute):
+    torch.manual_seed(0)
+    hidden, weight, bias = (torch.randn(*shape).requires_grad_() for shape in ((17, 8), (50, 8), (50,)))
+    source = torch.tensor([0, 0, 0, 1, 2, 3, 3, *range(4, 17), 16])
+    target, upstream = torch.randint(0, 50, source.shape), torch.randn(len(source))
+    starts = [int((source < r).sum()) for r in range(18)]
+    with torch.autocast("cpu", compute, enabled=compute != torch.float32):
+        found = models.LogProbs.apply(hidden, weight, bias if has_bias else None, source, target, starts, softcap, 5)
+        logits = torch.nn.functional.linear(hidden, weight, bias if has_bias else None)
+    found.backward(upstream)
+    inputs = [hidden, weight, bias][: 2 + has_bias]
+    got = [v.grad for v in inputs]
+    for v in inputs:
+        v.grad = None
+
+    def plain(logits):
+        logits = softcap * torch.tanh(logits / softcap) if softcap else logits
+        return logits.log_softmax(-1)[source, target]
+
+    exact = plain(torch.nn.functional.linear(hidden, weight, bias if has_bias else None))
+    exact.backward(upstream)
+    if compute == torch.float32:
+        assert torch.allclose(found, exact, atol=2e-6) and all(torch.allclose(g, v.grad, atol=3e-6) for g, v in zip(got, inputs))
+    else:  # no worse than twice what bfloat16 itself loses
+        lost = (plain(logits.float()) - exact).abs().max()
+        assert (found - exact).abs().max() <= 2 * lost + 1e-6
+        assert all((g - v.grad).abs().max() <= 0.03 * v.grad.abs().max() for g, v in zip(got, inputs))
+
+
 def test_parity_probe_passes_these_models_and_names_one_that_mixes_branches():
     policy, ts = tiny_policy(), random_trees(3, 3)
     assert models.parity_probe(policy, ts, 0, share=True) < 1e-3
