@@ -69,7 +69,10 @@ class ForestBatch(NamedTuple):
     num_attended: int  # (query, key) pairs of the real tokens: what attention must compute
 
     def to(self, device: torch.device) -> ForestBatch:
-        return self._replace(**{k: v.to(device, non_blocking=True) for k, v in self._asdict().items() if torch.is_tensor(v)})
+        """The batch on a device; from pinned memory to a GPU, so that the copy runs while the GPU works on the last pack."""
+        pin = torch.device(device).type == "cuda"
+        return self._replace(**{k: (v.pin_memory() if pin else v).to(device, non_blocking=True)
+                                for k, v in self._asdict().items() if torch.is_tensor(v)})
 
 
 def visible(q, kv, end):
@@ -286,8 +289,9 @@ class _Layout:
         ends[start : start + count] = [len(ids)] * count
 
 
-def pack(trees: Sequence[TokenTree], rows: Pack, pad_id: int, share: bool = True) -> ForestBatch:
-    """Lay out `trees[i]` for the example indices in `rows` as one ForestBatch; N follows the order in `rows`.
+def pack(trees: Sequence[TokenTree], rows: Pack, pad_id: int, share: bool = True, multiple: int = 1) -> ForestBatch:
+    """Lay out `trees[i]` for the example indices in `rows` as one ForestBatch; N follows the order in `rows`. Rows are padded
+    to the longest of them, up to a `multiple`.
 
     An empty pack gives one padding token and N = 0: a rank without work still runs the same collectives.
     """
@@ -300,13 +304,13 @@ def pack(trees: Sequence[TokenTree], rows: Pack, pad_id: int, share: bool = True
             layout.lay(base + number, grove)
         placed.extend((base + number, node) for number, node in where)
         members.extend(trees[i] for i in row)
-    return _tensors(layout, placed, members, pad_id, members or list(trees[:1]))
+    return _tensors(layout, placed, members, pad_id, members or list(trees[:1]), multiple)
 
 
 def _tensors(layout: _Layout, placed: list[tuple[int, _Placed]], members: list[TokenTree], pad_id: int,
-             shaped_by: list[TokenTree]) -> ForestBatch:
+             shaped_by: list[TokenTree], multiple: int) -> ForestBatch:
     """The batch of a finished layout; `shaped_by` sets K and C, so that an empty pack has the tables of a full one."""
-    width = max((len(ids) for ids, _, _ in layout.rows), default=1)
+    width = multiple * math.ceil(max((len(ids) for ids, _, _ in layout.rows), default=1) / multiple)
     rows = layout.rows or [([], [], [])]
     input_ids, depth, end = (np.zeros((len(rows), width), np.int64) for _ in range(3))
     input_ids[:], end[:] = pad_id, np.arange(1, width + 1)  # padding sees itself alone: no row of the mask is empty

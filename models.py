@@ -375,6 +375,12 @@ def gradient_checkpointing(policy: Scorer) -> None:
     apply_activation_checkpointing(policy.model, check_fn=lambda module: module in members)
 
 
+def compile_blocks(policy: Scorer, backend: str = "inductor") -> None:
+    """torch.compile every transformer block in place, once for all lengths; the head and the loss stay as they are."""
+    for block in blocks(policy.model):
+        block.compile(dynamic=True, backend=backend)
+
+
 def forward_flops(policy: Scorer, batch: forest.ForestBatch) -> int:
     """Model FLOPs of the useful work of one forward pass: blocks on real tokens, the head on scored positions, attention on
     the pairs that the predicate allows. Forward and backward together cost three times this."""

@@ -80,6 +80,8 @@ def main(config: DictConfig) -> None:
     mark = models.fingerprint(policy) if needs.reference else ""
     if settings["activation_checkpointing"]:
         models.gradient_checkpointing(policy)
+    if settings["compile"]:
+        models.compile_blocks(policy)
     policy = models.shard(policy, world)
     if needs.reference:
         for held in (trees, mismatched):
@@ -99,6 +101,7 @@ def main(config: DictConfig) -> None:
         **{k: settings[k] for k in ("seed", "batch_size", "eval_batch_size", "max_tokens", "shuffle", "warmup_steps", "lr", "max_grad_norm",
                                     "eval_every", "do_first_eval", "eval_metric", "patience", "log_every_seconds")},
         num_examples=total_examples(settings, len(trees["train"])), row_tokens=row_tokens, share=settings["share_prefixes"],
+        width_multiple=128 * max(1, row_tokens // 1024) if policy.attention == "flex_attention" else 1,
         beta=loss_keys.get("beta", 1.0), save=not settings["debug"])
     if state and state["reference"] != mark:
         raise UserError(f"{run}: the starting weights ({model['archive'] or model['name_or_path']}) changed since this run began, and "

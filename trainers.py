@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ class Settings(NamedTuple):
     num_examples: int  # examples to train on; more than there are means several epochs
     max_tokens: int  # rows of tokens in one pack
     row_tokens: int  # rows of trees are filled up to this many tokens
+    width_multiple: int  # rows are padded to a multiple of this: few widths, few compilations
     shuffle: str
     share: bool
     beta: float
@@ -100,7 +102,7 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
                 group["lr"] = learning_rate(step, settings)
             kl = mismatched_log_ratio(policy, train_data, examples, settings, world)
             for rows in planned(train_data.trees, examples, settings, world):
-                batch = forest.pack(train_data.trees, rows, tokenizer.pad_token_id, settings.share).to(world.device)
+                batch = packed(train_data.trees, rows, settings, world, tokenizer.pad_token_id)
                 scores = models.score(policy, batch)._replace(kl=kl)
                 losses = loss_fn(scores)
                 # FSDP2 averages gradients over ranks: undo that, and divide by the examples of the whole step
@@ -119,7 +121,8 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
             signum, seconds = agree(stop.signum or 0, meter.seconds, world)
             if due_eval or ends or seconds >= settings.log_every_seconds:
                 values = meter.read("train")
-                bar.set_postfix_str(f"loss {values['loss/train']:.4f}, {values['tokens_per_second']:.0f} tok/s", refresh=False)
+                bar.set_postfix_str(f"loss {values['loss/train']:.4f}, {values['tokens_per_second']:.0f} tok/s, {values['mfu']:.0%} mfu, "
+                                    f"{values['peak_memory_gb']:.1f} GB", refresh=False)
                 check_finite(values["loss/train"], float(grad_norm), step + 1)
                 publish({"counters/examples": state["examples"], "counters/updates": step + 1, "counters/epoch": (step + 1) / per_epoch,
                          **values, "grad_norm": float(grad_norm), "lr": learning_rate(step, settings)})
@@ -166,6 +169,11 @@ def planned(trees: Sequence[forest.TokenTree], examples: Sequence[int], settings
     return packs[world.rank :: world.size]
 
 
+def packed(trees: Sequence[forest.TokenTree], rows: forest.Pack, settings: Settings, world: World, pad_id: int = 0) -> forest.ForestBatch:
+    """One pack on the device."""
+    return forest.pack(trees, rows, pad_id, settings.share, settings.width_multiple).to(world.device)
+
+
 @torch.no_grad()
 def mismatched_log_ratio(policy: models.Scorer, data: Data, examples: Sequence[int], settings: Settings,
                          world: World) -> torch.Tensor | None:
@@ -174,7 +182,7 @@ def mismatched_log_ratio(policy: models.Scorer, data: Data, examples: Sequence[i
         return None
     total = torch.zeros((), device=world.device)
     for rows in planned(data.mismatched, examples, settings, world):
-        scores = models.score(policy, forest.pack(data.mismatched, rows, 0, settings.share).to(world.device))
+        scores = models.score(policy, packed(data.mismatched, rows, settings, world))
         total += (scores.policy - scores.reference).sum()
     if world.size > 1:
         dist.all_reduce(total)
@@ -205,7 +213,7 @@ def validate(policy: models.Scorer, data: Data, loss_fn: LossFn, settings: Setti
     for examples in tqdm(chunks, desc="eval", leave=False, disable=not world.is_main):
         kl = mismatched_log_ratio(policy, data, examples, settings, world)
         for rows in planned(data.trees, examples, settings, world):
-            batch = forest.pack(data.trees, rows, 0, settings.share).to(world.device)
+            batch = packed(data.trees, rows, settings, world)
             scores = models.score(policy, batch)._replace(kl=kl)
             meter.add(batch, metrics.example_metrics(scores, loss_fn(scores), batch.is_majority, settings.beta))
     return {k: v for k, v in meter.read("eval").items() if k.endswith("_eval") or "_eval/" in k or k == "loss/eval"}
@@ -239,21 +247,31 @@ class Meter:
         """Means over all ranks under the log's names, then start again. One host sync."""
         if self.rate is None:
             start = time.perf_counter()
-            self.rate = models.matmul_rate(self.world.device, next(self.policy.parameters()).dtype)
+            self.rate = models.matmul_rate(self.world.device, self.policy.compute_dtype)
             self.start += time.perf_counter() - start
         seconds, names = self.seconds, sorted(self.sums)
         work = torch.tensor(self.work, dtype=torch.float64, device=self.world.device)
+        peak = torch.tensor(peak_memory(self.world.device), dtype=torch.float64, device=self.world.device)
         table = torch.stack([self.sums[n] for n in names])
         if self.world.size > 1:
             names, table = _sum_over_ranks(self.sums, self.world)
             dist.all_reduce(work)
+            dist.all_reduce(peak, dist.ReduceOp.MAX)
         tokens, padded, unshared, flops, examples = work.tolist()
         values = {n.format(split): s / c for n, (s, c) in zip(names, table.tolist()) if c}
         values |= {"examples_per_second": examples / seconds, "tokens_per_second": tokens / seconds,
                    "padding_fraction": 1 - tokens / max(padded, 1),
-                   "saved_by_sharing": 1 - tokens / max(unshared, 1), "mfu": 3 * flops / seconds / self.rate / self.world.size}
+                   "saved_by_sharing": 1 - tokens / max(unshared, 1), "mfu": 3 * flops / seconds / self.rate / self.world.size,
+                   "peak_memory_gb": peak.item()}
         self.restart()
         return values
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory (10^9 bytes) held so far: allocated on the GPU, or resident in the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def _sum_over_ranks(sums: dict[str, torch.Tensor], world: World) -> tuple[list[str], torch.Tensor]:

@@ -226,3 +226,24 @@ def test_batches_are_a_function_of_seed_and_step_and_cover_every_epoch(shuffle):
     if shuffle == "prompts":
         order = [prompt_of[i] for i in sum(epochs[0], [])]
         assert len(list(itertools.groupby(order))) == math.ceil(32 / 3)
+
+
+def test_rows_padded_to_a_multiple_score_the_same():
+    policy, ts = tiny_policy(), random_trees(5)
+    exact, wide = (forest.pack(ts, [[0, 1, 2], [3, 4]], 0, multiple=m) for m in (1, 64))
+    assert wide.input_ids.shape[1] % 64 == 0 and wide.num_tokens == exact.num_tokens
+    assert torch.allclose(models.score(policy, exact).policy, models.score(policy, wide).policy, atol=1e-4)
+
+
+def test_compiled_blocks_score_the_same():
+    policy, compiled, ts = tiny_policy(), tiny_policy(), random_trees(6)
+    models.compile_blocks(compiled, backend="aot_eager")
+    for rows in ([[0, 1]], [[2, 3], [4, 5]]):  # another width: no second compilation is needed, and none may change a number
+        batch = forest.pack(ts, rows, 0)
+        pairs = []
+        for model in (policy, compiled):
+            scores = models.score(model, batch)
+            scores.policy.sum().backward()
+            pairs.append((scores.policy, [p.grad for p in model.parameters()]))
+        assert torch.allclose(pairs[0][0], pairs[1][0], atol=1e-5)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(pairs[0][1], pairs[1][1]))
