@@ -17,6 +17,16 @@ Ids = tuple[int, ...]
 Pack = list[list[int]]  # rows of one forward pass; each row lists example indices
 
 
+class Segment(NamedTuple):
+    """A run of `length` tokens of one row, each attending to those before it in the run and to the `past`: the first n tokens of
+    earlier segments of the row, as (segment, n). A tree is one segment for the prompt with its first branch, and one for
+    every other branch, so attention over segments computes what the predicate allows and nothing else.
+    """
+
+    length: int
+    past: tuple[tuple[int, int], ...]
+
+
 class TokenTree(NamedTuple):
     """One example as token ids. Column 0 of `answers` is the preferred response; an empty one stands where there is none.
 
@@ -62,6 +72,7 @@ class ForestBatch(NamedTuple):
     valid: torch.Tensor  # (N, K) bool
     class_probs: torch.Tensor  # (N, C)
     is_majority: torch.Tensor  # (N,) 1, 0, or -1 for no beliefs
+    segments: tuple[tuple[Segment, ...], ...]  # of each row, in order; together they cover its tokens
     read_starts: tuple[int, ...]  # R + 1 host integers: reads of position r are read_starts[r] .. read_starts[r + 1]
     num_spans: int
     num_tokens: int  # real tokens in the rows, shared ones counted once
@@ -261,6 +272,7 @@ class _Layout:
 
     def __init__(self) -> None:
         self.rows: list[tuple[list[int], list[int], list[int]]] = []  # (ids, depths, ends) of each row
+        self.segments: list[list[Segment]] = []  # of each row
         self.reads: list[tuple[int, int, int, int]] = []  # (row number, row index, token, owner)
         self.num_spans = 0
         self.span_of: dict[tuple[int, int], int] = {}  # (grove, node) -> span
@@ -269,9 +281,10 @@ class _Layout:
     def lay(self, number: int, grove: _Grove) -> None:
         """Append a grove to the newest row, depth first."""
         for root in grove.roots:
-            self._lay_node(number, grove, root, source=None, depth=0)
+            self._lay_node(number, grove, root, source=None, depth=0, past=())
 
-    def _lay_node(self, number: int, grove: _Grove, node: int, source: int | None, depth: int) -> None:
+    def _lay_node(self, number: int, grove: _Grove, node: int, source: int | None, depth: int, past: tuple | None) -> None:
+        """Append a node with all below it; `past` None: it goes on with the newest segment, being its parent's first child."""
         ids, depths, ends = self.rows[-1]
         row, start, tokens, count = len(self.rows) - 1, len(ids), grove.ids[node], grove.rows(node)
         ids.extend(tokens[:count])
@@ -281,11 +294,19 @@ class _Layout:
             before = [source, *range(start, start + len(tokens) - 1)]
             self.reads.extend((row, at, token, self.num_spans) for at, token in zip(before, tokens))
             self.num_spans += 1
+        segments = self.segments[-1]
+        if past is not None and count:
+            segments.append(Segment(count, past))
+        elif count:
+            segments[-1] = segments[-1]._replace(length=segments[-1].length + count)
+        here, below = len(segments) - 1, ()
+        if grove.children[node]:
+            below = (*segments[here].past, (here, segments[here].length))
         last = start + count - 1 if count else source
         self.last_row[number, node] = (row, last)
         ends.extend([0] * count)
-        for child in grove.children[node]:
-            self._lay_node(number, grove, child, last, depth + count)
+        for nth, child in enumerate(grove.children[node]):
+            self._lay_node(number, grove, child, last, depth + count, below if nth else None)
         ends[start : start + count] = [len(ids)] * count
 
 
@@ -298,6 +319,7 @@ def pack(trees: Sequence[TokenTree], rows: Pack, pad_id: int, share: bool = True
     layout, placed, members = _Layout(), [], []
     for row in rows:
         layout.rows.append(([], [], []))
+        layout.segments.append([])
         groves, where = _plant([trees[i] for i in row], share)
         base = len(placed) + 1_000_000 * len(layout.rows)  # grove numbers unique over rows
         for number, grove in enumerate(groves):
@@ -352,6 +374,7 @@ def _tensors(layout: _Layout, placed: list[tuple[int, _Placed]], members: list[T
         class_probs=tensor(np.asarray([t.class_probs or (0.0,) * num_classes for t in members], np.float32)
                            .reshape(len(members), num_classes)),
         is_majority=tensor(np.asarray([-1 if t.is_majority is None else int(t.is_majority) for t in members], np.int64)),
+        segments=tuple(map(tuple, layout.segments)) or ((),),
         read_starts=tuple(np.concatenate([[0], np.cumsum(counts)]).tolist()),
         num_spans=dump, num_tokens=sum(len(ids) for ids, _, _ in layout.rows),
         num_tokens_unshared=sum(len(t.prompt) + len(t.belief) + len(a) - 1 for t in members for a in t.answers if a),

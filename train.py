@@ -72,7 +72,7 @@ def main(config: DictConfig) -> None:
 
     policy = models.load_policy(model["name_or_path"], model["policy_dtype"], settings["attention"], world.device, archive,
                                 model["trust_remote_code"], model["compute_dtype"])
-    row_tokens = settings["row_tokens"] or (settings["max_tokens"] if policy.attention == "flex_attention" else 256)
+    row_tokens = settings["row_tokens"] or (256 if policy.attention == "sdpa" else settings["max_tokens"])
     longest = max((t for split in (*trees.values(), *mismatched.values()) for t in split), key=path_tokens)
     models.check_lengths(policy, path_tokens(longest))
     probe = models.parity_probe(policy, [*trees["train"][:2], longest], tokenizer.pad_token_id, settings["share_prefixes"])

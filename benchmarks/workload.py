@@ -77,7 +77,7 @@ def add_model_options(parser: Parser) -> None:
                                                                         "--model then gives the tokenizer alone")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="mixed: float32 weights, bfloat16 passes")
-    parser.add_argument("--attention", choices=("auto", "sdpa", "flex_attention"), default="auto")
+    parser.add_argument("--attention", choices=("auto", "segments", "sdpa", "flex_attention"), default="auto")
     parser.add_argument("--compile", action="store_true", help="torch.compile every transformer block; give warm-up steps")
     parser.add_argument("--activation-checkpointing", action="store_true")
     parser.add_argument("--max-tokens", type=positive, default=2048, help="rows of tokens of one forward pass (not in mode padded)")
@@ -248,4 +248,4 @@ def random_policy(shape: str, weights: str, passes: str, attention: str, device)
 
 def choose_row_tokens(args: argparse.Namespace, attention: str) -> int:
     """As train.py: long rows cost flex_attention nothing; a dense mask makes them dear."""
-    return args.row_tokens or (args.max_tokens if attention == "flex_attention" else 256)
+    return args.row_tokens or (256 if attention == "sdpa" else args.max_tokens)

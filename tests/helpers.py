@@ -24,16 +24,17 @@ CONFIGS = {
 }
 
 
-def tiny_policy(family: str = "llama", seed: int = 0, **changes) -> models.Scorer:
+def tiny_policy(family: str = "llama", seed: int = 0, attention: str = "segments", **changes) -> models.Scorer:
     """A random model of a family, wide enough in its weights that log-probs differ between tokens."""
     torch.manual_seed(seed)
     config = copy.deepcopy(CONFIGS[family])
     config.update(changes)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    models.register_attention()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    return models.Scorer(model.eval(), "sdpa")
+    return models.Scorer(model.eval(), attention)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

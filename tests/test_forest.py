@@ -114,8 +114,9 @@ def random_trees(seed, count=7):
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("share", [True, False])
-def test_packed_equals_one_by_one_in_values_and_gradients(family, share):
-    policy, ts = tiny_policy(family), random_trees(1)
+@pytest.mark.parametrize("attention", ["segments", "sdpa"])
+def test_packed_equals_one_by_one_in_values_and_gradients(family, share, attention):
+    policy, ts = tiny_policy(family, attention=attention), random_trees(1)
     packed = forest.pack(ts, [[0, 1, 2], [3, 4], [5, 6]], pad_id=0, share=share)
     weights = torch.randn(packed.span.shape, generator=torch.Generator().manual_seed(0)) * packed.valid
 
@@ -138,6 +139,30 @@ def test_packed_equals_one_by_one_in_values_and_gradients(family, share):
     total.backward()
     for name, parameter in policy.named_parameters():
         assert torch.allclose(got[name], parameter.grad, atol=3e-4 * max(1.0, parameter.grad.abs().max().item())), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(trees, min_size=1, max_size=12), st.booleans())
+def test_segments_allow_what_the_predicate_allows(ts, share):
+    batch = forest.pack(ts, [list(range(len(ts) // 2)), list(range(len(ts) // 2, len(ts)))], 0, share)
+    for row, allowed in zip(batch.segments, forest.dense_mask(batch.end)[:, 0]):
+        starts = np.cumsum([0, *(s.length for s in row)])
+        mine = torch.eye(allowed.shape[0], dtype=torch.bool)  # padding sees itself alone
+        for (length, past), start in zip(row, starts):
+            mine[start : start + length, start : start + length] = torch.ones(length, length).tril().bool()
+            for j, n in past:
+                mine[start : start + length, starts[j] : starts[j] + n] = True
+        assert torch.equal(mine, allowed)
+        assert all(n <= row[j].length for _, past in row for j, n in past)
+
+
+def test_generation_and_plain_passes_do_not_see_the_segments():
+    ids = torch.tensor([[5, 6, 7, 8]])
+    a, b = (tiny_policy("llama", attention=name) for name in ("segments", "sdpa"))
+    assert torch.allclose(a.model(ids).logits, b.model(ids).logits, atol=1e-6)
+    mask = torch.tensor([[0, 0, 1, 1]])
+    assert torch.allclose(a.model(ids, attention_mask=mask).logits[:, 2:], b.model(ids, attention_mask=mask).logits[:, 2:], atol=1e-6)
+    assert models.generate(a, [(5, 6), (7,)], 4, 258, 257, 0) == models.generate(b, [(5, 6), (7,)], 4, 258, 257, 0)
 
 
 def test_small_logit_chunks_change_nothing(monkeypatch):

@@ -223,7 +223,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     (["icf_shots=-1"], "icf_shots=-1: must be a whole number, 0 or more"), (["icf_shots=500"], "500 shots need more than 500"),
     (["truncation=middle"], "choose one of null, keep_start, keep_end"),
     (["exp_name=../x"], "must be a plain folder name"), (["optimizer=Adamm"], "no such class in torch.optim"),
-    (["resume=must"], "holds no checkpoint"), (["attention=eager"], "choose auto, sdpa or flex_attention"),
+    (["resume=must"], "holds no checkpoint"), (["attention=eager"], "choose auto, sdpa, segments or flex_attention"),
     (["attention=flex_attention"], "needs a CUDA device"),
     (["model.name_or_path=/nowhere"], "cannot be loaded"), (["max_length=20", "max_prompt_length=null"], "leave no room for a response"),
     (["model.archive=/nowhere"], "no such folder or file"), (["max_tokens=50"], "the largest example has"),
