@@ -200,11 +200,14 @@ def plan_step(trees: Sequence[TokenTree], examples: Sequence[int], max_tokens: i
 
 
 def _widths(sizes: Sequence[int], row_tokens: int, max_tokens: int) -> list[int]:
-    """Row lengths worth trying: those that spread the trees evenly over 1, 2, ... rows, within `row_tokens`; 0: a tree a row."""
+    """Row lengths worth trying: those that spread the trees evenly over 1, 2, ... rows, within `row_tokens`; 0: a tree a row;
+    max_tokens: one row a pack, which needs no padding."""
     if not sizes:
         return []
     if not row_tokens:
         return [0]
+    if row_tokens >= max_tokens:
+        return [max_tokens]
     limit = min(max_tokens, max(row_tokens, sizes[0]))
     even = {math.ceil(sum(sizes) / rows) + slack for rows in range(1, min(len(sizes), 64) + 1) for slack in (0, 16)}
     return sorted({limit, sizes[0], *(w for w in even if sizes[0] <= w <= limit)})
