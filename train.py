@@ -19,7 +19,7 @@ from utils import UserError, guarded, init_distributed, keep_freed_memory, log, 
 
 CONFIG = Path(__file__).parent / "config"
 RANGES = {  # key: kind, least value, may be null
-    "seed": (int, 0, False), "batch_size": (int, 1, False), "eval_batch_size": (int, 1, False), "max_tokens": (int, 2, False),
+    "seed": (int, 0, False), "batch_size": (int, 1, False), "eval_batch_size": (int, 1, False), "max_tokens": (int, 2, True),
     "row_tokens": (int, 1, True), "max_length": (int, 2, False), "max_prompt_length": (int, 1, True), "pairs_per_prompt": (int, 1, False),
     "eval_every": (int, 1, False), "n_eval_examples": (int, 1, True), "n_epochs": (int, 1, True), "n_examples": (int, 1, True),
     "warmup_steps": (int, 0, False), "patience": (int, 1, True), "lr": (float, 1e-12, False), "max_grad_norm": (float, 1e-12, False),
@@ -64,7 +64,7 @@ def main(config: DictConfig) -> None:
     trees = tokenize(settings, splits, tokenizer, counts)
     mismatched = {s: data.mismatch(trees[s], trees["train"], settings["seed"], limits_of(settings).max_length)
                   for s in trees if needs.mismatched}
-    check_sizes([*trees.values(), *mismatched.values()], settings)
+    settings["max_tokens"] = pack_tokens([*trees.values(), *mismatched.values()], settings, world.device.type)
     audit = data.audit_splits({s: (*splits[s], trees[s]) for s in splits}, counts)
     for name, found in audit.items():
         for split, values in found.items():
@@ -235,14 +235,20 @@ def tokenize(settings: dict[str, Any], splits: dict[str, tuple], tokenizer, coun
     return trees
 
 
-def check_sizes(splits: list[list], settings: dict[str, Any]) -> None:
-    """Raises UserError where one example alone is larger than a pack."""
+def pack_tokens(splits: list[list], settings: dict[str, Any], device: str) -> int:
+    """Tokens of one forward pass. Small passes keep a CPU's caches and memory; a GPU wants large ones.
+
+    Raises UserError where max_tokens is given and one example alone is larger.
+    """
     import forest
 
     largest = max(forest.tree_tokens([tree], settings["share_prefixes"]) for trees in splits for tree in trees)
+    if settings["max_tokens"] is None:
+        return max(largest, 8192 if device == "cuda" else 1024)
     if largest > settings["max_tokens"]:
         raise UserError(f"config key max_tokens={settings['max_tokens']}: the largest example has {largest} tokens; raise max_tokens or "
                         "lower max_length")
+    return settings["max_tokens"]
 
 
 def open_run(settings: dict[str, Any], is_main: bool) -> Path:
