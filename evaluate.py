@@ -125,7 +125,8 @@ def scored(policy, trees: list, pad_id: int, name: str):
 
     device = next(policy.parameters()).device
     with torch.no_grad(), tqdm(total=len(trees), desc=f"scoring {name}", unit="prompt") as bar:
-        for rows in forest.plan_step(trees, range(len(trees)), 4096, 512, 1):
+        largest = max(forest.tree_tokens([tree]) for tree in trees)
+        for rows in forest.plan_step(trees, range(len(trees)), max(2048, largest), max(2048, largest), 1):
             members = [i for row in rows for i in row]
             scores = models.score(policy, forest.pack(trees, rows, pad_id).to(device))
             yield members, type(scores)(*(v.cpu() if torch.is_tensor(v) else v for v in scores))
@@ -151,7 +152,8 @@ def load(checkpoint: Checkpoint):
     model, is_file = checkpoint.model, Path(checkpoint.source).is_file()
     named = model["name_or_path"] if is_file else checkpoint.source
     tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or named, model["trust_remote_code"])
-    return models.load_policy(named, model["policy_dtype"], "sdpa", device, checkpoint.source if is_file else None,
+    attention = "sdpa" if device.type == "cuda" else "auto"  # flex_attention is for training: generation has no forest
+    return models.load_policy(named, model["policy_dtype"], attention, device, checkpoint.source if is_file else None,
                               model["trust_remote_code"], model["compute_dtype"]), tokenizer
 
 
