@@ -39,8 +39,8 @@ class Workload(NamedTuple):
 WORKLOADS = {w.name: w for w in (
     *(Workload(f"dpo-{pairs}", ["--loss", "dpo", "--pairs", pairs], ["--pairs", pairs], True)
       for pairs in ("best_vs_worst", "best_vs_rest", "all")),
-    *(Workload(f"swepo-{mode}", ["--loss", "swepo", "--view", "ranked"], ["--loss", "swepo", "--view", "ranked", "--mode", mode], False)
-      for mode in ("packed", "padded")))}
+    *(Workload(f"swepo-{mode}", ["--loss", "swepo", "--view", "ranked"], ["--loss", "swepo", "--view", "ranked", "--mode", mode, *more], False)
+      for mode, more in (("packed", []), ("padded", ["--micro-batch", "2"])))}  # 8 rows of 256 fit where 32 would not
 DEFAULT = "dpo-best_vs_worst,dpo-best_vs_rest,dpo-all,swepo-padded"
 
 
