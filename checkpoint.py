@@ -1,20 +1,24 @@
 """Save and load a run's state: HF folders that anything can open, with what exact resume needs beside them.
 
-Contract: `step-000640/` is an HF model folder plus `trainer_state/` (optimizer.pt, state.json). Folders appear by rename,
-so one that is there is complete; `latest` and `best` are links to them. Files of tensors are read with weights_only.
+Contract: `step-000640/` is an HF model folder plus `trainer_state/` (optimizer.pt, state.json, and manifest.json with the size
+and checksum of every file). Folders appear by rename, after their bytes are on disk, so one that is there is complete; what
+was damaged later is told by the manifest and the one before it is used. `latest` and `best` are links. Files of tensors are
+read with weights_only. The main rank gathers and writes the whole state; all ranks read it.
 """
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -25,36 +29,99 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from utils import UserError, World, log, write_json
+from utils import UserError, World, log, on_main, to_disk, write_json
 
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+STATE = "trainer_state"
 
 
 def save(run: Path, step: int, policy: nn.Module, optimizer: torch.optim.Optimizer, tokenizer, state: dict[str, Any], world: World,
-         best: bool) -> Path:
-    """Write `run/step-NNNNNN` and point `latest` (and `best`) at it; steps that no link names are then removed."""
+         best: bool, keep_last: int = 1) -> Path:
+    """Write `run/step-NNNNNN` and point `latest` (and `best`) at it; older steps than the last `keep_last` are then removed.
+
+    Raises UserError on all ranks where the disk refuses; the checkpoints before stay as they are.
+    """
     weights = get_model_state_dict(policy, options=FULL)
     moments = get_optimizer_state_dict(policy, optimizer, options=FULL)
     folder = run / f"step-{step:06d}"
-    if world.is_main:
+
+    def write() -> None:
         temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=run))
         try:
             policy.model.save_pretrained(temporary, state_dict={k.removeprefix("model."): v for k, v in weights.items()})
             tokenizer.save_pretrained(temporary)
-            (temporary / "trainer_state").mkdir()
-            torch.save(moments, temporary / "trainer_state" / "optimizer.pt")
-            write_json(temporary / "trainer_state" / "state.json", {**state, "step": step})
+            (temporary / STATE).mkdir()
+            with (temporary / STATE / "optimizer.pt").open("wb") as file:
+                torch.save(moments, file)
+            write_json(temporary / STATE / "state.json", {**state, "step": step})
+            _seal(temporary)
             temporary.chmod(0o755)
-            shutil.rmtree(folder, ignore_errors=True)  # of an older run: `latest` does not name it
+            if folder.exists():  # of this step before its validation; tidy() knows the name, should the run die between the two
+                folder.rename(run / f".replaced-{folder.name}")
             temporary.rename(folder)
+            to_disk(run)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         for name in ("latest", "best") if best else ("latest",):
             _link(run / name, folder.name)
-        _prune(run)
-    if world.size > 1:
-        dist.barrier()
+        _prune(run, keep_last)
+
+    def write_or_explain() -> None:
+        try:
+            write()
+        except (OSError, SafetensorError) as error:
+            before = next((f"{run} goes on from {f.name}" for f in reversed(steps(run))), f"{run} holds no checkpoint yet")
+            raise UserError(f"{folder}: cannot be saved ({_reason(error)}); make room or set output_dir; {before}") from error
+
+    on_main(world, write_or_explain)
     return folder
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
+def _seal(folder: Path) -> None:
+    """Write the manifest of a folder, and bring every byte to the disk."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    with ThreadPoolExecutor(8) as pool:
+        found = dict(zip((str(p.relative_to(folder)) for p in files), pool.map(_checksum, files)))
+        write_json(folder / STATE / "manifest.json", found)
+        list(pool.map(to_disk, [*files, folder / STATE, folder]))
+
+
+def _checksum(path: Path) -> list:
+    with path.open("rb") as file:
+        return [path.stat().st_size, hashlib.file_digest(file, "blake2b").hexdigest()]
+
+
+def damage(folder: Path, suffix: str = "") -> str | None:
+    """What is wrong with a checkpoint's files (those of a suffix), by its manifest; None where it is as it was written."""
+    try:
+        manifest = json.loads((folder / STATE / "manifest.json").read_text())
+        files = [name for name in manifest if name.endswith(suffix)]
+        if absent := next((name for name in files if not (folder / name).is_file()), None):
+            return f"{absent} is missing"
+        with ThreadPoolExecutor(8) as pool:
+            for name, found in zip(files, pool.map(lambda name: _checksum(folder / name), files)):
+                if found[0] != manifest[name][0]:
+                    return f"{name} has {found[0]} of {manifest[name][0]} bytes"
+                if found != manifest[name]:
+                    return f"{name} does not match its checksum"
+        return None if {f"{STATE}/state.json", f"{STATE}/optimizer.pt"} <= manifest.keys() else "manifest.json is not whole"
+    except OSError as error:
+        return f"{Path(error.filename or '').name}: {error.strerror}"
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return "manifest.json is none"
+
+
+def steps(run: Path) -> list[Path]:
+    """The step folders of a run, oldest first."""
+    return sorted((p for p in run.glob("step-*") if re.fullmatch(r"step-\d{6,}", p.name)), key=_number)
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
 
 
 def _link(link: Path, target: str) -> None:
@@ -64,36 +131,92 @@ def _link(link: Path, target: str) -> None:
     os.replace(temporary, link)
 
 
-def _prune(run: Path) -> None:
+def _prune(run: Path, keep_last: int) -> None:
+    """Remove the steps that neither a link nor `keep_last` keeps; those after `latest` are damaged or of a life that it left."""
     kept = {(run / name).resolve().name for name in ("latest", "best") if (run / name).exists()}
-    for folder in run.glob("step-*"):
-        if folder.name not in kept:
+    lived = [f.name for f in steps(run) if _number(f) <= _number((run / "latest").resolve())]
+    for folder in (*steps(run), *run.glob(".replaced-*")):
+        if folder.name not in kept | set(lived[-keep_last:]):
             shutil.rmtree(folder, ignore_errors=True)
-    for folder in run.glob(".saving-*"):  # what a killed save left
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def load_latest(run: Path, policy: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Load the newest checkpoint of a run into policy and optimizer; return its state, or None where there is none."""
-    folder = run / "latest"
-    if not folder.exists():
+def tidy(run: Path) -> None:
+    """Remove what a killed run left half done. Only for one that holds the run's lock."""
+    for folder in run.glob(".replaced-step-*"):
+        if not (run / folder.name.removeprefix(".replaced-")).exists():
+            folder.rename(run / folder.name.removeprefix(".replaced-"))
+    for path in run.glob(".*"):
+        if re.fullmatch(r"\.(saving-.*|replaced-.*|(config\.yaml|data_audit\.json|latest|best)\..*)", path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def newest_intact(run: Path) -> dict[str, Any] | None:
+    """The state of a run's newest checkpoint that is as it was written; None where there is none at all.
+
+    A damaged one is named in a warning and the one before it taken. Raises UserError where all are damaged.
+    """
+    problems: list[str] = []
+    for folder in reversed(steps(run)):
+        problem = damage(folder)
+        if problem is None:
+            state = json.loads((folder / STATE / "state.json").read_text())
+            if isinstance(state, dict) and state.get("step") == _number(folder):
+                return state
+            problem = "state.json is of another step"
+        problems.append(f"{folder}: the checkpoint cannot be read ({problem})")
+        log.warning("%s; looking for the one before it", problems[-1])
+    if problems:
+        raise UserError(f"{problems[0]}, and no other is intact; remove {'it' if len(problems) == 1 else 'them'} to start the run anew, "
+                        "or set another exp_name")
+    return None
+
+
+def load_latest(run: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> dict[str, Any] | None:
+    """Load the newest intact checkpoint of a run into policy and optimizer; return its state, or None where there is none.
+
+    Raises UserError where none is intact, and where it holds another model's weights.
+    """
+    state = on_main(world, lambda: newest_intact(run))
+    if state is None:
         return None
+    folder = run / f"step-{state['step']:06d}"
     try:
-        state = json.loads((folder / "trainer_state" / "state.json").read_text())
         weights = {}
         for file in sorted(folder.glob("*.safetensors")):
-            weights |= load_file(file)
-        moments = torch.load(folder / "trainer_state" / "optimizer.pt", map_location="cpu", weights_only=True)
-    except Exception as error:  # json, safetensors and torch each raise their own kinds for a damaged file
-        first = str(error).splitlines()[0]
-        raise UserError(f"{folder}: the checkpoint cannot be read ({first}); "
-                        f"remove {folder.resolve()} or set resume=never with another exp_name") from error
+            weights |= {f"model.{k}": v for k, v in load_file(file).items()}
+        moments = torch.load(folder / STATE / "optimizer.pt", map_location="cpu", weights_only=True, mmap=world.size > 1)
+    except Exception as error:  # safetensors and torch each raise their own kinds for a file that is none of theirs
+        raise UserError(f"{folder}: the checkpoint cannot be read ({_reason(error)}); remove it or set another exp_name") from error
+    if problem := _misfit(policy, weights):
+        raise UserError(f"{folder}: holds the weights of another model ({problem}); restore model.name_or_path or set another exp_name")
     # tied weights are stored once: strict would miss their second name
-    set_model_state_dict(policy, {f"model.{k}": v for k, v in weights.items()},
-                         options=StateDictOptions(full_state_dict=True, strict=False))
+    set_model_state_dict(policy, weights, options=StateDictOptions(full_state_dict=True, strict=False))
     set_optimizer_state_dict(policy, optimizer, moments, options=StateDictOptions(full_state_dict=True))
-    log.info("resumed from %s", folder.resolve().name)
+
+    def point() -> None:  # as they stood when this step was saved: a run may die between two links
+        _link(run / "latest", folder.name)
+        best = run / f"step-{state.get('best_step') or 0:06d}"
+        if best.exists():
+            _link(run / "best", best.name)
+        elif not (run / "best").exists() or _number((run / "best").resolve()) > state["step"]:
+            (run / "best").unlink(missing_ok=True)  # its folder is gone, or a later one that this run does not know yet
+
+    on_main(world, point)
+    log.info("resumed from %s", folder.name)
     return state
+
+
+def _misfit(policy: nn.Module, weights: dict[str, torch.Tensor]) -> str | None:
+    """The first parameter that the weights lack or hold in another shape; one that is tied needs one of its names alone."""
+    seen: dict[int, bool] = {}
+    names: dict[int, str] = {}
+    for name, parameter in policy.named_parameters(remove_duplicate=False):
+        name = name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
+        if name in weights and weights[name].shape != parameter.shape:
+            return f"{name}: {tuple(weights[name].shape)} instead of {tuple(parameter.shape)}"
+        seen[id(parameter)] = seen.get(id(parameter), False) or name in weights
+        names[id(parameter)] = name
+    return next((f"{names[key]} is missing" for key, there in seen.items() if not there), None)
 
 
 def find_model(ckpt: str) -> str:
@@ -109,7 +232,10 @@ def find_model(ckpt: str) -> str:
         raise UserError(f"ckpt={ckpt}: no such folder or file; give a run folder, a step folder, an HF folder, a policy.pt or a hub name")
     for name in ("best", "latest", "."):
         if (path / name / "config.json").exists():
-            return str((path / name).resolve())
+            found = (path / name).resolve()
+            if (found / STATE / "manifest.json").exists() and (problem := damage(found, ".safetensors")):
+                raise UserError(f"ckpt={ckpt}: {found} is damaged ({problem}); give another step folder or train again")
+            return str(found)
     raise UserError(f"ckpt={ckpt}: holds no finished checkpoint (no best, latest or config.json); train first or give a step folder")
 
 

@@ -2,7 +2,8 @@
 
 Contract: one number (nats) for each (prompt, belief, answer) path, keyed by a hash of its token ids, in a file named by the
 hash of the weights, their dtype and the attention backend. Another loss, order, subset or k reuses what is there; a file
-that is damaged is recomputed, never used. No second model ever exists.
+that is damaged is recomputed, never used. No second model ever exists. The order of the work depends on the examples alone,
+so a run that was killed here and goes on gets the same bits.
 """
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ from tqdm import tqdm
 
 import forest
 import models
-from utils import World, atomic_path, cache_dir, log
+from utils import World, atomic_path, cache_dir, locked, log
 
-PLAN_CHUNK = 4096  # examples planned at once: planning is quadratic in the worst case
+PLAN_CHUNK = 1024  # examples planned, computed and written at once: planning is quadratic in the worst case
 
 
 def reference_logps(policy: models.Scorer, trees: Sequence[forest.TokenTree], fingerprint: str, pad_id: int, max_tokens: int,
@@ -36,12 +37,17 @@ def reference_logps(policy: models.Scorer, trees: Sequence[forest.TokenTree], fi
     known = shared_from_main(read_cache(path) if world.is_main else {}, world)
     keys = [[path_key(t.prompt, t.belief, a) if a else None for a in t.answers] for t in trees]
     wanted = sorted(wanted) if wanted is not None else range(len(trees))
-    missing = [i for i in wanted if any(k is not None and k not in known for k in keys[i])]
-    if missing:
-        known |= _compute(policy, trees, keys, missing, pad_id, max_tokens, row_tokens, world, share)
-        if world.is_main:
-            write_cache(path, read_cache(path) | known)  # another run may have added to the file meanwhile
-    log.info("reference log-probs: %d of %d examples from the cache", len(wanted) - len(missing), len(wanted))
+    computed = 0
+    with tqdm(total=len(wanted), desc="reference", unit="ex", disable=not world.is_main) as bar:
+        for first in range(0, len(wanted), PLAN_CHUNK):
+            chunk = wanted[first : first + PLAN_CHUNK]
+            missing = [i for i in chunk if any(k is not None and k not in known for k in keys[i])]
+            if missing:
+                found = _compute(policy, trees, keys, missing, pad_id, max_tokens, row_tokens, world, share)
+                known |= shared_from_main(add_to_cache(path, found) if world.is_main else {}, world)
+            computed += len(missing)
+            bar.update(len(chunk))
+    log.info("reference log-probs: %d of %d examples from the cache", len(wanted) - computed, len(wanted))
     filled = list(trees)
     for i in wanted:
         filled[i] = trees[i]._replace(reference=tuple(0.0 if k is None else known[k] for k in keys[i]))
@@ -65,16 +71,14 @@ def path_key(prompt: forest.Ids, belief: forest.Ids, answer: forest.Ids) -> byte
 
 @torch.no_grad()
 def _compute(policy, trees, keys, missing, pad_id, max_tokens, row_tokens, world, share) -> dict[bytes, float]:
+    """The log-probs of the missing examples' paths, over all ranks."""
     device, found = next(policy.parameters()).device, {}
-    with tqdm(total=len(missing), desc="reference", unit="ex", disable=not world.is_main) as bar:
-        for first in range(0, len(missing), PLAN_CHUNK):
-            chunk = missing[first : first + PLAN_CHUNK]
-            for rows in forest.plan_step(trees, chunk, max_tokens, row_tokens, world.size, share)[world.rank :: world.size]:
-                values = models.score(policy, forest.pack(trees, rows, pad_id, share).to(device)).policy.tolist()
-                members = [i for row in rows for i in row]
-                for i, row in zip(members, values):
-                    found.update((k, v) for k, v in zip(keys[i], row) if k is not None)
-                bar.update(len(members) * world.size)
+    rows_of = forest.plan_step(trees, missing, max_tokens, row_tokens, world.size, share)[world.rank :: world.size]
+    for rows in tqdm(rows_of, desc="packs", leave=False, disable=not world.is_main):
+        values = models.score(policy, forest.pack(trees, rows, pad_id, share).to(device)).policy.tolist()
+        members = [i for row in rows for i in row]
+        for i, row in zip(members, values):
+            found.update((k, v) for k, v in zip(keys[i], row) if k is not None)
     if world.size > 1:
         parts: list[dict] = [{}] * world.size
         dist.all_gather_object(parts, found)
@@ -96,6 +100,19 @@ def read_cache(path: Path) -> dict[bytes, float]:
         log.warning("reference cache %s does not match its checksum: computing it again", path)
         return {}
     return {key.tobytes(): float(value) for key, value in zip(keys, logps)}
+
+
+def add_to_cache(path: Path, found: dict[bytes, float]) -> dict[bytes, float]:
+    """Add log-probs to the file and give those that it then holds for these paths: where two runs computed one, the first stays."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.parent, wait=True):
+            known = {**found, **read_cache(path)}
+            write_cache(path, known)
+    except (OSError, SafetensorError) as error:
+        log.warning("reference cache %s cannot be written (%s): going on without it", path, str(error).splitlines()[0])
+        return found
+    return {key: known[key] for key in found}
 
 
 def write_cache(path: Path, known: dict[bytes, float]) -> None:

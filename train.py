@@ -5,9 +5,12 @@ Every key stands with a comment in config/config.yaml; `python train.py --help` 
 """
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import json
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,21 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from utils import UserError, guarded, init_distributed, keep_freed_memory, log, run_entry, seed_everything, setup_logging, wait, write_json
+from utils import (
+    UserError,
+    atomic_path,
+    guarded,
+    init_distributed,
+    keep_freed_memory,
+    locked,
+    log,
+    on_main,
+    run_entry,
+    seed_everything,
+    setup_logging,
+    wait,
+    write_json,
+)
 
 CONFIG = Path(__file__).parent / "config"
 RANGES = {  # key: kind, least value, may be null
@@ -23,14 +40,21 @@ RANGES = {  # key: kind, least value, may be null
     "row_tokens": (int, 1, True), "max_length": (int, 2, False), "max_prompt_length": (int, 1, True), "pairs_per_prompt": (int, 1, False),
     "eval_every": (int, 1, False), "n_eval_examples": (int, 1, True), "n_epochs": (int, 1, True), "n_examples": (int, 1, True),
     "warmup_steps": (int, 0, False), "patience": (int, 1, True), "lr": (float, 1e-12, False), "max_grad_norm": (float, 1e-12, False),
-    "log_every_seconds": (float, 0, False), "eval_fraction": (float, 0, False), "icf_shots": (int, 0, False)}
+    "log_every_seconds": (float, 0, False), "save_every": (int, 1, True), "keep_last": (int, 1, False),
+    "eval_fraction": (float, 0, False), "icf_shots": (int, 0, False)}
 SHOWN = ("loss/eval", "js_distance_eval", "class_mass_eval", "rewards_eval/accuracies",
          "rewards_eval/margins_majority", "rewards_eval/margins_minority")
 FREE_TO_CHANGE = {"resume", "wandb", "n_epochs", "n_examples", "debug", "output_dir", "log_every_seconds",
-                  "patience", "eval_every", "eval_batch_size"}
+                  "patience", "eval_every", "eval_batch_size", "save_every", "keep_last"}
+SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)  # in names of environment variables
 
 
 def main(config: DictConfig) -> None:
+    with contextlib.ExitStack() as stack:  # the run folder's lock, and open files
+        train(config, stack)
+
+
+def train(config: DictConfig, stack: contextlib.ExitStack) -> None:
     settings = check_config(config)
     import losses  # after the config is known to be right: torch and transformers take seconds to import
     import preference_datasets as data
@@ -53,7 +77,8 @@ def main(config: DictConfig) -> None:
     seed_everything(settings["seed"])
     if world.device.type == "cpu":
         keep_freed_memory()
-    run = open_run(settings, world.is_main)
+    setup_logging(is_main=world.is_main)
+    run = on_main(world, lambda: open_run(settings, stack))
     model = settings["model"]
     archive = checkpoint.find_model(model["archive"]) if model["archive"] else None
     named = archive if archive and Path(archive).is_dir() else model["name_or_path"]  # an archive folder is a whole model
@@ -77,7 +102,7 @@ def main(config: DictConfig) -> None:
     models.check_lengths(policy, path_tokens(longest))
     probe = models.parity_probe(policy, [*trees["train"][:2], longest], tokenizer.pad_token_id, settings["share_prefixes"])
     log.info("parity probe: packed and one-by-one log-probs agree to %.1e nats", probe)
-    mark = models.fingerprint(policy) if needs.reference else ""
+    mark, marks = models.fingerprint(policy) if needs.reference else "", {s: data_mark([*trees[s], *mismatched.get(s, ())]) for s in trees}
     if settings["activation_checkpointing"]:
         models.gradient_checkpointing(policy)
     if settings["compile"]:
@@ -91,31 +116,35 @@ def main(config: DictConfig) -> None:
                                                         used_examples(trees[split], settings) if split == "train" else None)
 
     optimizer = build_optimizer(settings, policy)
-    state = None if settings["resume"] == "never" or settings["debug"] else checkpoint.load_latest(run, policy, optimizer)
-    if settings["resume"] == "must" and state is None:
-        raise UserError(f"resume=must: {run} holds no checkpoint; set resume=auto to start the run")
+    state = None if settings["resume"] == "never" or settings["debug"] else checkpoint.load_latest(run, policy, optimizer, world)
     if world.is_main and state is None and not settings["debug"]:
         write_json(run / "data_audit.json", audit)
-        OmegaConf.save(config, run / "config.yaml", resolve=True)
+        with atomic_path(run / "config.yaml") as temporary:
+            OmegaConf.save(config, temporary, resolve=True)
+            temporary.chmod(0o644)
     plan = trainers.Settings(
         **{k: settings[k] for k in ("seed", "batch_size", "eval_batch_size", "max_tokens", "shuffle", "warmup_steps", "lr", "max_grad_norm",
-                                    "eval_every", "do_first_eval", "eval_metric", "patience", "log_every_seconds")},
+                                    "eval_every", "do_first_eval", "eval_metric", "patience", "log_every_seconds", "save_every",
+                                    "keep_last")},
         num_examples=total_examples(settings, len(trees["train"])), row_tokens=row_tokens, share=settings["share_prefixes"],
         width_multiple=128 * max(1, row_tokens // 1024) if policy.attention == "flex_attention" else 1,
         beta=loss_keys.get("beta", 1.0), save=not settings["debug"])
     if state and state["reference"] != mark:
         raise UserError(f"{run}: the starting weights ({model['archive'] or model['name_or_path']}) changed since this run began, and "
                         "they are its reference; restore them or choose another exp_name")
-    if state and (state["examples"] >= plan.num_examples or trainers.out_of_patience(state, plan)):
+    if changed := [split for split in marks if state and state["data"][split] != marks[split]]:
+        raise UserError(f"{run}: the examples of split {changed[0]} changed since this run began (datasets={settings['datasets']}, or its "
+                        "tokenizer); restore the data or choose another exp_name")
+    if state and not state["pending"] and (state["examples"] >= plan.num_examples or trainers.out_of_patience(state, plan)):
         log.info("run %s is finished (%d examples); set n_epochs higher to go on or exp_name to start another", run, state["examples"])
         return
     loss_fn = functools.partial(losses.LOSSES[loss_name], **loss_keys)
     if needs.reference and state is None:
         loss_fn = with_step0_check(loss_fn)
-    publish = open_logs(settings, run, state["step"] if state else 0, world.is_main)
+    publish = open_logs(settings, run, state["lines"] if state else 0, world.is_main, stack)
     packs = {s: trainers.Data(trees[s], mismatched.get(s)) for s in trees}
     final = trainers.train(policy, optimizer, tokenizer, packs["train"], packs["eval"], loss_fn, plan, world, run,
-                           state or trainers.new_state(mark), publish)
+                           state or trainers.new_state(mark, marks), publish)
     log.info("finished %d examples; best %s %.4f; checkpoint: %s",
              final["examples"], settings["eval_metric"], final["best"] or float("nan"), run / "best")
 
@@ -149,7 +178,12 @@ def check_config(config: DictConfig) -> dict[str, Any]:
             raise UserError(f"config key model.{key}={settings['model'][key]}: choose float32 or bfloat16")
     if settings["n_epochs"] is None and settings["n_examples"] is None:
         raise UserError("config keys n_epochs and n_examples: both are null; set one of them")
-    if not isinstance(settings["exp_name"], str) or Path(settings["exp_name"]).name != settings["exp_name"]:
+    for key, value in flatten(settings).items():  # it would stand in config.yaml and in the tracker
+        if name := next((n for n, secret in os.environ.items() if SECRET.search(n) and len(secret) > 7 and secret in str(value)), None):
+            raise UserError(f"config key {key}: holds the value of ${name}; leave secrets in the environment, where they are found")
+    if not isinstance(settings["output_dir"], str) or not settings["output_dir"] or "\0" in settings["output_dir"]:
+        raise UserError(f"config key output_dir={settings['output_dir']}: must be the folder above exp_name")
+    if not isinstance(settings["exp_name"], str) or not re.fullmatch(r"[^/\0\n]*[^/\0\n.][^/\0\n]*", settings["exp_name"]):
         raise UserError(f"config key exp_name={settings['exp_name']}: must be a plain folder name; the folder above it is output_dir")
     return settings
 
@@ -251,26 +285,38 @@ def pack_tokens(splits: list[list], settings: dict[str, Any], device: str) -> in
     return settings["max_tokens"]
 
 
-def open_run(settings: dict[str, Any], is_main: bool) -> Path:
-    """Make or reopen the run folder. Raises UserError where it belongs to a run with another config."""
+def open_run(settings: dict[str, Any], stack: contextlib.ExitStack) -> Path:
+    """Make or reopen the run folder, and lock it. Raises UserError where it belongs to another config or to a run at work."""
+    import checkpoint
+
     run = Path(settings["output_dir"]) / settings["exp_name"]
-    setup_logging()
     if settings["debug"]:
         return run
-    saved = run / "config.yaml"
-    if saved.exists() and (run / "latest").exists():
-        if settings["resume"] == "never":
-            raise UserError(f"resume=never: {run} already holds a run; choose another exp_name or remove the folder")
-        old, new = (flatten(c) for c in (OmegaConf.to_container(OmegaConf.load(saved)), settings))
-        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k.split(".")[0] not in FREE_TO_CHANGE)
-        if differing:
-            changes = ", ".join(f"{k} ({old.get(k)} -> {new.get(k)})" for k in differing)
-            raise UserError(f"{run} holds a run with another config: {changes}; choose another exp_name or restore the keys")
     try:
         run.mkdir(parents=True, exist_ok=True)
-        setup_logging(run, is_main)
+        if not stack.enter_context(locked(run)):
+            raise UserError(f"run folder {run}: another run is writing it; wait for its end or choose another exp_name")
+        checkpoint.tidy(run)
+        setup_logging(run)
+        stack.callback(setup_logging)
     except OSError as error:
         raise UserError(f"run folder {run}: cannot be written ({error.strerror}); set output_dir") from error
+    if not checkpoint.steps(run):
+        if settings["resume"] == "must":
+            raise UserError(f"resume=must: {run} holds no checkpoint; set resume=auto to start the run")
+        return run
+    if settings["resume"] == "never":
+        raise UserError(f"resume=never: {run} already holds a run; choose another exp_name or remove the folder")
+    try:
+        saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+        old, new = (flatten(c) for c in (saved, settings))
+    except Exception as error:  # no file, or one that yaml or omegaconf refuse in their own ways
+        raise UserError(f"{run / 'config.yaml'}: cannot be read ({(str(error).splitlines() or ['damaged'])[0]}), so these checkpoints may "
+                        "be of another config; restore the file or choose another exp_name") from error
+    differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k.split(".")[0] not in FREE_TO_CHANGE)
+    if differing:
+        changes = ", ".join(f"{k} ({old.get(k)} -> {new.get(k)})" for k in differing)
+        raise UserError(f"{run} holds a run with another config: {changes}; choose another exp_name or restore the keys")
     return run
 
 
@@ -282,6 +328,14 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def total_examples(settings: dict[str, Any], num_available: int) -> int:
     return settings["n_examples"] if settings["n_examples"] is not None else settings["n_epochs"] * num_available
+
+
+def data_mark(trees: list) -> str:
+    """A hash of the examples as the loss will see them, without what is computed from them (their reference)."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tree in trees:
+        digest.update(repr(tuple(tree._replace(reference=()))).encode())
+    return digest.hexdigest()
 
 
 def used_examples(trees: list, settings: dict[str, Any]) -> list[int] | None:
@@ -328,33 +382,45 @@ def with_step0_check(loss_fn):
     return checked
 
 
-def open_logs(settings: dict[str, Any], run: Path, step: int, is_main: bool):
+def open_logs(settings: dict[str, Any], run: Path, lines: int, is_main: bool, stack: contextlib.ExitStack):
     """A function that takes one line of metrics: to metrics.jsonl, and to wandb where a login (or offline mode) exists."""
     import trainers
 
     if not is_main or settings["debug"]:
         return lambda values: None
-    file = trainers.MetricsFile(run / "metrics.jsonl", step)
-    tracker = None
-    if settings["wandb"]["enabled"]:
-        import wandb
-
-        offline = os.environ.get("WANDB_MODE") == "offline"
-        if offline or wandb.login(prompt=False):
-            tracker = wandb.init(project=settings["wandb"]["project"], entity=settings["wandb"]["entity"],
-                                 name=settings["exp_name"], config=settings, dir=run)
-        else:
-            log.info("wandb is off: no login found (run `wandb login`, or set WANDB_MODE=offline)")
+    file = stack.enter_context(contextlib.closing(trainers.MetricsFile(run / "metrics.jsonl", lines)))
+    trackers = [tracker] if settings["wandb"]["enabled"] and (tracker := quietly("start", lambda: start_wandb(settings, run))) else []
 
     def publish(values: dict[str, Any]) -> None:
         file.write(values)
-        if tracker:
-            tracker.log(values, step=values["counters/updates"])
+        for tracker in trackers:
+            if quietly("log", lambda: tracker.log(values, step=values["counters/updates"]) or True) is None:  # noqa: B023
+                trackers.clear()
         if "loss/eval" in values:
             log.info("eval at %d examples: %s", values["counters/examples"],
                      ", ".join(f"{k} {values[k]:.4f}" for k in SHOWN if k in values))
 
     return publish
+
+
+def start_wandb(settings: dict[str, Any], run: Path):
+    """A wandb run, or None without a login."""
+    import wandb
+
+    if os.environ.get("WANDB_MODE") == "offline" or wandb.login(prompt=False):
+        return wandb.init(project=settings["wandb"]["project"], entity=settings["wandb"]["entity"],
+                          name=settings["exp_name"], config=settings, dir=run)
+    log.info("wandb is off: no login found (run `wandb login`, or set WANDB_MODE=offline)")
+    return None
+
+
+def quietly(what: str, action):
+    """What `action` returns; None, with a warning, where wandb fails at it: training does not depend on a tracker."""
+    try:
+        return action()
+    except Exception as error:  # wandb raises many kinds, of the network and of its own
+        log.warning("wandb is off from here on: it failed to %s (%s)", what, (str(error).splitlines() or [type(error).__name__])[0])
+        return None
 
 
 if __name__ == "__main__":

@@ -5,8 +5,12 @@ once, by its number of examples over all packs and ranks. The loop never asks wh
 """
 from __future__ import annotations
 
+import errno
+import functools
 import json
 import math
+import os
+import re
 import resource
 import time
 from collections import defaultdict
@@ -23,7 +27,7 @@ import forest
 import metrics
 import models
 from losses import Scores
-from utils import StopFlag, Stopped, UserError, World, log
+from utils import StopFlag, Stopped, UserError, World, log, write_json
 
 
 class Settings(NamedTuple):
@@ -47,6 +51,8 @@ class Settings(NamedTuple):
     eval_metric: str
     patience: int | None
     log_every_seconds: float
+    save_every: int | None  # examples between saves; None: at every validation
+    keep_last: int
     save: bool
 
 
@@ -64,43 +70,65 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
           settings: Settings, world: World, run: Path, state: dict[str, Any], publish: Callable[[dict], None]) -> dict[str, Any]:
     """Train until `num_examples` are seen, patience ends, or a signal comes; return the final state.
 
-    `state` is what `checkpoint.load_latest` gave, or `new_state`. `publish` receives every line of metrics.jsonl.
-    Raises Stopped after saving a checkpoint, and UserError where the loss is not finite.
+    `state` is what `checkpoint.load_latest` gave, or `new_state`. `publish` receives every line of metrics.jsonl; a line stands
+    before every checkpoint, so that a run that dies has each of its steps in one line. Raises Stopped after saving a checkpoint,
+    and UserError where a step's loss or gradient is not finite, with no checkpoint of such weights.
     """
     per_epoch = forest.steps_per_epoch(len(train_data.trees), settings.batch_size)
     last_step = num_steps(len(train_data.trees), settings)
     prompt_of = [tree.group for tree in train_data.trees]
-    meter = Meter(policy, world)
+    meter, watch = Meter(policy, world), Watch(world)
     stop = StopFlag()
     bar = tqdm(total=settings.num_examples, initial=state["examples"], unit="ex", desc="train",
                disable=not world.is_main, dynamic_ncols=True)
 
-    def evaluate_and_save(step: int) -> bool:
-        """Validate, keep the best, save; True when patience has ended."""
-        values = validate(policy, eval_data, loss_fn, settings, world)
-        publish({"counters/examples": state["examples"], "counters/updates": step, **values})
+    def write_line(values: dict[str, Any]) -> None:
+        publish({"counters/examples": state["examples"], "counters/updates": state["step"], **values})
+        state["lines"] += 1
+
+    def save(best: bool = False) -> None:
+        if settings.save:
+            checkpoint.save(run, state["step"], policy, optimizer, tokenizer, state, world, best, settings.keep_last)
+
+    def evaluate() -> float:
+        """Validate and log; give eval_metric. Where a signal comes, leave at once: the next run makes up for it."""
+        values = validate(policy, eval_data, loss_fn, settings, world, stop)
+        if values is None:
+            if state["step"]:
+                state["pending"] = True
+                save()
+            raise Stopped(int(agree(stop.signum or 0, 0, world)[0]))
+        write_line(values)
         if settings.eval_metric not in values:
             raise UserError(f"config key eval_metric={settings.eval_metric}: validation does not write it; "
                             f"it writes {', '.join(sorted(values))}")
-        metric = values[settings.eval_metric]
-        improved = state["best"] is None or metric < state["best"]
-        state.update(best=metric if improved else state["best"], bad_evals=0 if improved else state["bad_evals"] + 1)
-        save(step, improved)
-        return out_of_patience(state, settings)
+        return values[settings.eval_metric]
 
-    def save(step: int, best: bool = False) -> None:
-        if settings.save:
-            checkpoint.save(run, step, policy, optimizer, tokenizer, state, world, best)
+    def evaluate_and_save(ends: bool, due_save: bool) -> bool:
+        """Validate, keep the best, save; True when patience has ended."""
+        metric = evaluate()
+        if not math.isfinite(metric):
+            log.warning("%s is %s after step %d: not counted as better", settings.eval_metric, metric, state["step"])
+        improved = math.isfinite(metric) and (state["best"] is None or metric < state["best"])
+        state.update(pending=False, bad_evals=0 if improved else state["bad_evals"] + 1)
+        if improved:
+            state.update(best=metric, best_step=state["step"])
+        ends = ends or out_of_patience(state, settings)
+        if improved or ends or due_save or settings.save_every is None:
+            save(improved)
+        return ends
 
     try:
         if state["step"] == 0 and settings.do_first_eval:
-            values = validate(policy, eval_data, loss_fn, settings, world)
-            publish({"counters/examples": 0, "counters/updates": 0, **values})
+            evaluate()
+        if state["pending"] and evaluate_and_save(state["step"] >= last_step, True):
+            return state
         for step in range(state["step"], last_step):
             examples = forest.step_examples(prompt_of, settings.batch_size, settings.seed, step, settings.shuffle)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, settings)
             kl = mismatched_log_ratio(policy, train_data, examples, settings, world)
+            found = []
             for rows in planned(train_data.trees, examples, settings, world):
                 batch = packed(train_data.trees, rows, settings, world, tokenizer.pad_token_id)
                 scores = models.score(policy, batch)._replace(kl=kl)
@@ -108,31 +136,36 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
                 # FSDP2 averages gradients over ranks: undo that, and divide by the examples of the whole step
                 (losses.sum() * world.size / len(examples)).backward()
                 meter.add(batch, metrics.example_metrics(scores, losses.detach(), batch.is_majority, settings.beta))
+                found.append(losses.detach())
             grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm)
+            watch.note(step + 1, torch.cat(found).sum() / len(examples), grad_norm)
+            if world.device.type == "cpu":  # looking costs nothing here: weights and moments stay as they were
+                check_finite(watch, train_data, prompt_of, settings, tokenizer, world, run)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             before = state["examples"]
             state.update(step=step + 1, examples=before + len(examples))
             bar.update(len(examples))
 
-            due_eval = state["examples"] // settings.eval_every > before // settings.eval_every
+            due_eval, due_save = (every is not None and state["examples"] // every > before // every
+                                  for every in (settings.eval_every, settings.save_every))
             ends = step + 1 == last_step
             # ranks must take the same branch below, and each has its own clock and signals
             signum, seconds = agree(stop.signum or 0, meter.seconds, world)
-            if due_eval or ends or seconds >= settings.log_every_seconds:
+            if due_eval or due_save or ends or signum or seconds >= settings.log_every_seconds:
+                check_finite(watch, train_data, prompt_of, settings, tokenizer, world, run)
                 values = meter.read("train")
                 bar.set_postfix_str(f"loss {values['loss/train']:.4f}, {values['tokens_per_second']:.0f} tok/s, {values['mfu']:.0%} mfu, "
                                     f"{values['peak_memory_gb']:.1f} GB", refresh=False)
-                check_finite(values["loss/train"], float(grad_norm), step + 1)
-                publish({"counters/examples": state["examples"], "counters/updates": step + 1, "counters/epoch": (step + 1) / per_epoch,
-                         **values, "grad_norm": float(grad_norm), "lr": learning_rate(step, settings)})
+                write_line({"counters/epoch": (step + 1) / per_epoch, **values, "grad_norm": float(grad_norm),
+                            "lr": learning_rate(step, settings)})
             if due_eval or ends:
-                if evaluate_and_save(step + 1) and not ends:
+                if evaluate_and_save(ends, due_save) and not ends:
                     log.info("no better %s in %d evaluations: stopping early", settings.eval_metric, settings.patience)
                     break
                 meter.restart()
-            elif signum:
-                save(step + 1)
+            elif due_save or signum:
+                save()
             if signum:
                 raise Stopped(int(signum))
     finally:
@@ -141,9 +174,11 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
     return state
 
 
-def new_state(reference: str) -> dict[str, Any]:
-    """The state of a run before its first step; `reference` is the fingerprint of the starting weights ("": none needed)."""
-    return {"step": 0, "examples": 0, "best": None, "bad_evals": 0, "reference": reference}
+def new_state(reference: str, data: dict[str, str]) -> dict[str, Any]:
+    """The state of a run before its first step; `reference` is the fingerprint of the starting weights ("": none needed) and
+    `data` that of the trees of each split. `pending`: a signal cut the validation of this step; `lines`: of metrics.jsonl."""
+    return {"step": 0, "examples": 0, "best": None, "best_step": None, "bad_evals": 0, "pending": False, "lines": 0,
+            "reference": reference, "data": data}
 
 
 def out_of_patience(state: dict[str, Any], settings: Settings) -> bool:
@@ -198,19 +233,54 @@ def agree(signum: int, seconds: float, world: World) -> tuple[float, float]:
     return tuple(value.tolist())
 
 
-def check_finite(loss: float, grad_norm: float, step: int) -> None:
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise UserError(f"step {step}: loss {loss}, gradient norm {grad_norm} is not finite; "
-                        "lower lr, or look for a target with zero probability (kl_direction=reverse)")
+class Watch:
+    """The first step whose loss or gradient norm is not finite, remembered on the device: to note a step needs no host sync."""
+
+    def __init__(self, world: World):
+        self.world = world
+        self.first = torch.zeros(3, dtype=torch.float64, device=world.device)  # step (0: none yet), loss, gradient norm
+
+    def note(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
+        """`loss` is this rank's share of the step's mean loss, `grad_norm` the norm over all ranks."""
+        grad_norm = getattr(grad_norm, "full_tensor", lambda: grad_norm)()
+        loss = loss.double()
+        if self.world.size > 1:
+            dist.all_reduce(loss)
+        now = torch.stack([torch.full_like(loss, step), loss, grad_norm.double()])
+        self.first = torch.where((self.first[0] == 0) & ~now.isfinite().all(), now, self.first)
+
+
+def check_finite(watch: Watch, data: Data, prompt_of: Sequence[int], settings: Settings, tokenizer, world: World, run: Path) -> None:
+    """Raises UserError where a step was not finite, and writes its examples to the run's folder. One host sync."""
+    step, loss, grad_norm = watch.first.tolist()
+    if not step:
+        return
+    examples = forest.step_examples(prompt_of, settings.batch_size, settings.seed, int(step) - 1, settings.shuffle)
+    place = run / f"not-finite-step-{int(step):06d}.json"
+    if world.is_main and settings.save:
+        text = lambda tree: {"prompt": tokenizer.decode(tree.prompt), "belief": tokenizer.decode(tree.belief),  # noqa: E731
+                             "answers": [tokenizer.decode(ids) for ids in tree.answers]}
+        rows = [{"example": i, "text": text(data.trees[i]), **data.trees[i]._asdict()} for i in examples]
+        try:
+            write_json(place, {"step": int(step), "loss": str(loss), "grad_norm": str(grad_norm), "examples": rows})
+        except OSError as error:
+            log.warning("%s cannot be written (%s)", place, error.strerror)
+    raise UserError(
+        f"step {int(step)}: loss {loss}, gradient norm {grad_norm} is not finite; its examples {', '.join(map(str, examples[:8]))}"
+        f"{', ...' if len(examples) > 8 else ''} are in {place}; nothing was saved since; lower lr, or look for a target with zero "
+        "probability (kl_direction=reverse)")
 
 
 @torch.no_grad()
-def validate(policy: models.Scorer, data: Data, loss_fn: LossFn, settings: Settings, world: World) -> dict[str, float]:
-    """Every metric of the training log on a whole split, under `_eval` names."""
+def validate(policy: models.Scorer, data: Data, loss_fn: LossFn, settings: Settings, world: World,
+             stop: StopFlag | None = None) -> dict[str, float] | None:
+    """Every metric of the training log on a whole split, under `_eval` names; None where a signal came."""
     meter = Meter(policy, world)
     chunks = [list(range(i, min(i + settings.eval_batch_size, len(data.trees))))
               for i in range(0, len(data.trees), settings.eval_batch_size)]
     for examples in tqdm(chunks, desc="eval", leave=False, disable=not world.is_main):
+        if stop and agree(stop.signum or 0, 0, world)[0]:
+            return None
         kl = mismatched_log_ratio(policy, data, examples, settings, world)
         for rows in planned(data.trees, examples, settings, world):
             batch = packed(data.trees, rows, settings, world)
@@ -247,7 +317,7 @@ class Meter:
         """Means over all ranks under the log's names, then start again. One host sync."""
         if self.rate is None:
             start = time.perf_counter()
-            self.rate = models.matmul_rate(self.world.device, self.policy.compute_dtype)
+            self.rate = matmul_rate(self.world.device, self.policy.compute_dtype)
             self.start += time.perf_counter() - start
         seconds, names = self.seconds, sorted(self.sums)
         work = torch.tensor(self.work, dtype=torch.float64, device=self.world.device)
@@ -267,6 +337,12 @@ class Meter:
         return values
 
 
+@functools.cache
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """`models.matmul_rate`, measured once a process: every validation has a meter of its own."""
+    return models.matmul_rate(device, dtype)
+
+
 def peak_memory(device: torch.device) -> float:
     """The most memory (10^9 bytes) held so far: allocated on the GPU, or resident in the process."""
     if device.type == "cuda":
@@ -283,15 +359,29 @@ def _sum_over_ranks(sums: dict[str, torch.Tensor], world: World) -> tuple[list[s
 
 
 class MetricsFile:
-    """metrics.jsonl: one object a line, flushed at once. Lines after `updates` are dropped when a run resumes there."""
+    """metrics.jsonl: one object a line, on the disk at once. A run that resumes keeps the `lines` that its checkpoint knows."""
 
-    def __init__(self, path: Path, updates: int):
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["counters/updates"] <= updates]
-            path.write_text("".join(kept if updates else []), encoding="utf-8")
-        self.file = path.open("a", encoding="utf-8")
+    def __init__(self, path: Path, lines: int):
+        self.path = path
+        try:
+            self.file = path.open("ab+", buffering=0)
+            self.file.seek(0)
+            ends = [match.end() for match in re.finditer(rb"\n", self.file.read())]
+            if len(ends) < lines:
+                log.warning("%s holds %d lines where the checkpoint knows %d: the others are lost", path, len(ends), lines)
+            self.file.truncate(([0, *ends])[min(lines, len(ends))])
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); set output_dir") from error
 
     def write(self, values: dict[str, Any]) -> None:
-        self.file.write(json.dumps(values) + "\n")
-        self.file.flush()
+        """Raises UserError where the disk refuses the line."""
+        line = (json.dumps(values) + "\n").encode()
+        try:
+            if self.file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); make room, then run the same command again") from error
+
+    def close(self) -> None:
+        self.file.close()

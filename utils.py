@@ -5,6 +5,8 @@ Nothing here knows about models, data or losses. A function that does belongs in
 from __future__ import annotations
 
 import ctypes
+import datetime
+import fcntl
 import functools
 import json
 import logging
@@ -15,9 +17,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 log = logging.getLogger("grove")
+T = TypeVar("T")
+PEER_TIMEOUT = datetime.timedelta(minutes=30)  # a dead peer is noticed at once; this ends the wait for one that hangs
 
 
 class UserError(Exception):
@@ -48,6 +52,7 @@ class World(NamedTuple):
 def run_entry(main: Callable[[], Any]) -> None:
     """Run an entry point: bad input ends with one line and exit code 2, a signal with 128 + its number."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra would print its own trace and exit with 1
+    signal.signal(signal.SIGTERM, _stop)  # like SIGINT everywhere: what was begun is cleaned up
     try:
         guarded(main)()
     except Exception as error:
@@ -73,6 +78,10 @@ def guarded(main: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _stop(signum: int, _frame: Any) -> None:
+    raise Stopped(signum)
+
+
 def _exit(message: str, code: int) -> None:
     print(message, file=sys.stderr, flush=True)
     sys.exit(code)
@@ -96,7 +105,7 @@ def init_distributed() -> World:
     if size == 1:
         return World(0, 1, device, None)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PEER_TIMEOUT)
     from torch.distributed.device_mesh import init_device_mesh
 
     return World(dist.get_rank(), size, device, init_device_mesh(device.type, (size,)))
@@ -108,6 +117,24 @@ def wait(world: World) -> None:
         import torch.distributed as dist
 
         dist.barrier()
+
+
+def on_main(world: World, action: Callable[[], T]) -> T:
+    """What `action` returns on the main rank, on all ranks. A UserError there is raised on all, so that none waits for ever."""
+    if world.size == 1:
+        return action()
+    import torch.distributed as dist
+
+    box: list[Any] = [None, None]
+    if world.is_main:
+        try:
+            box[0] = action()
+        except UserError as error:
+            box[1] = str(error)
+    dist.broadcast_object_list(box, src=0, device=world.device)
+    if box[1] is not None:
+        raise UserError(box[1])
+    return box[0]
 
 
 def keep_freed_memory() -> None:
@@ -135,12 +162,15 @@ def seed_everything(seed: int) -> None:
 
 def setup_logging(folder: Path | None = None, is_main: bool = True) -> None:
     """Log to the terminal and, on the main rank, to `train.log` in the run's folder."""
-    log.handlers.clear()
+    for handler in log.handlers[:]:
+        log.removeHandler(handler)
+        handler.close()
     log.propagate = False
     log.setLevel(logging.INFO if is_main else logging.WARNING)
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if folder is not None and is_main:
         handlers.append(logging.FileHandler(folder / "train.log"))
+        handlers[-1].handleError = lambda record: None  # a full disk: the terminal has the line, and a save says what is wrong
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
@@ -164,16 +194,42 @@ class StopFlag:
 
 
 @contextmanager
+def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold a folder for this process; yields False where another one has it. The lock ends with the process, however it ends."""
+    handle, held = os.open(folder, os.O_RDONLY), True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        held = False
+    except OSError as error:  # some network file systems lock nothing
+        log.warning("%s cannot be locked (%s): see to it that nothing else writes there", folder, error.strerror)
+    try:
+        yield held
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary file name beside `path`; it takes the place of `path` only if the block succeeds."""
+    """Yield a temporary file name beside `path`; it takes the place of `path`, on disk, only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     try:
         yield Path(name)
+        to_disk(Path(name))
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:
