@@ -41,8 +41,10 @@ def save(run: Path, step: int, policy: nn.Module, optimizer: torch.optim.Optimiz
 
     Raises UserError on all ranks where the disk refuses; the checkpoints before stay as they are.
     """
+    _reshard(policy)
     weights = get_model_state_dict(policy, options=FULL)
-    moments = get_optimizer_state_dict(policy, optimizer, options=FULL)
+    # torch would make a step of zeros to see the state of an optimizer that has none
+    moments = get_optimizer_state_dict(policy, optimizer, options=FULL) if optimizer.state else {}
     folder = run / f"step-{step:06d}"
 
     def write() -> None:
@@ -75,6 +77,12 @@ def save(run: Path, step: int, policy: nn.Module, optimizer: torch.optim.Optimiz
 
     on_main(world, write_or_explain)
     return folder
+
+
+def _reshard(policy: nn.Module) -> None:
+    """A forward without a backward (reference, validation) leaves FSDP2's root unsharded, where state dicts expect shards."""
+    if hasattr(policy, "reshard"):
+        policy.reshard()
 
 
 def _reason(error: BaseException) -> str:
@@ -189,9 +197,11 @@ def load_latest(run: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, 
         raise UserError(f"{folder}: the checkpoint cannot be read ({_reason(error)}); remove it or set another exp_name") from error
     if problem := _misfit(policy, weights):
         raise UserError(f"{folder}: holds the weights of another model ({problem}); restore model.name_or_path or set another exp_name")
+    _reshard(policy)
     # tied weights are stored once: strict would miss their second name
     set_model_state_dict(policy, weights, options=StateDictOptions(full_state_dict=True, strict=False))
-    set_optimizer_state_dict(policy, optimizer, moments, options=StateDictOptions(full_state_dict=True))
+    if moments:
+        set_optimizer_state_dict(policy, optimizer, moments, options=StateDictOptions(full_state_dict=True))
 
     def point() -> None:  # as they stood when this step was saved: a run may die between two links
         _link(run / "latest", folder.name)

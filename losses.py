@@ -241,7 +241,7 @@ def bind(name: str, keys: Mapping[str, Any]) -> None:
         if key in CHOICES and value not in CHOICES[key]:
             raise ValueError(f"loss.{key}={value}: choose one of {', '.join(map(str, CHOICES[key]))}")
         if parameters[key].annotation == "float" and (isinstance(value, bool) or not isinstance(value, (int, float))
-                                                      or not math.isfinite(value)):
+                                                      or not abs(value) < 1e300):
             raise ValueError(f"loss.{key}={value}: must be a finite number")
         if parameters[key].annotation == "bool" and not isinstance(value, bool):
             raise ValueError(f"loss.{key}={value}: must be true or false")

@@ -189,6 +189,8 @@ def segment_attention(module, query, key, value, attention_mask, dropout=0.0, sc
             keys, values = (torch.cat([*(x[j][:, :, :n] for j, n in past), x[i]], dim=2) if past else x[i] for x in (k, v))
             parts.append(nn.functional.scaled_dot_product_attention(q[i], keys, values, attn_mask=mask, dropout_p=dropout, scale=scaling,
                                                                     is_causal=mask is None))
+        if not row:  # an empty pack: queries and keys need gradients too, or FSDP2's ranks would reduce different parameters
+            parts, v = [nn.functional.scaled_dot_product_attention(q[0], k[0], v[0], scale=scaling, is_causal=True)], (v[0][:, :, :0],)
         rows.append(torch.cat([*parts, v[-1]], dim=2))
     return torch.cat(rows).transpose(1, 2).contiguous(), None
 

@@ -149,8 +149,8 @@ def read_rows(path: Path) -> list[dict]:
 
         try:
             return pyarrow.parquet.read_table(path).to_pylist()
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); write it again") from error
+        except (pyarrow.ArrowException, OSError, ValueError) as error:  # OSError also for values that it does not know
+            raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0][:200]}); write it again") from error
     if path.suffix not in SUFFIXES:
         raise UserError(f"data set {path}: cannot read {path.suffix or 'this kind of'} files; give {', '.join(SUFFIXES)}")
     try:
@@ -159,7 +159,12 @@ def read_rows(path: Path) -> list[dict]:
         raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save the file as UTF-8") from error
     if path.suffix == ".csv":
         csv.field_size_limit(2**31 - 1)  # a printed table of countries is one long field
-        rows = list(csv.DictReader(text.splitlines(keepends=True)))
+        try:
+            rows = list(csv.DictReader(text.splitlines(keepends=True)))
+        except csv.Error as error:
+            raise UserError(f"{path}: not a readable csv file ({error}); write it again") from error
+        if bad := next((n for n, row in enumerate(rows, 1) if None in row), None):
+            raise UserError(f"{path}, row {bad}: has more fields than the header; put quotes around fields that hold commas")
     elif path.suffix == ".json":
         rows = _parse_json(path, text)
     else:
@@ -170,22 +175,29 @@ def read_rows(path: Path) -> list[dict]:
 
 
 def _parse_json(path: Path, text: str) -> list:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON ({error.msg} at line {error.lineno}); write one list of objects, "
-                        "or one object a line in a .jsonl file") from error
+    value = _loads(text, str(path), "write one list of objects, or one object a line in a .jsonl file")
     if not isinstance(value, list):
         raise UserError(f"{path}: holds no list; write one list of objects")
     return value
 
 
 def _parse_line(path: Path, number: int, line: str) -> Any:
+    return _loads(line, f"{path}, row {number}", "write one JSON object a line")
+
+
+def _loads(text: str, place: str, remedy: str) -> Any:
+    """JSON that no later step stumbles over. Raises UserError."""
     try:
-        return json.loads(line)
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # half of a surrogate pair is no character, and no tokenizer takes it
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}, row {number}: not valid JSON ({error.msg} at column {error.colno}); "
-                        "write one JSON object a line") from error
+        raise UserError(f"{place}: not valid JSON ({error.msg} at line {error.lineno}, column {error.colno}); {remedy}") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"{place}: holds half of a surrogate pair (\\ud800 to \\udfff); write the text as UTF-8") from error
+    except (ValueError, RecursionError) as error:  # digits without end, brackets without end
+        raise UserError(f"{place}: not usable JSON ({str(error)[:80]}); {remedy}") from error
 
 
 SPLIT_NAMES = {"train": ("train", "train_prefs"), "eval": ("eval", "validation", "test_prefs", "test"), "test": ("test", "test_prefs")}
@@ -333,7 +345,7 @@ def _parse_response(value: Any, field: str, bad: Callable[[str, str, str], UserE
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and (isinstance(value, float) or abs(value) < 2**63)
 
 
 def read_mmoqa(rows: Rows, source: Source) -> list[Group]:

@@ -19,11 +19,13 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from utils import (
+    Stopped,
     UserError,
     atomic_path,
     guarded,
     init_distributed,
     keep_freed_memory,
+    leave_distributed,
     locked,
     log,
     on_main,
@@ -44,14 +46,25 @@ RANGES = {  # key: kind, least value, may be null
     "eval_fraction": (float, 0, False), "icf_shots": (int, 0, False)}
 SHOWN = ("loss/eval", "js_distance_eval", "class_mass_eval", "rewards_eval/accuracies",
          "rewards_eval/margins_majority", "rewards_eval/margins_minority")
+MOST = {"eval_fraction": 1, "pairs_per_prompt": 10_000}
+KINDS = {  # the other values: kind, may be null
+    bool: (False, ("debug", "do_first_eval", "share_prefixes", "compile", "activation_checkpointing", "wandb.enabled",
+                   "model.trust_remote_code")),
+    str: (False, ("output_dir", "responses", "attention", "eval_metric", "model.name_or_path")),
+    str | None: (True, ("wandb.entity", "wandb.project", "model.archive", "model.tokenizer_name_or_path"))}
 FREE_TO_CHANGE = {"resume", "wandb", "n_epochs", "n_examples", "debug", "output_dir", "log_every_seconds",
                   "patience", "eval_every", "eval_batch_size", "save_every", "keep_last"}
 SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)  # in names of environment variables
 
 
 def main(config: DictConfig) -> None:
-    with contextlib.ExitStack() as stack:  # the run folder's lock, and open files
-        train(config, stack)
+    try:
+        with contextlib.ExitStack() as stack:  # the run folder's lock, and open files
+            train(config, stack)
+    except Stopped:
+        leave_distributed()
+        raise
+    leave_distributed()
 
 
 def train(config: DictConfig, stack: contextlib.ExitStack) -> None:
@@ -154,21 +167,34 @@ def check_config(config: DictConfig) -> dict[str, Any]:
     settings = OmegaConf.to_container(config, resolve=True)
     known = OmegaConf.to_container(OmegaConf.load(CONFIG / "config.yaml"))
     model_keys = set(OmegaConf.load(CONFIG / "model" / "smollm2.yaml"))
-    if not isinstance(settings["wandb"], dict) or not isinstance(settings["loss"].get("name"), str):
-        raise UserError("config: wandb must be a section (wandb.enabled=false) and loss.name a name; the keys stand in config/config.yaml")
+    if not all(isinstance(settings[k], dict) for k in ("wandb", "loss", "model")) or not isinstance(settings["loss"].get("name"), str):
+        raise UserError("config: wandb must be a section (wandb.enabled=false), and so must loss and model, and loss.name a name; "
+                        "the keys stand in config/config.yaml")
     for prefix, found, allowed in (("", settings, {*known, "loss", "model"}), ("wandb.", settings["wandb"], known["wandb"]),
                                    ("model.", settings["model"], model_keys)):
-        if unknown := sorted(set(found) - set(allowed)):
+        if unknown := sorted(set(found) - set(allowed), key=str):
             raise UserError(f"config key {prefix}{unknown[0]}: unknown; the keys stand in config/config.yaml")
     for key, (kind, least, nullable) in RANGES.items():
         value = settings[key]
         right = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-        if not (value is None and nullable) and not (right and value >= least and value < float("inf")):
-            raise UserError(f"config key {key}={value}: must be a {'whole ' if kind is int else ''}number, {least} or more" +
+        if not (value is None and nullable) and not (right and value >= least and value < 2**63 and value <= MOST.get(key, value)):
+            limit = f"{least} to {MOST[key]}" if key in MOST else f"{least} or more"
+            raise UserError(f"config key {key}={value}: must be a {'whole ' if kind is int else ''}number, {limit}" +
                             (", or null" if nullable else ""))
+    flat = flatten(settings)
+    for kind, (nullable, keys) in KINDS.items():
+        for key in keys:
+            value = flat.get(key)
+            if not isinstance(value, kind) or value == "" or "\0" in str(value):
+                raise UserError(f"config key {key}={value}: must be {'true or false' if kind is bool else 'a name or a path'}" +
+                                (", or null" if nullable else ""))
     for key in ("datasets", "eval_datasets"):
-        if not (isinstance(settings[key], list) and settings[key] or key == "eval_datasets" and settings[key] is None):
+        names = [n for n in settings[key] if isinstance(n, str) and n and "\0" not in n] if isinstance(settings[key], list) else []
+        if not (names and names == settings[key] or key == "eval_datasets" and settings[key] is None):
             raise UserError(f"config key {key}={settings[key]}: must be a list, {key}=[name,...]")
+    labels = settings["belief_classes"]
+    if not isinstance(labels, list) or not labels or not all(isinstance(c, str) and c for c in labels) or len(set(labels)) < len(labels):
+        raise UserError(f"config key belief_classes={labels}: must be a list of different labels, belief_classes=['0','1',...]")
     for key, allowed in (("shuffle", ("examples", "prompts")), ("truncation", (None, "keep_start", "keep_end")),
                          ("resume", ("auto", "never", "must"))):
         if settings[key] not in allowed:
@@ -178,12 +204,10 @@ def check_config(config: DictConfig) -> dict[str, Any]:
             raise UserError(f"config key model.{key}={settings['model'][key]}: choose float32 or bfloat16")
     if settings["n_epochs"] is None and settings["n_examples"] is None:
         raise UserError("config keys n_epochs and n_examples: both are null; set one of them")
-    for key, value in flatten(settings).items():  # it would stand in config.yaml and in the tracker
+    for key, value in flat.items():  # it would stand in config.yaml and in the tracker
         if name := next((n for n, secret in os.environ.items() if SECRET.search(n) and len(secret) > 7 and secret in str(value)), None):
             raise UserError(f"config key {key}: holds the value of ${name}; leave secrets in the environment, where they are found")
-    if not isinstance(settings["output_dir"], str) or not settings["output_dir"] or "\0" in settings["output_dir"]:
-        raise UserError(f"config key output_dir={settings['output_dir']}: must be the folder above exp_name")
-    if not isinstance(settings["exp_name"], str) or not re.fullmatch(r"[^/\0\n]*[^/\0\n.][^/\0\n]*", settings["exp_name"]):
+    if not isinstance(settings["exp_name"], str) or not re.fullmatch(r"[^/\n\0]*[^/\n\0.][^/\n\0]*", settings["exp_name"]):
         raise UserError(f"config key exp_name={settings['exp_name']}: must be a plain folder name; the folder above it is output_dir")
     return settings
 
@@ -299,8 +323,8 @@ def open_run(settings: dict[str, Any], stack: contextlib.ExitStack) -> Path:
         checkpoint.tidy(run)
         setup_logging(run)
         stack.callback(setup_logging)
-    except OSError as error:
-        raise UserError(f"run folder {run}: cannot be written ({error.strerror}); set output_dir") from error
+    except (OSError, UnicodeEncodeError) as error:
+        raise UserError(f"run folder {run}: cannot be written ({getattr(error, 'strerror', error)}); set output_dir") from error
     if not checkpoint.steps(run):
         if settings["resume"] == "must":
             raise UserError(f"resume=must: {run} holds no checkpoint; set resume=auto to start the run")

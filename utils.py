@@ -119,6 +119,15 @@ def wait(world: World) -> None:
         dist.barrier()
 
 
+def leave_distributed() -> None:
+    """Leave the process group where all ranks do: its threads must not outlive the interpreter. A rank that fails alone just ends."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
 def on_main(world: World, action: Callable[[], T]) -> T:
     """What `action` returns on the main rank, on all ranks. A UserError there is raised on all, so that none waits for ever."""
     if world.size == 1:

@@ -156,6 +156,16 @@ def test_segments_allow_what_the_predicate_allows(ts, share):
         assert all(n <= row[j].length for _, past in row for j, n in past)
 
 
+@pytest.mark.parametrize("attention", ["segments", "sdpa"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2"])
+def test_an_empty_pack_gives_every_parameter_a_gradient(family, attention):
+    """FSDP2 reduces the parameters that have one, so ranks that differ there would mix up their collectives."""
+    policy, tree = tiny_policy(family, attention=attention), forest.TokenTree((1, 2), (), ((3,),), reference=(0.0,))
+    scores = models.score(policy, forest.pack([tree], [], 0))
+    scores.policy.sum().backward()
+    assert not [n for n, p in policy.named_parameters() if p.grad is None or p.grad.any()]
+
+
 def test_generation_and_plain_passes_do_not_see_the_segments():
     ids = torch.tensor([[5, 6, 7, 8]])
     a, b = (tiny_policy("llama", attention=name) for name in ("segments", "sdpa"))
