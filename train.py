@@ -54,7 +54,6 @@ KINDS = {  # the other values: kind, may be null
     str | None: (True, ("wandb.entity", "wandb.project", "model.archive", "model.tokenizer_name_or_path"))}
 FREE_TO_CHANGE = {"resume", "wandb", "n_epochs", "n_examples", "debug", "output_dir", "log_every_seconds",
                   "patience", "eval_every", "eval_batch_size", "save_every", "keep_last"}
-SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)  # in names of environment variables
 
 
 def main(config: DictConfig) -> None:
@@ -121,6 +120,7 @@ def train(config: DictConfig, stack: contextlib.ExitStack) -> None:
     if settings["compile"]:
         models.compile_blocks(policy)
     policy = models.shard(policy, world)
+    optimizer = build_optimizer(settings, policy)  # before any forward: one without a backward leaves FSDP2's root unsharded
     if needs.reference:
         for held in (trees, mismatched):
             for split in held:
@@ -128,7 +128,6 @@ def train(config: DictConfig, stack: contextlib.ExitStack) -> None:
                                                         row_tokens, world, settings["share_prefixes"],
                                                         used_examples(trees[split], settings) if split == "train" else None)
 
-    optimizer = build_optimizer(settings, policy)
     state = None if settings["resume"] == "never" or settings["debug"] else checkpoint.load_latest(run, policy, optimizer, world)
     if world.is_main and state is None and not settings["debug"]:
         write_json(run / "data_audit.json", audit)
@@ -205,11 +204,16 @@ def check_config(config: DictConfig) -> dict[str, Any]:
     if settings["n_epochs"] is None and settings["n_examples"] is None:
         raise UserError("config keys n_epochs and n_examples: both are null; set one of them")
     for key, value in flat.items():  # it would stand in config.yaml and in the tracker
-        if name := next((n for n, secret in os.environ.items() if SECRET.search(n) and len(secret) > 7 and secret in str(value)), None):
+        if name := next((n for n, secret in os.environ.items() if is_secret(n, secret) and secret in str(value)), None):
             raise UserError(f"config key {key}: holds the value of ${name}; leave secrets in the environment, where they are found")
     if not isinstance(settings["exp_name"], str) or not re.fullmatch(r"[^/\n\0]*[^/\n\0.][^/\n\0]*", settings["exp_name"]):
         raise UserError(f"config key exp_name={settings['exp_name']}: must be a plain folder name; the folder above it is output_dir")
     return settings
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Is this environment variable a secret? Short values and paths are none."""
+    return bool(re.search("KEY|TOKEN|SECRET|PASSWORD", name.upper())) and len(value) > 7 and not value.startswith("/")
 
 
 def path_tokens(tree) -> int:

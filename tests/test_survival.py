@@ -163,7 +163,8 @@ def forked(job):
 # --- exact resume ----------------------------------------------------------------------------------------------------
 
 DEATHS = {
-    "as the reference cache is written": (reference, "save_file", 2, True), "between two parts of the reference": (reference, "_compute", 3),
+    "as the reference cache is written": (reference, "save_file", 2, True),
+    "between two parts of the reference": (reference, "_compute", 3),
     "before the first step": (trainers, "learning_rate", 1), "in the middle of an epoch": (trainers.Watch, "note", 4),
     "after an optimizer step, before its save": (checkpoint, "save", 2), "in a validation": (trainers.Meter, "read", 6),
     "after a validation's line": (trainers.MetricsFile, "write", 5, True), "between weights and optimizer state": (torch, "save", 2),
@@ -314,7 +315,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(kept, tmp_path
         damage(run / "latest" / name)
         warned = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(utils.log, "warning", lambda text, *a: warned.append(text % a))
+            patch.setattr(utils.log, "warning", lambda text, *a, to=warned: to.append(text % a))
             assert checkpoint.newest_intact(run)["step"] == 3
         assert len(warned) == 1 and "step-000006: the checkpoint cannot be read" in warned[0], warned
     shutil.rmtree(run / "step-000003")
@@ -563,7 +564,8 @@ def test_a_rank_dies_and_another_number_of_ranks_goes_on(bench, whole):
     ours, theirs = (load_file(r / "latest" / "model.safetensors") for r in (run, once))
     assert all(torch.allclose(ours[k], theirs[k], atol=1e-6) for k in ours)
     for x, y in zip(lines(run), lines(once), strict=True):
-        assert x["counters/updates"] == y["counters/updates"] and x.get("loss/train") == pytest.approx(y.get("loss/train"), rel=1e-4)
+        assert x["counters/updates"] == y["counters/updates"]
+        assert x.get("loss/train", 0.0) == pytest.approx(y.get("loss/train", 0.0), rel=1e-4)
 
 
 class Wandb(types.ModuleType):
@@ -642,8 +644,9 @@ def test_code_beside_a_model_runs_only_when_asked(tmp_path):
 
 # --- bad input by the hundred ----------------------------------------------------------------------------------------
 
-JSON = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(max_size=8)),
-                    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=4)), max_leaves=8)
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(max_size=8))
+JSON = st.recursive(LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=4)),
+                    max_leaves=8)
 GOOD = {"id": "1", "prompt": "Say", "responses": [{"text": "a", "reward": 1, "belief": {"class": "1", "text": "b"}},
                                                   {"text": "c", "reward": 2, "belief": {"class": "2", "text": "d"}}],
         "pairs": [[0, 1]], "belief_probs": [0, 0.5, 0.5, 0, 0, 0]}
@@ -657,7 +660,7 @@ def only_user_errors(job):
     try:
         return job()
     except UserError as error:
-        assert len(utils.one_line(error)) < 1000, str(error)
+        assert str(error) and utils.one_line(error).count("\n") == 0
 
 
 @st.composite
