@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -39,7 +39,11 @@ def save(run: Path, step: int, policy: nn.Module, optimizer: torch.optim.Optimiz
     if world.is_main:
         temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=run))
         try:
-            policy.model.save_pretrained(temporary, state_dict={k.removeprefix("model."): v for k, v in weights.items()})
+            merged, adapters = policy.export(weights)
+            policy.model.save_pretrained(temporary, state_dict=merged)
+            if adapters:
+                policy.adapters.save_pretrained(temporary / "adapter")
+                save_file(adapters, temporary / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
             tokenizer.save_pretrained(temporary)
             (temporary / "trainer_state").mkdir()
             torch.save(moments, temporary / "trainer_state" / "optimizer.pt")
@@ -80,8 +84,8 @@ def load_latest(run: Path, policy: nn.Module, optimizer: torch.optim.Optimizer) 
         return None
     try:
         state = json.loads((folder / "trainer_state" / "state.json").read_text())
-        weights = {}
-        for file in sorted(folder.glob("*.safetensors")):
+        weights, (trained, name_of) = {}, policy.exported(folder)
+        for file in sorted(trained.glob("*.safetensors")):
             weights |= load_file(file)
         moments = torch.load(folder / "trainer_state" / "optimizer.pt", map_location="cpu", weights_only=True)
     except Exception as error:  # json, safetensors and torch each raise their own kinds for a damaged file
@@ -89,7 +93,7 @@ def load_latest(run: Path, policy: nn.Module, optimizer: torch.optim.Optimizer) 
         raise UserError(f"{folder}: the checkpoint cannot be read ({first}); "
                         f"remove {folder.resolve()} or set resume=never with another exp_name") from error
     # tied weights are stored once: strict would miss their second name
-    set_model_state_dict(policy, {f"model.{k}": v for k, v in weights.items()},
+    set_model_state_dict(policy, {name_of(k): v for k, v in weights.items()},
                          options=StateDictOptions(full_state_dict=True, strict=False))
     set_optimizer_state_dict(policy, optimizer, moments, options=StateDictOptions(full_state_dict=True))
     log.info("resumed from %s", folder.resolve().name)

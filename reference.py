@@ -65,7 +65,7 @@ def path_key(prompt: forest.Ids, belief: forest.Ids, answer: forest.Ids) -> byte
 
 @torch.no_grad()
 def _compute(policy, trees, keys, missing, pad_id, max_tokens, row_tokens, world, share) -> dict[bytes, float]:
-    device, found = next(policy.parameters()).device, {}
+    device, found = models.device_of(policy), {}
     with tqdm(total=len(missing), desc="reference", unit="ex", disable=not world.is_main) as bar:
         for first in range(0, len(missing), PLAN_CHUNK):
             chunk = missing[first : first + PLAN_CHUNK]

@@ -23,11 +23,12 @@ RANGES = {  # key: kind, least value, may be null
     "row_tokens": (int, 1, True), "max_length": (int, 2, False), "max_prompt_length": (int, 1, True), "pairs_per_prompt": (int, 1, False),
     "eval_every": (int, 1, False), "n_eval_examples": (int, 1, True), "n_epochs": (int, 1, True), "n_examples": (int, 1, True),
     "warmup_steps": (int, 0, False), "patience": (int, 1, True), "lr": (float, 1e-12, False), "max_grad_norm": (float, 1e-12, False),
-    "log_every_seconds": (float, 0, False), "eval_fraction": (float, 0, False), "icf_shots": (int, 0, False)}
+    "log_every_seconds": (float, 0, False), "replicate": (int, 1, False), "nproc": (int, 1, True), "lora.rank": (int, 1, True),
+    "lora.alpha": (float, 1e-12, False), "eval_fraction": (float, 0, False), "icf_shots": (int, 0, False)}
 SHOWN = ("loss/eval", "js_distance_eval", "class_mass_eval", "rewards_eval/accuracies",
          "rewards_eval/margins_majority", "rewards_eval/margins_minority")
 FREE_TO_CHANGE = {"resume", "wandb", "n_epochs", "n_examples", "debug", "output_dir", "log_every_seconds",
-                  "patience", "eval_every", "eval_batch_size"}
+                  "patience", "eval_every", "eval_batch_size", "replicate", "cpu_offload", "nproc"}
 
 
 def main(config: DictConfig) -> None:
@@ -49,7 +50,7 @@ def main(config: DictConfig) -> None:
     import reference
     import trainers
 
-    world = init_distributed()
+    world = init_distributed(settings["replicate"], settings["cpu_offload"])
     seed_everything(settings["seed"])
     if world.device.type == "cpu":
         keep_freed_memory()
@@ -70,19 +71,27 @@ def main(config: DictConfig) -> None:
         for split, values in found.items():
             log.info("%s, %s: %s", name, split, json.dumps(values))
 
+    sharded, block_name = world.mesh is not None, model["block_name"]
     policy = models.load_policy(model["name_or_path"], model["policy_dtype"], settings["attention"], world.device, archive,
-                                model["trust_remote_code"], model["compute_dtype"])
+                                model["trust_remote_code"], model["compute_dtype"], empty=sharded)
+    if settings["lora"]["rank"]:
+        models.add_adapters(policy, **settings["lora"])
+    if settings["activation_checkpointing"]:
+        models.gradient_checkpointing(policy, block_name)
+    policy = models.shard(policy, world, settings["cpu_offload"], block_name)
+    if sharded:
+        models.load_weights(policy, model["name_or_path"], world, archive, model["trust_remote_code"])
+    if settings["lora"]["rank"]:
+        models.reset_adapters(policy, settings["seed"])
+    optimizer = build_optimizer(settings, policy)  # before any forward: FSDP2 leaves the root's parameters gathered after one
     row_tokens = settings["row_tokens"] or (256 if policy.attention == "sdpa" else settings["max_tokens"])
     longest = max((t for split in (*trees.values(), *mismatched.values()) for t in split), key=path_tokens)
     models.check_lengths(policy, path_tokens(longest))
+    mark = models.fingerprint(policy) if needs.reference else ""
     probe = models.parity_probe(policy, [*trees["train"][:2], longest], tokenizer.pad_token_id, settings["share_prefixes"])
     log.info("parity probe: packed and one-by-one log-probs agree to %.1e nats", probe)
-    mark = models.fingerprint(policy) if needs.reference else ""
-    if settings["activation_checkpointing"]:
-        models.gradient_checkpointing(policy)
     if settings["compile"]:
         models.compile_blocks(policy)
-    policy = models.shard(policy, world)
     if needs.reference:
         for held in (trees, mismatched):
             for split in held:
@@ -90,7 +99,6 @@ def main(config: DictConfig) -> None:
                                                         row_tokens, world, settings["share_prefixes"],
                                                         used_examples(trees[split], settings) if split == "train" else None)
 
-    optimizer = build_optimizer(settings, policy)
     state = None if settings["resume"] == "never" or settings["debug"] else checkpoint.load_latest(run, policy, optimizer)
     if settings["resume"] == "must" and state is None:
         raise UserError(f"resume=must: {run} holds no checkpoint; set resume=auto to start the run")
@@ -125,14 +133,15 @@ def check_config(config: DictConfig) -> dict[str, Any]:
     settings = OmegaConf.to_container(config, resolve=True)
     known = OmegaConf.to_container(OmegaConf.load(CONFIG / "config.yaml"))
     model_keys = set(OmegaConf.load(CONFIG / "model" / "smollm2.yaml"))
-    if not isinstance(settings["wandb"], dict) or not isinstance(settings["loss"].get("name"), str):
-        raise UserError("config: wandb must be a section (wandb.enabled=false) and loss.name a name; the keys stand in config/config.yaml")
+    if not all(isinstance(settings[s], dict) for s in ("wandb", "lora")) or not isinstance(settings["loss"].get("name"), str):
+        raise UserError("config: wandb must be a section (wandb.enabled=false), and so must lora, and loss.name a name; "
+                        "the keys stand in config/config.yaml")
     for prefix, found, allowed in (("", settings, {*known, "loss", "model"}), ("wandb.", settings["wandb"], known["wandb"]),
-                                   ("model.", settings["model"], model_keys)):
+                                   ("lora.", settings["lora"], known["lora"]), ("model.", settings["model"], model_keys)):
         if unknown := sorted(set(found) - set(allowed)):
             raise UserError(f"config key {prefix}{unknown[0]}: unknown; the keys stand in config/config.yaml")
     for key, (kind, least, nullable) in RANGES.items():
-        value = settings[key]
+        value = flatten(settings)[key]
         right = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
         if not (value is None and nullable) and not (right and value >= least and value < float("inf")):
             raise UserError(f"config key {key}={value}: must be a {'whole ' if kind is int else ''}number, {least} or more" +
@@ -302,7 +311,7 @@ def build_optimizer(settings: dict[str, Any], policy):
     if settings["optimizer"] in ("LBFGS", "Optimizer", "Muon", "SparseAdam") or not isinstance(kind, type):
         raise UserError(f"config key optimizer={settings['optimizer']}: no such class in torch.optim; use AdamW or RMSprop")
     extra = {"weight_decay": 0.0, "fused": True} if settings["optimizer"] == "AdamW" else {}
-    return kind(policy.parameters(), lr=settings["lr"], **extra)
+    return kind([p for p in policy.parameters() if p.requires_grad], lr=settings["lr"], **extra)
 
 
 def with_step0_check(loss_fn):

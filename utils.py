@@ -84,8 +84,11 @@ def one_line(error: object) -> str:
     return " ".join(line for line in lines if line and not line.startswith(("full_key:", "object_type=", "To append")))
 
 
-def init_distributed() -> World:
-    """Join torchrun's process group where there is one (nccl on CUDA, else gloo); a single process needs none."""
+def init_distributed(replicate: int = 1, shard: bool = False) -> World:
+    """Join torchrun's process group where there is one (nccl on CUDA, gloo on the CPU).
+
+    Models are sharded over groups of size / `replicate` ranks. A single process gets a mesh only where `shard` asks for one.
+    """
     import torch
     import torch.distributed as dist
 
@@ -93,13 +96,18 @@ def init_distributed() -> World:
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if size == 1:
+    if size % replicate:
+        raise UserError(f"config key replicate={replicate}: does not divide the number of processes ({size}); set replicate=1")
+    if size == 1 and not shard:
         return World(0, 1, device, None)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # offloaded weights are reduced on the CPU
+        alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
+        dist.init_process_group(backend, **alone)
     from torch.distributed.device_mesh import init_device_mesh
 
-    return World(dist.get_rank(), size, device, init_device_mesh(device.type, (size,)))
+    shape = (size,) if replicate == 1 else (replicate, size // replicate)
+    return World(dist.get_rank(), size, device, init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard")[-len(shape) :]))
 
 
 def wait(world: World) -> None:
