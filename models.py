@@ -11,12 +11,16 @@ import importlib.util
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import forest
@@ -185,10 +189,13 @@ def device_of(policy: nn.Module) -> torch.device:
 def attention_mask(end: torch.Tensor, attention: str):
     """The forest's predicate for a backend: a boolean mask (B, 1, L, L) for sdpa, a BlockMask for flex_attention.
 
-    Attention over segments needs none: it gets a mask that says nothing, so that transformers makes none of its own.
+    Attention over segments needs none: it gets a mask that says nothing, so that transformers makes none of its own. "none"
+    leaves the model causal, where only sizes matter.
     """
     if attention == "sdpa":
         return forest.dense_mask(end)
+    if attention == "none":
+        return None
     if attention == SEGMENTS:
         return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=end.device)
     from torch.nn.attention.flex_attention import create_block_mask
@@ -332,13 +339,17 @@ def load_policy(name_or_path: str, dtype: str, attention: str, device: torch.dev
 def _empty_model(source: str, dtype: str, attention: str, trust_remote_code: bool) -> nn.Module:
     """The model of a config, parameters on the meta device; buffers (rotary frequencies, masks) are real and right."""
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention,
                                                  trust_remote_code=trust_remote_code)
     model.tie_weights()
+    try:
+        model.generation_config = GenerationConfig.from_pretrained(source)
+    except OSError:
+        pass  # most models have none of their own
     return model
 
 
@@ -556,6 +567,8 @@ def fingerprint(policy: Scorer) -> str:
     for name, parameter in policy.named_weights().items():
         local, first = local_part(parameter)
         mesh = getattr(parameter, "device_mesh", None) or mesh
+        if not local.numel():
+            continue  # more ranks than rows
         start = hashlib.blake2b(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode(), digest_size=16)
         rows = local.cpu().reshape(len(local) if local.dim() else 1, -1).contiguous().view(torch.uint8).numpy()
         for number, row in enumerate(rows, first):
@@ -613,7 +626,7 @@ def add_adapters(policy: Scorer, rank: int, alpha: float, targets: str | list[st
 
     policy.adapters = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
     try:
-        inject_adapter_in_model(policy.adapters, policy.model, low_cpu_mem_usage=True)
+        inject_adapter_in_model(policy.adapters, policy.model, low_cpu_mem_usage=next(policy.parameters()).is_meta)
     except ValueError as error:
         raise UserError(f"config key lora.targets={targets}: {_first_line(error)}") from error
     for name, parameter in policy.named_parameters():
@@ -660,6 +673,68 @@ def forward_flops(policy: Scorer, batch: forest.ForestBatch) -> int:
     return 2 * (body * batch.num_tokens + head * len(batch.positions) + attention * batch.num_attended)
 
 
+class _PeakBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made under it that are alive, and remembers the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        self.known = weakref.WeakKeyDictionary()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage not in self.known:
+                    self.known[storage] = None
+                    self._change(storage.nbytes())
+                    weakref.finalize(storage, self._change, -storage.nbytes())
+        return out
+
+    def _change(self, size: int) -> None:
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+
+
+class PassBytes(NamedTuple):
+    """Bytes that a forward and backward pass holds at its peak beyond weights: gradients, what the head takes, the rest."""
+
+    gradients: int
+    head: int
+    activations: int
+
+
+def pass_bytes(policy: Scorer, batch: forest.ForestBatch, attention: str, accumulates: bool) -> PassBytes:
+    """What a pass over `batch` would hold, from the sizes of all tensors that it makes; nothing is computed or allocated.
+
+    policy: an empty one, which is used up. attention: what computes it; flex_attention counts as causal. accumulates: gradients
+    of an earlier pack are there already.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        _materialise(policy, torch.device("cpu"))
+        trained = [p for p in policy.parameters() if p.requires_grad]
+        gradients = sum(p.numel() * p.element_size() for p in trained)
+        if accumulates:
+            for parameter in trained:
+                parameter.grad = torch.empty_like(parameter)
+        policy.attention = "none" if attention == "flex_attention" else attention
+        ids, positions, end, read, source, target = (fake.from_tensor(t) for t in (
+            batch.input_ids, batch.position_ids, batch.end, batch.positions, batch.source, batch.target))
+        with _PeakBytes() as whole:
+            positions = None if policy.attention == "none" else positions  # transformers would look for documents in them
+            policy(ids, positions, end, read, source, target, batch.read_starts, batch.segments).sum().backward()
+        weight = policy.model.get_output_embeddings().weight
+        hidden = torch.empty(len(read), weight.shape[1], dtype=policy.compute_dtype, requires_grad=True)
+        chunk = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
+        with _PeakBytes() as head:
+            LogProbs.apply(hidden, weight, None, source, target, batch.read_starts, policy.softcap or 0.0, chunk).sum().backward()
+    total = whole.peak + (gradients if accumulates else 0)
+    return PassBytes(gradients, head.peak, max(0, total - gradients - head.peak))
+
+
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
     """FLOP/s of a large square matrix product on this device, measured (best of three): what utilisation is relative to."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -687,8 +762,11 @@ def generate(policy: Scorer, prompts: Sequence[forest.Ids], max_new_tokens: int,
              temperature: float = 1.0) -> list[list[int]]:
     """Sample one continuation a prompt without truncating the distribution (temperature 0: greedy); token ids without EOS.
 
-    One call is one batch, left-padded; the draw depends on `seed` alone, not on what was sampled before.
+    One call is one batch, left-padded; the draw depends on `seed` alone, not on what was sampled before. A call for all ranks
+    where the policy is sharded: they then take as many steps as the longest of their batches.
     """
+    from torch.distributed.fsdp import FSDPModule
+
     device = device_of(policy)
     width = max(map(len, prompts))
     ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
@@ -696,8 +774,15 @@ def generate(policy: Scorer, prompts: Sequence[forest.Ids], max_new_tokens: int,
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        out = policy.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad_id,
-                             eos_token_id=eos_id, use_cache=True, **sampling)
+        if policy.attention == "flex_attention":
+            policy.model.set_attn_implementation("sdpa")  # a step of one token has no use for block masks
+        try:
+            with torch.compiler.set_stance("force_eager"):
+                out = policy.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad_id,
+                                      eos_token_id=eos_id, use_cache=True, synced_gpus=isinstance(policy, FSDPModule), **sampling)
+        finally:
+            if policy.attention == "flex_attention":
+                policy.model.set_attn_implementation(policy.attention)
     return [row[: row.index(eos_id)] if eos_id in row else row for row in out[:, width:].tolist()]
 
 

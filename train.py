@@ -15,7 +15,19 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from utils import UserError, guarded, init_distributed, keep_freed_memory, log, run_entry, seed_everything, setup_logging, wait, write_json
+from utils import (
+    UserError,
+    guarded,
+    init_distributed,
+    keep_freed_memory,
+    log,
+    run_entry,
+    run_on_ranks,
+    seed_everything,
+    setup_logging,
+    wait,
+    write_json,
+)
 
 CONFIG = Path(__file__).parent / "config"
 RANGES = {  # key: kind, least value, may be null
@@ -23,12 +35,17 @@ RANGES = {  # key: kind, least value, may be null
     "row_tokens": (int, 1, True), "max_length": (int, 2, False), "max_prompt_length": (int, 1, True), "pairs_per_prompt": (int, 1, False),
     "eval_every": (int, 1, False), "n_eval_examples": (int, 1, True), "n_epochs": (int, 1, True), "n_examples": (int, 1, True),
     "warmup_steps": (int, 0, False), "patience": (int, 1, True), "lr": (float, 1e-12, False), "max_grad_norm": (float, 1e-12, False),
-    "log_every_seconds": (float, 0, False), "replicate": (int, 1, False), "nproc": (int, 1, True), "lora.rank": (int, 1, True),
+    "log_every_seconds": (float, 0, False), "replicate": (int, 1, False), "nproc": (int, 1, True), "world_size": (int, 1, True),
+    "gpu_memory_gb": (float, 1e-3, False), "gpu_tflops": (float, 1e-3, False),
+    "n_eval_model_samples": (int, 1, False), "lora.rank": (int, 1, True),
     "lora.alpha": (float, 1e-12, False), "eval_fraction": (float, 0, False), "icf_shots": (int, 0, False)}
+UTILISATION = 0.4  # of a GPU's peak rate, for estimates of time
+SAMPLE_TOKENS = 64  # of a response that is sampled at validation
 SHOWN = ("loss/eval", "js_distance_eval", "class_mass_eval", "rewards_eval/accuracies",
          "rewards_eval/margins_majority", "rewards_eval/margins_minority")
 FREE_TO_CHANGE = {"resume", "wandb", "n_epochs", "n_examples", "debug", "output_dir", "log_every_seconds",
-                  "patience", "eval_every", "eval_batch_size", "replicate", "cpu_offload", "nproc"}
+                  "patience", "eval_every", "eval_batch_size", "sample_during_eval", "n_eval_model_samples",
+                  "replicate", "cpu_offload", "nproc"}
 
 
 def main(config: DictConfig) -> None:
@@ -42,6 +59,10 @@ def main(config: DictConfig) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     needs = losses.needs(loss_name, loss_keys)
+    if settings["plan"]:
+        settings["debug"] = True  # write nothing
+    else:
+        run_on_ranks(settings["nproc"])
     counts: dict[str, dict[str, Counter]] = {"train": {}, "eval": {}}
     splits = read_data(settings, needs, counts)
 
@@ -56,6 +77,8 @@ def main(config: DictConfig) -> None:
         keep_freed_memory()
     run = open_run(settings, world.is_main)
     model = settings["model"]
+    if settings["plan"] and settings["attention"] == "auto":
+        settings["attention"] = "flex_attention"  # what a GPU takes
     archive = checkpoint.find_model(model["archive"]) if model["archive"] else None
     named = archive if archive and Path(archive).is_dir() else model["name_or_path"]  # an archive folder is a whole model
     if world.size > 1 and world.is_main:
@@ -65,12 +88,16 @@ def main(config: DictConfig) -> None:
     trees = tokenize(settings, splits, tokenizer, counts)
     mismatched = {s: data.mismatch(trees[s], trees["train"], settings["seed"], limits_of(settings).max_length)
                   for s in trees if needs.mismatched}
-    settings["max_tokens"] = pack_tokens([*trees.values(), *mismatched.values()], settings, world.device.type)
+    settings["max_tokens"] = pack_tokens([*trees.values(), *mismatched.values()], settings,
+                                         "cuda" if settings["plan"] else world.device.type)
     audit = data.audit_splits({s: (*splits[s], trees[s]) for s in splits}, counts)
     for name, found in audit.items():
         for split, values in found.items():
             log.info("%s, %s: %s", name, split, json.dumps(values))
 
+    if settings["plan"]:
+        print(plan_run(settings, trees["train"], mismatched.get("train"), named, loss_keys))
+        return
     sharded, block_name = world.mesh is not None, model["block_name"]
     policy = models.load_policy(model["name_or_path"], model["policy_dtype"], settings["attention"], world.device, archive,
                                 model["trust_remote_code"], model["compute_dtype"], empty=sharded)
@@ -84,7 +111,7 @@ def main(config: DictConfig) -> None:
     if settings["lora"]["rank"]:
         models.reset_adapters(policy, settings["seed"])
     optimizer = build_optimizer(settings, policy)  # before any forward: FSDP2 leaves the root's parameters gathered after one
-    row_tokens = settings["row_tokens"] or (256 if policy.attention == "sdpa" else settings["max_tokens"])
+    plan = loop_settings(settings, policy.attention, len(trees["train"]), loss_keys)
     longest = max((t for split in (*trees.values(), *mismatched.values()) for t in split), key=path_tokens)
     models.check_lengths(policy, path_tokens(longest))
     mark = models.fingerprint(policy) if needs.reference else ""
@@ -96,7 +123,7 @@ def main(config: DictConfig) -> None:
         for held in (trees, mismatched):
             for split in held:
                 held[split] = reference.reference_logps(policy, held[split], mark, tokenizer.pad_token_id, settings["max_tokens"],
-                                                        row_tokens, world, settings["share_prefixes"],
+                                                        plan.row_tokens, world, settings["share_prefixes"],
                                                         used_examples(trees[split], settings) if split == "train" else None)
 
     state = None if settings["resume"] == "never" or settings["debug"] else checkpoint.load_latest(run, policy, optimizer)
@@ -105,12 +132,6 @@ def main(config: DictConfig) -> None:
     if world.is_main and state is None and not settings["debug"]:
         write_json(run / "data_audit.json", audit)
         OmegaConf.save(config, run / "config.yaml", resolve=True)
-    plan = trainers.Settings(
-        **{k: settings[k] for k in ("seed", "batch_size", "eval_batch_size", "max_tokens", "shuffle", "warmup_steps", "lr", "max_grad_norm",
-                                    "eval_every", "do_first_eval", "eval_metric", "patience", "log_every_seconds")},
-        num_examples=total_examples(settings, len(trees["train"])), row_tokens=row_tokens, share=settings["share_prefixes"],
-        width_multiple=128 * max(1, row_tokens // 1024) if policy.attention == "flex_attention" else 1,
-        beta=loss_keys.get("beta", 1.0), save=not settings["debug"])
     if state and state["reference"] != mark:
         raise UserError(f"{run}: the starting weights ({model['archive'] or model['name_or_path']}) changed since this run began, and "
                         "they are its reference; restore them or choose another exp_name")
@@ -123,9 +144,59 @@ def main(config: DictConfig) -> None:
     publish = open_logs(settings, run, state["step"] if state else 0, world.is_main)
     packs = {s: trainers.Data(trees[s], mismatched.get(s)) for s in trees}
     final = trainers.train(policy, optimizer, tokenizer, packs["train"], packs["eval"], loss_fn, plan, world, run,
-                           state or trainers.new_state(mark), publish)
+                           state or trainers.new_state(mark), publish,
+                           open_samples(settings, run, state, policy, tokenizer, trees["eval"], world))
     log.info("finished %d examples; best %s %.4f; checkpoint: %s",
              final["examples"], settings["eval_metric"], final["best"] or float("nan"), run / "best")
+
+
+def loop_settings(settings: dict[str, Any], attention: str, num_available: int, loss_keys: dict[str, Any]):
+    """The loop's settings as plain values."""
+    import trainers
+
+    row_tokens = settings["row_tokens"] or (256 if attention == "sdpa" else settings["max_tokens"])
+    return trainers.Settings(
+        **{k: settings[k] for k in ("seed", "batch_size", "eval_batch_size", "max_tokens", "shuffle", "warmup_steps", "lr", "max_grad_norm",
+                                    "eval_every", "do_first_eval", "eval_metric", "patience", "log_every_seconds")},
+        num_examples=total_examples(settings, num_available), row_tokens=row_tokens, share=settings["share_prefixes"],
+        width_multiple=128 * max(1, row_tokens // 1024) if attention == "flex_attention" else 1,
+        beta=loss_keys.get("beta", 1.0), save=not settings["debug"])
+
+
+def plan_run(settings: dict[str, Any], trees: list, mismatched: list | None, named: str, loss_keys: dict[str, Any]) -> str:
+    """plan=true: what the run would take, from the model's config and the data's lengths."""
+    import torch
+
+    import models
+    import report
+    import trainers
+
+    model, world_size = settings["model"], settings["world_size"] or settings["nproc"] or 1
+    if world_size % settings["replicate"]:
+        raise UserError(f"config key replicate={settings['replicate']}: does not divide world_size={world_size}; set replicate=1")
+    attention = "sdpa" if settings["attention"] == "flex_attention" else settings["attention"]  # no flex_attention on a CPU
+    policy = models.load_policy(named, model["policy_dtype"], attention, torch.device("cpu"), None, model["trust_remote_code"],
+                                model["compute_dtype"], empty=True)
+    if settings["lora"]["rank"]:
+        models.add_adapters(policy, **settings["lora"])
+    if settings["activation_checkpointing"]:
+        models.gradient_checkpointing(policy, model["block_name"])
+    layer = torch.nn.Linear(32, 32, bias=False)
+    optimizer = build_optimizer(settings, layer)
+    layer(torch.ones(1, 32)).sum().backward()
+    optimizer.step()
+    moments = sum(t.numel() for t in optimizer.state[layer.weight].values() if torch.is_tensor(t) and t.dim()) / layer.weight.numel()
+    total = sum(p.numel() for p in policy.parameters())
+    plan = loop_settings(settings, settings["attention"], len(trees), loss_keys)
+    found = trainers.forecast(policy, trainers.Data(trees, mismatched), plan, settings["attention"], world_size, settings["replicate"],
+                              moments, settings["activation_checkpointing"], settings["cpu_offload"], model["block_name"])
+    state = ("set replicate=1" if settings["replicate"] > 1 else "raise world_size, train adapters (lora.rank=16)"
+             + ("" if settings["cpu_offload"] else " or set cpu_offload=true"))
+    work = f"lower max_tokens={settings['max_tokens']}" if settings["activation_checkpointing"] else "set activation_checkpointing=true"
+    remedies = {"parameters": state, "optimizer": state, "gradients": state, "activations": work,
+                "log-probs": f"lower max_tokens={settings['max_tokens']}", "gathered blocks": "train adapters (lora.rank=16)"}
+    return (f"{type(policy.model).__name__}, {total / 1e9:.3g}e9 parameters\n"
+            + report.plan_text(found, world_size, settings["gpu_memory_gb"], settings["gpu_tflops"], UTILISATION, remedies))
 
 
 def check_config(config: DictConfig) -> dict[str, Any]:
@@ -364,6 +435,31 @@ def open_logs(settings: dict[str, Any], run: Path, step: int, is_main: bool):
                      ", ".join(f"{k} {values[k]:.4f}" for k in SHOWN if k in values))
 
     return publish
+
+
+def open_samples(settings: dict[str, Any], run: Path, state: dict[str, Any] | None, policy, tokenizer, trees: list, world):
+    """A function that samples responses to `n_eval_model_samples` eval prompts, for train.log and samples.jsonl; all ranks call it.
+
+    Every rank samples the same batch, so that the responses are the same on any number of them.
+    """
+    import models
+    import trainers
+
+    if not settings["sample_during_eval"]:
+        return lambda step: None
+    prompts = pick(list(dict.fromkeys(t.prompt for t in trees)), settings["n_eval_model_samples"], settings["seed"])
+    written = world.is_main and not settings["debug"]
+    file = trainers.MetricsFile(run / "samples.jsonl", state["step"] if state else 0) if written else None
+
+    def show(step: int) -> None:
+        found = models.generate(policy, prompts, SAMPLE_TOKENS, tokenizer.pad_token_id, tokenizer.eos_token_id, settings["seed"] + step)
+        for prompt, ids in zip(prompts, found):
+            texts = {"prompt": tokenizer.decode(prompt), "response": tokenizer.decode(ids, skip_special_tokens=True)}
+            log.info("sample at step %d: %s", step, json.dumps(texts, ensure_ascii=False))
+            if file:
+                file.write({"counters/updates": step, **texts})
+
+    return show
 
 
 if __name__ == "__main__":
