@@ -126,6 +126,8 @@ def main(config: DictConfig) -> None:
                                                         plan.row_tokens, world, settings["share_prefixes"],
                                                         used_examples(trees[split], settings) if split == "train" else None)
 
+    if sharded:
+        policy.reshard()  # for the checkpoint to load into
     state = None if settings["resume"] == "never" or settings["debug"] else checkpoint.load_latest(run, policy, optimizer)
     if settings["resume"] == "must" and state is None:
         raise UserError(f"resume=must: {run} holds no checkpoint; set resume=auto to start the run")
