@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -50,7 +50,11 @@ def save(run: Path, step: int, policy: nn.Module, optimizer: torch.optim.Optimiz
     def write() -> None:
         temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=run))
         try:
-            policy.model.save_pretrained(temporary, state_dict={k.removeprefix("model."): v for k, v in weights.items()})
+            merged, adapters = policy.export(weights)
+            policy.model.save_pretrained(temporary, state_dict=merged)
+            if adapters:
+                policy.adapters.save_pretrained(temporary / "adapter")
+                save_file(adapters, temporary / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
             tokenizer.save_pretrained(temporary)
             (temporary / STATE).mkdir()
             with (temporary / STATE / "optimizer.pt").open("wb") as file:
@@ -189,9 +193,9 @@ def load_latest(run: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, 
         return None
     folder = run / f"step-{state['step']:06d}"
     try:
-        weights = {}
-        for file in sorted(folder.glob("*.safetensors")):
-            weights |= {f"model.{k}": v for k, v in load_file(file).items()}
+        weights, (trained, name_of) = {}, policy.exported(folder)
+        for file in sorted(trained.glob("*.safetensors")):
+            weights |= {name_of(k): v for k, v in load_file(file).items()}
         moments = torch.load(folder / STATE / "optimizer.pt", map_location="cpu", weights_only=True, mmap=world.size > 1)
     except Exception as error:  # safetensors and torch each raise their own kinds for a file that is none of theirs
         raise UserError(f"{folder}: the checkpoint cannot be read ({_reason(error)}); remove it or set another exp_name") from error
@@ -221,6 +225,8 @@ def _misfit(policy: nn.Module, weights: dict[str, torch.Tensor]) -> str | None:
     seen: dict[int, bool] = {}
     names: dict[int, str] = {}
     for name, parameter in policy.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            continue  # of the frozen model below adapters
         name = name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
         if name in weights and weights[name].shape != parameter.shape:
             return f"{name}: {tuple(weights[name].shape)} instead of {tuple(parameter.shape)}"

@@ -15,7 +15,19 @@ from typing import Any, NamedTuple
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from utils import UserError, atomic_path, guarded, keep_freed_memory, log, run_entry, setup_logging
+from utils import (
+    UserError,
+    World,
+    atomic_path,
+    guarded,
+    init_distributed,
+    keep_freed_memory,
+    log,
+    run_entry,
+    run_on_ranks,
+    setup_logging,
+    spread,
+)
 
 FROM_RUN = {"datasets": ["opinions/republican"], "belief_classes": ["0", "1", "2", "3", "4", "5"],
             "max_length": 512, "max_prompt_length": 256, "truncation": None, "seed": 0, "eval_fraction": 0.05}
@@ -38,26 +50,33 @@ def main(config: DictConfig) -> None:
     settings = fill_settings(settings, checkpoints)
     groups = read_prompts(settings)
     output = Path(settings["output"]) if settings["output"] else default_output(checkpoints)
+    run_on_ranks(settings["nproc"])
+    world = init_distributed()
+    setup_logging(is_main=world.is_main)
     keep_freed_memory()
     if groups[0].belief_probs:
-        evaluate_beliefs(checkpoints, groups, settings, output)
+        evaluate_beliefs(checkpoints, groups, settings, output, world)
     else:
-        evaluate_order(checkpoints, groups, settings, output)
+        evaluate_order(checkpoints, groups, settings, output, world)
 
 
-def evaluate_beliefs(checkpoints: list[Checkpoint], groups: list, settings: dict[str, Any], output: Path) -> None:
-    """The GDPO paper's metrics of every checkpoint, side by side."""
+def evaluate_beliefs(checkpoints: list[Checkpoint], groups: list, settings: dict[str, Any], output: Path, world: World) -> None:
+    """The GDPO paper's metrics of every checkpoint, side by side. Ranks share the model's work; the main one judges and writes."""
     import judges
 
-    judge = judges.EmbeddingJudge(settings["embedder"])
+    judge = judges.EmbeddingJudge(settings["embedder"]) if world.is_main else None
     results, predictions, shown, faults = {}, [], {}, {}
     for checkpoint in checkpoints:
         log.info("evaluating %s on %d prompts, %d samples each", checkpoint.name, len(groups), settings["n_samples"])
-        metrics, rows, probabilities, faults[checkpoint.name] = evaluate_one(checkpoint, groups, settings, judge)
+        q, texts = answers(checkpoint, groups, settings, world)
+        if judge is None:
+            continue
+        metrics, rows, probabilities, faults[checkpoint.name] = judged(checkpoint, groups, settings, judge, q, texts)
         results[checkpoint.name] = metrics
         shown[checkpoint.name] = probabilities
         predictions += rows
-    finish(output, results, predictions, shown, groups, {**settings, "unjudged": faults}, checkpoints, judge.name)
+    if judge is not None:
+        finish(output, results, predictions, shown, groups, {**settings, "unjudged": faults}, checkpoints, judge.name)
 
 
 ORDER_METRICS = {  # the training log's names, and the report's
@@ -66,7 +85,7 @@ ORDER_METRICS = {  # the training log's names, and the report's
     "logps_{}/chosen": "logp_best", "logps_{}/rejected": "logp_others"}
 
 
-def evaluate_order(checkpoints: list[Checkpoint], groups: list, settings: dict[str, Any], output: Path) -> None:
+def evaluate_order(checkpoints: list[Checkpoint], groups: list, settings: dict[str, Any], output: Path, world: World) -> None:
     """How every checkpoint's implied rewards order the given responses of each prompt, against the rewards they carry.
 
     The reference of a run is what it started from; a checkpoint that belongs to no run has none, and gets log-probs alone.
@@ -81,15 +100,16 @@ def evaluate_order(checkpoints: list[Checkpoint], groups: list, settings: dict[s
     results, rows, references = {}, [], {}
     for checkpoint in checkpoints:
         log.info("evaluating %s on %d prompts", checkpoint.name, len(groups))
-        policy, tokenizer = load(checkpoint)
+        policy, tokenizer = load(checkpoint, world, settings["shard"])
         trees = data.tokenize(groups, data.view(groups, "ranked"), tokenizer, limits_of(settings), settings["belief_classes"])
         starting = checkpoint.run and starting_weights(checkpoint)
         if starting:
             if starting.source not in references:  # runs that are compared often started from one model
-                references[starting.source] = answer_logps(load(starting)[0], trees, tokenizer.pad_token_id)
+                references[starting.source] = answer_logps(load(starting, world, settings["shard"])[0], trees,
+                                                                  tokenizer.pad_token_id, world)
             trees = [t._replace(reference=tuple(v)) for t, v in zip(trees, references[starting.source])]
         columns: dict[str, list[float]] = {name: [] for name in ORDER_METRICS.values()}
-        for members, scores in scored(policy, trees, tokenizer.pad_token_id, checkpoint.name):
+        for members, scores in scored(policy, trees, tokenizer.pad_token_id, checkpoint.name, world):
             no_beliefs = torch.full((len(members),), -1)
             found = metrics.example_metrics(scores, torch.zeros(len(members)), no_beliefs, checkpoint.beta)
             for log_name, name in ORDER_METRICS.items():
@@ -99,6 +119,8 @@ def evaluate_order(checkpoints: list[Checkpoint], groups: list, settings: dict[s
                       "logps": logps[: len(trees[i].answers)], "reference_logps": trees[i].reference}
                      for i, logps in zip(members, scores.policy.tolist())]
         results[checkpoint.name] = {name: metrics.summarize(values) for name, values in columns.items() if values}
+    if not world.is_main:
+        return
     write_predictions(output, rows)
     facts = {k: settings[k] for k in ("datasets", "split", "seed", "few_shot")} | {
         "n_samples": 0, "prompts": len(groups), "beta": {c.name: c.beta for c in checkpoints},
@@ -115,7 +137,7 @@ def limits_of(settings: dict[str, Any]):
     return data.limits_with_shots(settings["max_length"], settings["max_prompt_length"], settings["truncation"], settings["few_shot"])
 
 
-def scored(policy, trees: list, pad_id: int, name: str):
+def scored(policy, trees: list, pad_id: int, name: str, world: World) -> list[tuple[list[int], Any]]:
     """(example numbers, Scores) of every pack of trees, with a progress bar."""
     import torch
     from tqdm import tqdm
@@ -123,38 +145,40 @@ def scored(policy, trees: list, pad_id: int, name: str):
     import forest
     import models
 
-    device = next(policy.parameters()).device
-    with torch.no_grad(), tqdm(total=len(trees), desc=f"scoring {name}", unit="prompt") as bar:
-        largest = max(forest.tree_tokens([tree]) for tree in trees)
-        for rows in forest.plan_step(trees, range(len(trees)), max(2048, largest), max(2048, largest), 1):
-            members = [i for row in rows for i in row]
-            scores = models.score(policy, forest.pack(trees, rows, pad_id).to(device))
-            yield members, type(scores)(*(v.cpu() if torch.is_tensor(v) else v for v in scores))
-            bar.update(len(members))
+    def work(rows):
+        members = [i for row in rows for i in row]
+        scores = models.score(policy, forest.pack(trees, rows, pad_id).to(models.device_of(policy)))
+        bar.update(len(members) * world.size)
+        return members, type(scores)(*(v.cpu() if torch.is_tensor(v) else v for v in scores))
+
+    with torch.no_grad(), tqdm(total=len(trees), desc=f"scoring {name}", unit="prompt", disable=not world.is_main) as bar:
+        largest = max(2048, *(forest.tree_tokens([tree]) for tree in trees))
+        return spread(forest.plan_step(trees, range(len(trees)), largest, largest, 1), work, world)
 
 
-def answer_logps(policy, trees: list, pad_id: int) -> list[list[float]]:
+def answer_logps(policy, trees: list, pad_id: int, world: World) -> list[list[float]]:
     """Summed log-probs (nats) of every tree's answers."""
     found: list[list[float]] = [[] for _ in trees]
-    for members, scores in scored(policy, trees, pad_id, "reference"):
+    for members, scores in scored(policy, trees, pad_id, "reference", world):
         for i, row in zip(members, scores.policy.tolist()):
             found[i] = row[: len(trees[i].answers)]
     return found
 
 
-def load(checkpoint: Checkpoint):
-    """(policy, tokenizer) of a checkpoint, on the GPU where there is one."""
-    import torch
-
+def load(checkpoint: Checkpoint, world: World, shard: bool):
+    """(policy, tokenizer) of a checkpoint, whole on every rank, or sharded over the ranks."""
     import models
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, is_file = checkpoint.model, Path(checkpoint.source).is_file()
     named = model["name_or_path"] if is_file else checkpoint.source
     tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or named, model["trust_remote_code"])
-    attention = "sdpa" if device.type == "cuda" else "auto"  # flex_attention is for training: generation has no forest
-    return models.load_policy(named, model["policy_dtype"], attention, device, checkpoint.source if is_file else None,
-                              model["trust_remote_code"], model["compute_dtype"]), tokenizer
+    empty, archive = shard and world.mesh is not None, checkpoint.source if is_file else None
+    attention = "sdpa" if world.device.type == "cuda" else "auto"  # flex_attention is for training: generation has no forest
+    policy = models.load_policy(named, model["policy_dtype"], attention, world.device, archive, model["trust_remote_code"],
+                                model["compute_dtype"], empty=empty)
+    if empty:
+        models.load_weights(models.shard(policy, world), named, world, archive, model["trust_remote_code"])
+    return policy, tokenizer
 
 
 def starting_weights(checkpoint: Checkpoint) -> Checkpoint:
@@ -227,21 +251,30 @@ def read_prompts(settings: dict[str, Any]) -> list:
     return data.with_shots(groups, read("train") if settings["few_shot"] else (), settings["few_shot"], settings["seed"])
 
 
-def evaluate_one(checkpoint: Checkpoint, groups: list, settings: dict[str, Any], judge) -> tuple[dict, list[dict], list, dict]:
-    """Metrics of one checkpoint with intervals, its predictions, q over the classes for every prompt, and counts of what could
-    not be judged."""
-    import metrics
+def answers(checkpoint: Checkpoint, groups: list, settings: dict[str, Any], world: World) -> tuple[Any, list[list[str]]]:
+    """q (prompts, classes) of one checkpoint, and its sampled responses; on every rank."""
+    import numpy as np
+
     import models
     import preference_datasets as data
 
     classes, limit = settings["belief_classes"], limits_of(settings).max_prompt_length
-    policy, tokenizer = load(checkpoint)
+    policy, tokenizer = load(checkpoint, world, settings["shard"])
     class_ids = data.class_token_ids(tokenizer, classes)
     prompts = [data.cut_prompt(data.encode_prompt(tokenizer, g.prompt), limit, settings["truncation"] or g.truncation)
                for g in groups]
-    q = models.class_distributions(policy, prompts, class_ids, tokenizer.pad_token_id).double().numpy()
-    texts = sample(policy, tokenizer, prompts, settings, checkpoint.name)
+    q = spread([prompts[i : i + 16] for i in range(0, len(prompts), 16)],
+               lambda some: models.class_distributions(policy, some, class_ids, tokenizer.pad_token_id).double().numpy(), world)
+    return np.concatenate(q), sample(policy, tokenizer, prompts, settings, checkpoint.name, world)
 
+
+def judged(checkpoint: Checkpoint, groups: list, settings: dict[str, Any], judge, q,
+           texts: list[list[str]]) -> tuple[dict, list[dict], list, dict]:
+    """Metrics of one checkpoint with intervals, its predictions, q over the classes for every prompt, and counts of what could
+    not be judged."""
+    import metrics
+
+    classes = settings["belief_classes"]
     columns: dict[str, list[float]] = {name: [] for name in ("js_distance_probability", "class_mass", "js_distance_sampling",
                                                              "js_distance_floor", "majority_share", "cbc", "bpc", "rs")}
     rows, unparsable, unknown_option = [], 0, 0
@@ -273,7 +306,7 @@ def evaluate_one(checkpoint: Checkpoint, groups: list, settings: dict[str, Any],
     return {k: metrics.summarize(v) for k, v in columns.items() if v}, rows, list(q / q.sum(1, keepdims=True)), faults
 
 
-def sample(policy, tokenizer, prompts: list, settings: dict[str, Any], name: str) -> list[list[str]]:
+def sample(policy, tokenizer, prompts: list, settings: dict[str, Any], name: str, world: World) -> list[list[str]]:
     """n_samples responses a prompt at temperature 1, as text; prompts of similar length share a batch, each with its own seed."""
     from tqdm import tqdm
 
@@ -281,15 +314,20 @@ def sample(policy, tokenizer, prompts: list, settings: dict[str, Any], name: str
 
     jobs = sorted(((len(p), i, s) for i, p in enumerate(prompts) for s in range(settings["n_samples"])))
     texts: list[list[str]] = [[""] * settings["n_samples"] for _ in prompts]
-    with tqdm(total=len(jobs), desc=f"sampling {name}", unit="response") as bar:
-        for first in range(0, len(jobs), settings["batch_size"]):
-            batch = jobs[first : first + settings["batch_size"]]
-            ids = models.generate(policy, [prompts[i] for _, i, _ in batch], settings["max_new_tokens"], tokenizer.pad_token_id,
-                                  tokenizer.eos_token_id, seed=settings["seed"] * 1_000_003 + first, temperature=settings["temperature"])
-            for (_, i, s), row in zip(batch, ids):
-                text = tokenizer.decode(row, skip_special_tokens=True)
-                texts[i][s] = text.split("\n\n")[0] if settings["few_shot"] else text  # a prompted model writes on
-            bar.update(len(batch))
+    starts = range(0, len(jobs), settings["batch_size"])
+
+    def work(first: int) -> list[list[int]]:
+        batch = jobs[first : first + settings["batch_size"]]
+        ids = models.generate(policy, [prompts[i] for _, i, _ in batch], settings["max_new_tokens"], tokenizer.pad_token_id,
+                              tokenizer.eos_token_id, seed=settings["seed"] * 1_000_003 + first, temperature=settings["temperature"])
+        bar.update(len(batch) * world.size)
+        return ids
+
+    with tqdm(total=len(jobs), desc=f"sampling {name}", unit="response", disable=not world.is_main) as bar:
+        found = [ids for batch in spread(starts, work, world) for ids in batch]
+    for (_, i, s), ids in zip(jobs, found):
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        texts[i][s] = text.split("\n\n")[0] if settings["few_shot"] else text  # a prompted model writes on
     return texts
 
 

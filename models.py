@@ -11,11 +11,16 @@ import importlib.util
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import forest
@@ -32,8 +37,12 @@ KEPT_BYTES = 256 * 2**20  # fp32 logits that wait for the backward pass; beyond 
 class Scorer(nn.Module):
     """A causal language model whose forward reads log-probs off a packed forest.
 
-    `forward(input_ids, position_ids, end, positions, source, target, read_starts, segments)` returns (M,) log-probs in nats, fp32.
+    `forward(input_ids, position_ids, end, positions, source, target, read_starts, segments)` returns (M,) log-probs in nats, fp32;
+    `forward(input_ids)` the logits (B, L, V) of a plain causal pass. Under FSDP2 only this module's own methods may be called.
     """
+
+    device: torch.device | None = None  # where passes run; None: where the weights are. Offloaded weights rest on the CPU
+    adapters = None  # the LoraConfig where only adapters are trained
 
     def __init__(self, model: nn.Module, attention: str, compute_dtype: torch.dtype = torch.float32):
         super().__init__()
@@ -43,13 +52,39 @@ class Scorer(nn.Module):
         text_config = model.config.get_text_config()
         self.softcap = getattr(text_config, "final_logit_softcapping", None)  # Gemma; the parity probe guards the rest
 
-    def autocast(self, device: torch.device):
-        """The precision of forward passes: that of the weights, or mixed precision over fp32 weights."""
-        return torch.autocast(device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)
+        self.casts = compute_dtype != torch.float32  # False where FSDP2 hands out weights in compute_dtype
 
-    def forward(self, input_ids, position_ids, end, positions, source, target, read_starts, segments) -> torch.Tensor:
-        with self.autocast(input_ids.device):
-            return self._forward(input_ids, position_ids, end, positions, source, target, read_starts, segments)
+    def forward(self, input_ids, *packed) -> torch.Tensor:
+        with torch.autocast(input_ids.device.type, self.compute_dtype, enabled=self.casts):
+            if packed:
+                return self._forward(input_ids, *packed)
+            return self.model(input_ids=input_ids, use_cache=False).logits
+
+    def generate(self, **settings) -> torch.Tensor:
+        """transformers' `generate` of the model."""
+        return self.model.generate(**settings)
+
+    def named_weights(self) -> dict[str, nn.Parameter]:
+        """Parameters by the names that the model's files give them, without those of adapters."""
+        return {plain_name(n): p for n, p in self.named_parameters() if "lora_" not in n}
+
+    def export(self, state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """A full state dict of this module as (the model's own, adapters merged into it; the adapters in peft's names)."""
+        adapters = {f"base_model.{k.replace('.default.', '.')}": v for k, v in state.items() if "lora_" in k}
+        merged = {plain_name(k): v for k, v in state.items() if "lora_" not in k}
+        for name, up in state.items():
+            if ".lora_B." in name:
+                layer = self.model.get_submodule(plain_name(name.split(".lora_B.")[0]))
+                weight = f"{plain_name(name.split('.lora_B.')[0])}.weight"
+                delta = layer.scaling["default"] * (up.float() @ state[name.replace("lora_B", "lora_A")].float())
+                merged[weight] = (merged[weight].float() + (delta.T if layer.fan_in_fan_out else delta)).to(merged[weight].dtype)
+        return merged, adapters
+
+    def exported(self, folder: Path) -> tuple[Path, Callable[[str], str]]:
+        """Where a checkpoint folder keeps what is trained, and the name that a tensor of its files has in this module."""
+        if self.adapters is None:
+            return folder, "model.{}".format
+        return folder / "adapter", lambda name: name.removeprefix("base_model.").replace(".weight", ".default.weight")
 
     def _forward(self, input_ids, position_ids, end, positions, source, target, read_starts, segments) -> torch.Tensor:
         extra = {"forest": segment_masks(segments, input_ids.device)} if self.attention == SEGMENTS else {}
@@ -139,13 +174,28 @@ def _logits(hidden, weight, bias, softcap) -> torch.Tensor:
     return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
+def plain_name(name: str) -> str:
+    """A parameter's name in the model's files: without the names of wrappers around the model or one of its modules."""
+    for wrapper in ("_checkpoint_wrapped_module.", "_orig_mod.", "base_layer."):
+        name = name.replace(wrapper, "")
+    return name.removeprefix("model.")
+
+
+def device_of(policy: nn.Module) -> torch.device:
+    """Where the policy's passes run."""
+    return getattr(policy, "device", None) or next(policy.parameters()).device
+
+
 def attention_mask(end: torch.Tensor, attention: str):
     """The forest's predicate for a backend: a boolean mask (B, 1, L, L) for sdpa, a BlockMask for flex_attention.
 
-    Attention over segments needs none: it gets a mask that says nothing, so that transformers makes none of its own.
+    Attention over segments needs none: it gets a mask that says nothing, so that transformers makes none of its own. "none"
+    leaves the model causal, where only sizes matter.
     """
     if attention == "sdpa":
         return forest.dense_mask(end)
+    if attention == "none":
+        return None
     if attention == SEGMENTS:
         return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=end.device)
     from torch.nn.attention.flex_attention import create_block_mask
@@ -220,14 +270,13 @@ def score(policy: nn.Module, batch: forest.ForestBatch) -> Scores:
 @torch.no_grad()
 def score_one_by_one(policy: Scorer, tree: forest.TokenTree) -> list[float]:
     """Answer log-probs of one example by plain causal forwards of the wrapped model, one response at a time: the yardstick."""
-    device, sums = next(policy.parameters()).device, []
+    device, sums = device_of(policy), []
     for answer in tree.answers:
         if not answer:
             sums.append(0.0)
             continue
         ids = torch.tensor([[*tree.prompt, *tree.belief, *answer]], device=device)
-        with policy.autocast(device):
-            logits = policy.model(input_ids=ids, use_cache=False).logits[0, -len(answer) - 1 : -1].float()
+        logits = policy(ids)[0, -len(answer) - 1 : -1].float()
         sums.append(logits.log_softmax(-1).gather(1, ids[0, -len(answer) :, None]).sum().item())
     return sums
 
@@ -240,7 +289,7 @@ def parity_probe(policy: Scorer, trees: Sequence[forest.TokenTree], pad_id: int,
     Raises UserError naming the model where they differ by more than rounding explains: such a model must not be packed.
     """
     trees = [t._replace(answers=tuple(sorted(filter(None, t.answers), key=len)[-2:]), rewards=(), reference=()) for t in trees]
-    batch = forest.pack(trees, [list(range(len(trees)))], pad_id, share).to(next(policy.parameters()).device)
+    batch = forest.pack(trees, [list(range(len(trees)))], pad_id, share).to(device_of(policy))
     packed = score(policy, batch).policy.tolist()
     low_precision = policy.compute_dtype != torch.float32 or next(policy.parameters()).dtype != torch.float32
     worst = 0.0
@@ -257,8 +306,10 @@ def parity_probe(policy: Scorer, trees: Sequence[forest.TokenTree], pad_id: int,
 
 
 def load_policy(name_or_path: str, dtype: str, attention: str, device: torch.device, archive: str | None = None,
-                trust_remote_code: bool = False, compute_dtype: str = "float32") -> Scorer:
+                trust_remote_code: bool = False, compute_dtype: str = "float32", empty: bool = False) -> Scorer:
     """Load a causal language model as a `Scorer` in eval mode (dropout off, as in both papers).
+
+    empty: read no weights; parameters take no memory until `shard` places them and `load_weights` fills them.
 
     name_or_path: an HF folder, a hub name or `embedded:smollm2-135m-instruct`; archive: weights to load over it, an HF
     folder or a `policy.pt` of the DPO or GDPO repository ({"state": ...}). Raises UserError for what cannot be loaded.
@@ -271,16 +322,120 @@ def load_policy(name_or_path: str, dtype: str, attention: str, device: torch.dev
     register_attention()
     source = archive if archive and Path(archive).is_dir() else resolve_name(name_or_path)
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation=attention,
-                                                     trust_remote_code=trust_remote_code)
+        if empty:
+            model = _empty_model(source, dtype, attention, trust_remote_code)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation=attention,
+                                                         trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"model {source}: cannot be loaded ({_first_line(error)}); "
                         f"give an HF folder, a hub name or {EMBEDDED}smollm2-135m-instruct") from error
-    if archive and not Path(archive).is_dir():
+    if archive and not Path(archive).is_dir() and not empty:
         load_archive(model, Path(archive))
     _check_layers(model, source)
     compute = getattr(torch, dtype) if dtype != "float32" else getattr(torch, compute_dtype)
-    return Scorer(model.eval(), attention, compute).to(device)
+    policy = Scorer(model.eval(), attention, compute)
+    return policy if empty else policy.to(device)
+
+
+def _empty_model(source: str, dtype: str, attention: str, trust_remote_code: bool) -> nn.Module:
+    """The model of a config, parameters on the meta device; buffers (rotary frequencies, masks) are real and right."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention,
+                                                 trust_remote_code=trust_remote_code)
+    model.tie_weights()
+    try:
+        model.generation_config = GenerationConfig.from_pretrained(source)
+    except OSError:
+        pass  # most models have none of their own
+    return model
+
+
+def load_weights(policy: Scorer, name_or_path: str, world: World, archive: str | None = None, trust_remote_code: bool = False) -> None:
+    """Fill an empty, sharded policy: every rank reads its own rows of each tensor from the safetensors files.
+
+    No rank ever holds the whole model. Where there are no such files, or their names are not the module's, rank 0 loads the
+    model as `load_policy` does and sends it tensor by tensor. Raises UserError for what cannot be loaded.
+    """
+    _materialise(policy, world.device)
+    source = archive if archive and Path(archive).is_dir() else resolve_name(name_or_path)
+    wanted, files = policy.named_weights(), {} if archive and not Path(archive).is_dir() else weight_files(source)
+    with torch.no_grad():
+        if all(files.get(name, (None, None))[1] == tuple(p.shape) for name, p in wanted.items()):
+            for name, parameter in wanted.items():
+                local, first = local_part(parameter)
+                with _safe_open(files[name][0]) as file:  # opened for each tensor: what a mapping has read counts as memory in use
+                    local.copy_(file.get_slice(name)[first : first + len(local)] if local.dim() else file.get_tensor(name))
+            return
+        state = {}
+        if world.is_main:
+            dtype = str(next(iter(wanted.values())).dtype).removeprefix("torch.")
+            state = load_policy(name_or_path, dtype, "sdpa", torch.device("cpu"), archive, trust_remote_code).named_weights()
+        for name, parameter in wanted.items():
+            whole = (state[name].detach().to(world.device) if world.is_main
+                     else torch.empty(parameter.shape, dtype=parameter.dtype, device=world.device))
+            if world.size > 1:
+                dist.broadcast(whole, src=0)
+            local, first = local_part(parameter)
+            local.copy_(whole[first : first + len(local)] if local.dim() else whole)
+
+
+def weight_files(source: str) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    """{tensor name: (safetensors file, shape)} of an HF folder or hub name; empty where it has no such files."""
+    folder = Path(source)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json"]))
+        except (OSError, ValueError) as error:
+            raise UserError(f"model {source}: its weights cannot be fetched ({_first_line(error)}); give an HF folder") from error
+    found = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with _safe_open(path) as file:
+            found |= {name: (path, tuple(file.get_slice(name).get_shape())) for name in file.keys()}
+    return found
+
+
+def _safe_open(path: Path):
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({_first_line(error)}); fetch or save the model again") from error
+
+
+def _materialise(policy: Scorer, device: torch.device) -> None:
+    """Give meta parameters memory, for the local part alone; buffers keep their values and tied parameters stay tied."""
+    holders: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+    buffers = [(m, n, b) for m in policy.modules() for n, b in m._buffers.items() if b is not None]
+    for module in policy.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                holders.setdefault(parameter, []).append((module, name))
+    policy.to_empty(device="cpu" if policy.device else device)
+    for module, name, buffer in buffers:
+        module._buffers[name] = buffer.to(device)
+    for (first, own), *others in holders.values():
+        for module, name in others:
+            module._parameters[name] = first._parameters[own]
+
+
+def local_part(parameter: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """This rank's rows of a parameter, as a view of them, and the number of its first row."""
+    from torch.distributed.tensor import DTensor
+
+    parameter = parameter.detach()
+    if not isinstance(parameter, DTensor):
+        return parameter, 0
+    mesh = parameter.device_mesh  # its last dimension shards
+    rows = -(-parameter.shape[0] // mesh.size(-1))
+    return parameter.to_local(), min(mesh.get_local_rank(mesh.ndim - 1) * rows, parameter.shape[0])
 
 
 def _check_layers(model: nn.Module, source: str) -> None:
@@ -405,37 +560,101 @@ def _dequantize(source: Path, folder: Path, remedy: str) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def fingerprint(policy: nn.Module) -> str:
-    """A hash of all weights, before sharding: names, shapes, dtypes and bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(policy.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def fingerprint(policy: Scorer) -> str:
+    """A hash of all weights (names, shapes, dtypes, bytes), the same on any number of ranks; adapters do not count.
+
+    Every row of a tensor is hashed and the hashes are added up, so each rank hashes what it holds. A call for all ranks.
+    """
+    total, mesh = 0, None
+    for name, parameter in policy.named_weights().items():
+        local, first = local_part(parameter)
+        mesh = getattr(parameter, "device_mesh", None) or mesh
+        if not local.numel():
+            continue  # more ranks than rows
+        start = hashlib.blake2b(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode(), digest_size=16)
+        rows = local.cpu().reshape(len(local) if local.dim() else 1, -1).contiguous().view(torch.uint8).numpy()
+        for number, row in enumerate(rows, first):
+            digest = start.copy()
+            digest.update(number.to_bytes(8, "little"))
+            digest.update(row.data)
+            total += int.from_bytes(digest.digest(), "little")
+    if mesh is not None:
+        parts = [0] * dist.get_world_size()
+        dist.all_gather_object(parts, total if mesh.ndim == 1 or mesh.get_local_rank(0) == 0 else 0)  # replicas count once
+        total = sum(parts)
+    return (total % 2**128).to_bytes(16, "little").hex()
 
 
-def shard(policy: Scorer, world: World) -> Scorer:
-    """Shard with FSDP2 over the world's mesh: each transformer block, then the root. One process stays as it is."""
+def shard(policy: Scorer, world: World, cpu_offload: bool = False, block_name: str | None = None) -> Scorer:
+    """Shard with FSDP2 over the world's mesh: each transformer block, then the root. Without a mesh it stays as it is.
+
+    Where the compute dtype is not the weights', blocks are gathered in it and gradients are reduced in fp32.
+    """
     if world.mesh is None:
         return policy
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-    for block in blocks(policy.model):
-        fully_shard(block, mesh=world.mesh)
-    return fully_shard(policy, mesh=world.mesh)
+    options: dict = {"mesh": world.mesh}
+    if policy.casts and policy.compute_dtype != next(policy.parameters()).dtype:
+        options["mp_policy"] = MixedPrecisionPolicy(param_dtype=policy.compute_dtype, reduce_dtype=torch.float32)
+        policy.casts = False
+    if cpu_offload:
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
+        policy.device = world.device
+    for block in blocks(policy.model, block_name):
+        fully_shard(block, **options)
+    fully_shard(policy, **options)
+    register_fsdp_forward_method(policy, "generate")
+    return policy
 
 
-def blocks(model: nn.Module) -> nn.ModuleList:
-    """The stack of transformer blocks: the ModuleList that holds the most parameters."""
+def blocks(model: nn.Module, name: str | None = None) -> Sequence[nn.Module]:
+    """The transformer blocks: modules of the class `name`, or else the ModuleList that holds the most parameters.
+
+    Raises UserError where no module is of that class.
+    """
+    if name is not None:
+        named = [m for m in model.modules() if type(m).__name__ == name]
+        if not named:
+            raise UserError(f"config key model.block_name={name}: {type(model).__name__} has no module of this class; set it to null")
+        return named
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
     return max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
 
 
-def gradient_checkpointing(policy: Scorer) -> None:
+def add_adapters(policy: Scorer, rank: int, alpha: float, targets: str | list[str]) -> None:
+    """Freeze the model and add LoRA adapters of `rank` beside the layers named `targets` ("all-linear": every linear layer)."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    policy.adapters = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
+    try:
+        inject_adapter_in_model(policy.adapters, policy.model, low_cpu_mem_usage=next(policy.parameters()).is_meta)
+    except ValueError as error:
+        raise UserError(f"config key lora.targets={targets}: {_first_line(error)}") from error
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+
+
+@torch.no_grad()
+def reset_adapters(policy: Scorer, seed: int) -> None:
+    """Start adapters as the identity: A by the seed, the same on any number of ranks, and B zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in policy.named_parameters():
+        if "lora_" in name:
+            local, first = local_part(parameter)
+            whole = torch.zeros(parameter.shape)
+            if "lora_A" in name:
+                nn.init.kaiming_uniform_(whole, a=5**0.5, generator=generator)
+            local.copy_(whole[first : first + len(local)])
+
+
+def gradient_checkpointing(policy: Scorer, block_name: str | None = None) -> None:
     """Recompute each block in the backward pass: memory for one block's activations instead of all."""
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
-    members = set(blocks(policy.model))
+    members = set(blocks(policy.model, block_name))
     apply_activation_checkpointing(policy.model, check_fn=lambda module: module in members)
 
 
@@ -456,6 +675,68 @@ def forward_flops(policy: Scorer, batch: forest.ForestBatch) -> int:
     return 2 * (body * batch.num_tokens + head * len(batch.positions) + attention * batch.num_attended)
 
 
+class _PeakBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made under it that are alive, and remembers the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        self.known = weakref.WeakKeyDictionary()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage not in self.known:
+                    self.known[storage] = None
+                    self._change(storage.nbytes())
+                    weakref.finalize(storage, self._change, -storage.nbytes())
+        return out
+
+    def _change(self, size: int) -> None:
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+
+
+class PassBytes(NamedTuple):
+    """Bytes that a forward and backward pass holds at its peak beyond weights: gradients, what the head takes, the rest."""
+
+    gradients: int
+    head: int
+    activations: int
+
+
+def pass_bytes(policy: Scorer, batch: forest.ForestBatch, attention: str, accumulates: bool) -> PassBytes:
+    """What a pass over `batch` would hold, from the sizes of all tensors that it makes; nothing is computed or allocated.
+
+    policy: an empty one, which is used up. attention: what computes it; flex_attention counts as causal. accumulates: gradients
+    of an earlier pack are there already.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        _materialise(policy, torch.device("cpu"))
+        trained = [p for p in policy.parameters() if p.requires_grad]
+        gradients = sum(p.numel() * p.element_size() for p in trained)
+        if accumulates:
+            for parameter in trained:
+                parameter.grad = torch.empty_like(parameter)
+        policy.attention = "none" if attention == "flex_attention" else attention
+        ids, positions, end, read, source, target = (fake.from_tensor(t) for t in (
+            batch.input_ids, batch.position_ids, batch.end, batch.positions, batch.source, batch.target))
+        with _PeakBytes() as whole:
+            positions = None if policy.attention == "none" else positions  # transformers would look for documents in them
+            policy(ids, positions, end, read, source, target, batch.read_starts, batch.segments).sum().backward()
+        weight = policy.model.get_output_embeddings().weight
+        hidden = torch.empty(len(read), weight.shape[1], dtype=policy.compute_dtype, requires_grad=True)
+        chunk = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
+        with _PeakBytes() as head:
+            LogProbs.apply(hidden, weight, None, source, target, batch.read_starts, policy.softcap or 0.0, chunk).sum().backward()
+    total = whole.peak + (gradients if accumulates else 0)
+    return PassBytes(gradients, head.peak, max(0, total - gradients - head.peak))
+
+
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
     """FLOP/s of a large square matrix product on this device, measured (best of three): what utilisation is relative to."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -470,7 +751,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> f
 @torch.no_grad()
 def class_distributions(policy: Scorer, prompts: Sequence[forest.Ids], class_ids: forest.Ids, pad_id: int) -> torch.Tensor:
     """q (number of prompts, C): the belief classes' probabilities over the full vocabulary at the last prompt token."""
-    device, found = next(policy.parameters()).device, []
+    device, found = device_of(policy), []
     trees = [forest.TokenTree(p, (), ((class_ids[0],),), class_ids=class_ids, class_probs=(0.0,) * len(class_ids)) for p in prompts]
     for first in range(0, len(trees), 16):
         rows = [[i] for i in range(first, min(first + 16, len(trees)))]
@@ -483,17 +764,27 @@ def generate(policy: Scorer, prompts: Sequence[forest.Ids], max_new_tokens: int,
              temperature: float = 1.0) -> list[list[int]]:
     """Sample one continuation a prompt without truncating the distribution (temperature 0: greedy); token ids without EOS.
 
-    One call is one batch, left-padded; the draw depends on `seed` alone, not on what was sampled before.
+    One call is one batch, left-padded; the draw depends on `seed` alone, not on what was sampled before. A call for all ranks
+    where the policy is sharded: they then take as many steps as the longest of their batches.
     """
-    model, device = policy.model, next(policy.parameters()).device
+    from torch.distributed.fsdp import FSDPModule
+
+    device = device_of(policy)
     width = max(map(len, prompts))
     ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad_id,
-                             eos_token_id=eos_id, use_cache=True, **sampling)
+        if policy.attention == "flex_attention":
+            policy.model.set_attn_implementation("sdpa")  # a step of one token has no use for block masks
+        try:
+            with torch.compiler.set_stance("force_eager"):
+                out = policy.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad_id,
+                                      eos_token_id=eos_id, use_cache=True, synced_gpus=isinstance(policy, FSDPModule), **sampling)
+        finally:
+            if policy.attention == "flex_attention":
+                policy.model.set_attn_implementation(policy.attention)
     return [row[: row.index(eos_id)] if eos_id in row else row for row in out[:, width:].tolist()]
 
 

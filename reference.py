@@ -72,7 +72,7 @@ def path_key(prompt: forest.Ids, belief: forest.Ids, answer: forest.Ids) -> byte
 @torch.no_grad()
 def _compute(policy, trees, keys, missing, pad_id, max_tokens, row_tokens, world, share) -> dict[bytes, float]:
     """The log-probs of the missing examples' paths, over all ranks."""
-    device, found = next(policy.parameters()).device, {}
+    device, found = models.device_of(policy), {}
     rows_of = forest.plan_step(trees, missing, max_tokens, row_tokens, world.size, share)[world.rank :: world.size]
     for rows in tqdm(rows_of, desc="packs", leave=False, disable=not world.is_main):
         values = models.score(policy, forest.pack(trees, rows, pad_id, share).to(device)).policy.tolist()

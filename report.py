@@ -46,6 +46,28 @@ def table_rows(checkpoints: Mapping[str, Mapping[str, Any]], n_samples: int) -> 
     return ["", *(TITLES[m].replace("sampling", f"sampling, N={n_samples}") for m in metrics), "n"], rows
 
 
+def plan_text(plan, world_size: int, memory_gb: float, tflops: float, utilisation: float, remedies: dict[str, str]) -> str:
+    """What a run would take, in words: memory a rank against `memory_gb` (10^9 bytes), time a step, GPU hours; with the remedy
+    of what takes most where it does not fit."""
+    parts = {"parameters": plan.parameters, "optimizer": plan.optimizer, "gradients": plan.gradients, "gathered blocks": plan.gathered,
+             "activations": plan.activations, "log-probs": plan.log_probs}
+    seconds = plan.step_flops / (tflops * 1e12 * utilisation)
+    hours = plan.steps * seconds / 3600
+    lines = [f"memory of one of {world_size} ranks at its peak, GB:"]
+    lines += [f"  {name:16s} {value / 1e9:9.2f}" for name, value in parts.items()]
+    lines += [f"  {'together':16s} {plan.memory / 1e9:9.2f} of {memory_gb:g}",
+              f"a step: {plan.tokens:.0f} tokens in {plan.packs:.1f} packs a rank, about {seconds:.3g} s "
+              f"at {utilisation:.0%} of {tflops:g} TFLOP/s, communication not counted",
+              f"the run: {plan.steps} steps, {plan.examples} examples, about {hours:.3g} h or {hours * world_size:.3g} GPU hours",
+              f"a day: {24 * world_size} GPU hours, {86400 / seconds:.0f} steps"]
+    if plan.memory > 0.92 * memory_gb * 1e9:  # the rest goes to the driver, the communication library and fragmentation
+        worst = max(parts, key=parts.get)
+        lines.append(f"does not fit: {worst} take most; {remedies[worst]}")
+    else:
+        lines.append("fits")
+    return "\n".join(lines)
+
+
 def markdown_table(checkpoints: Mapping[str, Mapping[str, Any]], n_samples: int) -> str:
     """The result table with aligned columns, readable in a terminal and as Markdown."""
     header, rows = table_rows(checkpoints, n_samples)

@@ -30,6 +30,7 @@ from utils import (
     log,
     on_main,
     run_entry,
+    run_on_ranks,
     seed_everything,
     setup_logging,
     wait,
@@ -43,17 +44,23 @@ RANGES = {  # key: kind, least value, may be null
     "eval_every": (int, 1, False), "n_eval_examples": (int, 1, True), "n_epochs": (int, 1, True), "n_examples": (int, 1, True),
     "warmup_steps": (int, 0, False), "patience": (int, 1, True), "lr": (float, 1e-12, False), "max_grad_norm": (float, 1e-12, False),
     "log_every_seconds": (float, 0, False), "save_every": (int, 1, True), "keep_last": (int, 1, False),
-    "eval_fraction": (float, 0, False), "icf_shots": (int, 0, False)}
+    "replicate": (int, 1, False), "nproc": (int, 1, True), "world_size": (int, 1, True),
+    "gpu_memory_gb": (float, 1e-3, False), "gpu_tflops": (float, 1e-3, False),
+    "n_eval_model_samples": (int, 1, False), "lora.rank": (int, 1, True),
+    "lora.alpha": (float, 1e-12, False), "eval_fraction": (float, 0, False), "icf_shots": (int, 0, False)}
+UTILISATION = 0.4  # of a GPU's peak rate, for estimates of time
+SAMPLE_TOKENS = 64  # of a response that is sampled at validation
 SHOWN = ("loss/eval", "js_distance_eval", "class_mass_eval", "rewards_eval/accuracies",
          "rewards_eval/margins_majority", "rewards_eval/margins_minority")
 MOST = {"eval_fraction": 1, "pairs_per_prompt": 10_000}
 KINDS = {  # the other values: kind, may be null
-    bool: (False, ("debug", "do_first_eval", "share_prefixes", "compile", "activation_checkpointing", "wandb.enabled",
-                   "model.trust_remote_code")),
+    bool: (False, ("debug", "do_first_eval", "share_prefixes", "compile", "activation_checkpointing", "wandb.enabled", "plan",
+                   "cpu_offload", "sample_during_eval", "model.trust_remote_code")),
     str: (False, ("output_dir", "responses", "attention", "eval_metric", "model.name_or_path")),
-    str | None: (True, ("wandb.entity", "wandb.project", "model.archive", "model.tokenizer_name_or_path"))}
+    str | None: (True, ("wandb.entity", "wandb.project", "model.archive", "model.tokenizer_name_or_path", "model.block_name"))}
 FREE_TO_CHANGE = {"resume", "wandb", "n_epochs", "n_examples", "debug", "output_dir", "log_every_seconds",
-                  "patience", "eval_every", "eval_batch_size", "save_every", "keep_last"}
+                  "patience", "eval_every", "eval_batch_size", "save_every", "keep_last", "sample_during_eval",
+                  "n_eval_model_samples", "replicate", "cpu_offload", "nproc"}
 
 
 def main(config: DictConfig) -> None:
@@ -77,6 +84,10 @@ def train(config: DictConfig, stack: contextlib.ExitStack) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     needs = losses.needs(loss_name, loss_keys)
+    if settings["plan"]:
+        settings["debug"] = True  # write nothing
+    else:
+        run_on_ranks(settings["nproc"])
     counts: dict[str, dict[str, Counter]] = {"train": {}, "eval": {}}
     splits = read_data(settings, needs, counts)
 
@@ -85,13 +96,15 @@ def train(config: DictConfig, stack: contextlib.ExitStack) -> None:
     import reference
     import trainers
 
-    world = init_distributed()
+    world = init_distributed(settings["replicate"], settings["cpu_offload"])
     seed_everything(settings["seed"])
     if world.device.type == "cpu":
         keep_freed_memory()
     setup_logging(is_main=world.is_main)
     run = on_main(world, lambda: open_run(settings, stack))
     model = settings["model"]
+    if settings["plan"] and settings["attention"] == "auto":
+        settings["attention"] = "flex_attention"  # what a GPU takes
     archive = checkpoint.find_model(model["archive"]) if model["archive"] else None
     named = archive if archive and Path(archive).is_dir() else model["name_or_path"]  # an archive folder is a whole model
     if world.size > 1 and world.is_main:
@@ -101,31 +114,43 @@ def train(config: DictConfig, stack: contextlib.ExitStack) -> None:
     trees = tokenize(settings, splits, tokenizer, counts)
     mismatched = {s: data.mismatch(trees[s], trees["train"], settings["seed"], limits_of(settings).max_length)
                   for s in trees if needs.mismatched}
-    settings["max_tokens"] = pack_tokens([*trees.values(), *mismatched.values()], settings, world.device.type)
+    settings["max_tokens"] = pack_tokens([*trees.values(), *mismatched.values()], settings,
+                                         "cuda" if settings["plan"] else world.device.type)
     audit = data.audit_splits({s: (*splits[s], trees[s]) for s in splits}, counts)
     for name, found in audit.items():
         for split, values in found.items():
             log.info("%s, %s: %s", name, split, json.dumps(values))
 
+    if settings["plan"]:
+        print(plan_run(settings, trees["train"], mismatched.get("train"), named, loss_keys))
+        return
+    sharded, block_name = world.mesh is not None, model["block_name"]
     policy = models.load_policy(model["name_or_path"], model["policy_dtype"], settings["attention"], world.device, archive,
-                                model["trust_remote_code"], model["compute_dtype"])
-    row_tokens = settings["row_tokens"] or (256 if policy.attention == "sdpa" else settings["max_tokens"])
+                                model["trust_remote_code"], model["compute_dtype"], empty=sharded)
+    if settings["lora"]["rank"]:
+        models.add_adapters(policy, **settings["lora"])
+    if settings["activation_checkpointing"]:
+        models.gradient_checkpointing(policy, block_name)
+    policy = models.shard(policy, world, settings["cpu_offload"], block_name)
+    if sharded:
+        models.load_weights(policy, model["name_or_path"], world, archive, model["trust_remote_code"])
+    if settings["lora"]["rank"]:
+        models.reset_adapters(policy, settings["seed"])
+    optimizer = build_optimizer(settings, policy)  # before any forward: FSDP2 leaves the root's parameters gathered after one
+    plan = loop_settings(settings, policy.attention, len(trees["train"]), loss_keys)
     longest = max((t for split in (*trees.values(), *mismatched.values()) for t in split), key=path_tokens)
     models.check_lengths(policy, path_tokens(longest))
+    mark = models.fingerprint(policy) if needs.reference else ""
     probe = models.parity_probe(policy, [*trees["train"][:2], longest], tokenizer.pad_token_id, settings["share_prefixes"])
     log.info("parity probe: packed and one-by-one log-probs agree to %.1e nats", probe)
-    mark, marks = models.fingerprint(policy) if needs.reference else "", {s: data_mark([*trees[s], *mismatched.get(s, ())]) for s in trees}
-    if settings["activation_checkpointing"]:
-        models.gradient_checkpointing(policy)
+    marks = {s: data_mark([*trees[s], *mismatched.get(s, ())]) for s in trees}
     if settings["compile"]:
         models.compile_blocks(policy)
-    policy = models.shard(policy, world)
-    optimizer = build_optimizer(settings, policy)  # before any forward: one without a backward leaves FSDP2's root unsharded
     if needs.reference:
         for held in (trees, mismatched):
             for split in held:
                 held[split] = reference.reference_logps(policy, held[split], mark, tokenizer.pad_token_id, settings["max_tokens"],
-                                                        row_tokens, world, settings["share_prefixes"],
+                                                        plan.row_tokens, world, settings["share_prefixes"],
                                                         used_examples(trees[split], settings) if split == "train" else None)
 
     state = None if settings["resume"] == "never" or settings["debug"] else checkpoint.load_latest(run, policy, optimizer, world)
@@ -134,13 +159,6 @@ def train(config: DictConfig, stack: contextlib.ExitStack) -> None:
         with atomic_path(run / "config.yaml") as temporary:
             OmegaConf.save(config, temporary, resolve=True)
             temporary.chmod(0o644)
-    plan = trainers.Settings(
-        **{k: settings[k] for k in ("seed", "batch_size", "eval_batch_size", "max_tokens", "shuffle", "warmup_steps", "lr", "max_grad_norm",
-                                    "eval_every", "do_first_eval", "eval_metric", "patience", "log_every_seconds", "save_every",
-                                    "keep_last")},
-        num_examples=total_examples(settings, len(trees["train"])), row_tokens=row_tokens, share=settings["share_prefixes"],
-        width_multiple=128 * max(1, row_tokens // 1024) if policy.attention == "flex_attention" else 1,
-        beta=loss_keys.get("beta", 1.0), save=not settings["debug"])
     if state and state["reference"] != mark:
         raise UserError(f"{run}: the starting weights ({model['archive'] or model['name_or_path']}) changed since this run began, and "
                         "they are its reference; restore them or choose another exp_name")
@@ -156,9 +174,60 @@ def train(config: DictConfig, stack: contextlib.ExitStack) -> None:
     publish = open_logs(settings, run, state["lines"] if state else 0, world.is_main, stack)
     packs = {s: trainers.Data(trees[s], mismatched.get(s)) for s in trees}
     final = trainers.train(policy, optimizer, tokenizer, packs["train"], packs["eval"], loss_fn, plan, world, run,
-                           state or trainers.new_state(mark, marks), publish)
+                           state or trainers.new_state(mark, marks), publish,
+                           open_samples(settings, run, state, policy, tokenizer, trees["eval"], world, stack))
     log.info("finished %d examples; best %s %.4f; checkpoint: %s",
              final["examples"], settings["eval_metric"], final["best"] or float("nan"), run / "best")
+
+
+def loop_settings(settings: dict[str, Any], attention: str, num_available: int, loss_keys: dict[str, Any]):
+    """The loop's settings as plain values."""
+    import trainers
+
+    row_tokens = settings["row_tokens"] or (256 if attention == "sdpa" else settings["max_tokens"])
+    return trainers.Settings(
+        **{k: settings[k] for k in ("seed", "batch_size", "eval_batch_size", "max_tokens", "shuffle", "warmup_steps", "lr", "max_grad_norm",
+                                    "eval_every", "do_first_eval", "eval_metric", "patience", "log_every_seconds", "save_every",
+                                    "keep_last")},
+        num_examples=total_examples(settings, num_available), row_tokens=row_tokens, share=settings["share_prefixes"],
+        width_multiple=128 * max(1, row_tokens // 1024) if attention == "flex_attention" else 1,
+        beta=loss_keys.get("beta", 1.0), save=not settings["debug"])
+
+
+def plan_run(settings: dict[str, Any], trees: list, mismatched: list | None, named: str, loss_keys: dict[str, Any]) -> str:
+    """plan=true: what the run would take, from the model's config and the data's lengths."""
+    import torch
+
+    import models
+    import report
+    import trainers
+
+    model, world_size = settings["model"], settings["world_size"] or settings["nproc"] or 1
+    if world_size % settings["replicate"]:
+        raise UserError(f"config key replicate={settings['replicate']}: does not divide world_size={world_size}; set replicate=1")
+    attention = "sdpa" if settings["attention"] == "flex_attention" else settings["attention"]  # no flex_attention on a CPU
+    policy = models.load_policy(named, model["policy_dtype"], attention, torch.device("cpu"), None, model["trust_remote_code"],
+                                model["compute_dtype"], empty=True)
+    if settings["lora"]["rank"]:
+        models.add_adapters(policy, **settings["lora"])
+    if settings["activation_checkpointing"]:
+        models.gradient_checkpointing(policy, model["block_name"])
+    layer = torch.nn.Linear(32, 32, bias=False)
+    optimizer = build_optimizer(settings, layer)
+    layer(torch.ones(1, 32)).sum().backward()
+    optimizer.step()
+    moments = sum(t.numel() for t in optimizer.state[layer.weight].values() if torch.is_tensor(t) and t.dim()) / layer.weight.numel()
+    total = sum(p.numel() for p in policy.parameters())
+    plan = loop_settings(settings, settings["attention"], len(trees), loss_keys)
+    found = trainers.forecast(policy, trainers.Data(trees, mismatched), plan, settings["attention"], world_size, settings["replicate"],
+                              moments, settings["activation_checkpointing"], settings["cpu_offload"], model["block_name"])
+    state = ("set replicate=1" if settings["replicate"] > 1 else "raise world_size, train adapters (lora.rank=16)"
+             + ("" if settings["cpu_offload"] else " or set cpu_offload=true"))
+    work = f"lower max_tokens={settings['max_tokens']}" if settings["activation_checkpointing"] else "set activation_checkpointing=true"
+    remedies = {"parameters": state, "optimizer": state, "gradients": state, "activations": work,
+                "log-probs": f"lower max_tokens={settings['max_tokens']}", "gathered blocks": "train adapters (lora.rank=16)"}
+    return (f"{type(policy.model).__name__}, {total / 1e9:.3g}e9 parameters\n"
+            + report.plan_text(found, world_size, settings["gpu_memory_gb"], settings["gpu_tflops"], UTILISATION, remedies))
 
 
 def check_config(config: DictConfig) -> dict[str, Any]:
@@ -166,15 +235,16 @@ def check_config(config: DictConfig) -> dict[str, Any]:
     settings = OmegaConf.to_container(config, resolve=True)
     known = OmegaConf.to_container(OmegaConf.load(CONFIG / "config.yaml"))
     model_keys = set(OmegaConf.load(CONFIG / "model" / "smollm2.yaml"))
-    if not all(isinstance(settings[k], dict) for k in ("wandb", "loss", "model")) or not isinstance(settings["loss"].get("name"), str):
-        raise UserError("config: wandb must be a section (wandb.enabled=false), and so must loss and model, and loss.name a name; "
+    sections = all(isinstance(settings[k], dict) for k in ("wandb", "loss", "model", "lora"))
+    if not sections or not isinstance(settings["loss"].get("name"), str):
+        raise UserError("config: wandb must be a section (wandb.enabled=false), and so must loss, model and lora, and loss.name a name; "
                         "the keys stand in config/config.yaml")
     for prefix, found, allowed in (("", settings, {*known, "loss", "model"}), ("wandb.", settings["wandb"], known["wandb"]),
-                                   ("model.", settings["model"], model_keys)):
+                                   ("lora.", settings["lora"], known["lora"]), ("model.", settings["model"], model_keys)):
         if unknown := sorted(set(found) - set(allowed), key=str):
             raise UserError(f"config key {prefix}{unknown[0]}: unknown; the keys stand in config/config.yaml")
     for key, (kind, least, nullable) in RANGES.items():
-        value = settings[key]
+        value = flatten(settings).get(key)
         right = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
         if not (value is None and nullable) and not (right and value >= least and value < 2**63 and value <= MOST.get(key, value)):
             limit = f"{least} to {MOST[key]}" if key in MOST else f"{least} or more"
@@ -384,7 +454,7 @@ def build_optimizer(settings: dict[str, Any], policy):
     if settings["optimizer"] in ("LBFGS", "Optimizer", "Muon", "SparseAdam") or not isinstance(kind, type):
         raise UserError(f"config key optimizer={settings['optimizer']}: no such class in torch.optim; use AdamW or RMSprop")
     extra = {"weight_decay": 0.0, "fused": True} if settings["optimizer"] == "AdamW" else {}
-    return kind(policy.parameters(), lr=settings["lr"], **extra)
+    return kind([p for p in policy.parameters() if p.requires_grad], lr=settings["lr"], **extra)
 
 
 def with_step0_check(loss_fn):
@@ -449,6 +519,36 @@ def quietly(what: str, action):
     except Exception as error:  # wandb raises many kinds, of the network and of its own
         log.warning("wandb is off from here on: it failed to %s (%s)", what, (str(error).splitlines() or [type(error).__name__])[0])
         return None
+
+
+def open_samples(settings: dict[str, Any], run: Path, state: dict[str, Any] | None, policy, tokenizer, trees: list, world,
+                 stack: contextlib.ExitStack):
+    """A function that samples responses to `n_eval_model_samples` eval prompts, for train.log and samples.jsonl; all ranks call it.
+
+    Every rank samples the same batch, so that the responses are the same on any number of them.
+    """
+    import models
+    import trainers
+
+    if not settings["sample_during_eval"]:
+        return lambda step: None
+    prompts = pick(list(dict.fromkeys(t.prompt for t in trees)), settings["n_eval_model_samples"], settings["seed"])
+    written = world.is_main and not settings["debug"]
+    file, path = None, run / "samples.jsonl"
+    if written:
+        told = path.read_text(encoding="utf-8").splitlines() if state and path.exists() else []
+        kept = sum(json.loads(line)["counters/updates"] <= state["step"] for line in told if line.endswith("}"))
+        file = stack.enter_context(contextlib.closing(trainers.MetricsFile(path, kept)))
+
+    def show(step: int) -> None:
+        found = models.generate(policy, prompts, SAMPLE_TOKENS, tokenizer.pad_token_id, tokenizer.eos_token_id, settings["seed"] + step)
+        for prompt, ids in zip(prompts, found):
+            texts = {"prompt": tokenizer.decode(prompt), "response": tokenizer.decode(ids, skip_special_tokens=True)}
+            log.info("sample at step %d: %s", step, json.dumps(texts, ensure_ascii=False))
+            if file:
+                file.write({"counters/updates": step, **texts})
+
+    return show
 
 
 if __name__ == "__main__":

@@ -67,12 +67,14 @@ LossFn = Callable[[Scores], torch.Tensor]
 
 
 def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, train_data: Data, eval_data: Data, loss_fn: LossFn,
-          settings: Settings, world: World, run: Path, state: dict[str, Any], publish: Callable[[dict], None]) -> dict[str, Any]:
+          settings: Settings, world: World, run: Path, state: dict[str, Any], publish: Callable[[dict], None],
+          show_samples: Callable[[int], None] = lambda step: None) -> dict[str, Any]:
     """Train until `num_examples` are seen, patience ends, or a signal comes; return the final state.
 
     `state` is what `checkpoint.load_latest` gave, or `new_state`. `publish` receives every line of metrics.jsonl; a line stands
     before every checkpoint, so that a run that dies has each of its steps in one line. Raises Stopped after saving a checkpoint,
-    and UserError where a step's loss or gradient is not finite, with no checkpoint of such weights.
+    and UserError where a step's loss or gradient is not finite, with no checkpoint of such weights. `show_samples` is called
+    on every rank with the step of each validation.
     """
     per_epoch = forest.steps_per_epoch(len(train_data.trees), settings.batch_size)
     last_step = num_steps(len(train_data.trees), settings)
@@ -99,6 +101,7 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
                 save()
             raise Stopped(int(agree(stop.signum or 0, 0, world)[0]))
         write_line(values)
+        show_samples(state["step"])
         if settings.eval_metric not in values:
             raise UserError(f"config key eval_metric={settings.eval_metric}: validation does not write it; "
                             f"it writes {', '.join(sorted(values))}")
@@ -196,6 +199,70 @@ def num_steps(num_available: int, settings: Settings) -> int:
 def learning_rate(step: int, settings: Settings) -> float:
     """Linear warm-up over `warmup_steps`, then constant, as in the DPO and GDPO repositories."""
     return settings.lr * min(1.0, (step + 1) / (settings.warmup_steps + 1))
+
+
+class Forecast(NamedTuple):
+    """What a run would take. Bytes are of one rank at its peak; a step's numbers are means over the steps looked at."""
+
+    parameters: int
+    optimizer: int
+    gradients: int
+    gathered: int  # blocks and the root as FSDP2 hands them out whole, and their gradients before reduction
+    activations: int
+    log_probs: int
+    tokens: float  # of a step, over all ranks
+    packs: float  # of a step, a rank
+    step_flops: float  # of the ranks that take longest
+    steps: int
+    examples: int
+
+    @property
+    def memory(self) -> int:
+        return self.parameters + self.optimizer + self.gradients + self.gathered + self.activations + self.log_probs
+
+
+def forecast(policy: models.Scorer, data: Data, settings: Settings, attention: str, world_size: int, replicate: int, moments: float,
+             recompute: bool, offload: bool, block_name: str | None = None, looked_at: int = 16) -> Forecast:
+    """Memory and work of a run on `world_size` ranks from an empty policy and the data's real lengths; no weights are read.
+
+    moments: numbers that the optimizer keeps for each trained one. recompute: activation checkpointing is on.
+    """
+    total, group = num_steps(len(data.trees), settings), [t.group for t in data.trees]
+    steps = sorted({i * total // min(looked_at, total) for i in range(min(looked_at, total))})
+    tokens = packs = flops = 0.0
+    largest = None
+    for step in steps:
+        examples = forest.step_examples(group, settings.batch_size, settings.seed, step, settings.shuffle)
+        for trees, passes in ((data.trees, 4 if recompute else 3), (data.mismatched, 1)):
+            plan = forest.plan_step(trees, examples, settings.max_tokens, settings.row_tokens, world_size, settings.share) if trees else []
+            batches = [forest.pack(trees, rows, 0, settings.share, settings.width_multiple) for rows in plan]
+            work = [passes * models.forward_flops(policy, batch) for batch in batches]
+            flops += sum(max(work[i : i + world_size]) for i in range(0, len(work), world_size))
+            tokens += sum(batch.num_tokens for batch in batches)
+            if passes > 1:
+                packs += len(batches) / world_size
+                largest = max([*batches, *([largest] if largest else [])], key=lambda b: (b.input_ids.numel(), len(b.positions)))
+    weights = [(p.numel(), p.element_size(), p.requires_grad) for p in policy.parameters()]
+    shards, gathered = world_size // replicate, 0
+    block_list = models.blocks(policy.model, block_name)
+    if world_size > 1:
+        policy.casts, width = False, torch.empty((), dtype=policy.compute_dtype).element_size()
+        block, trained = _sizes(block_list[0])
+        root, root_trained = (whole - len(block_list) * each for whole, each in zip(_sizes(policy), (block, trained)))
+        # two blocks whole, one in use and one on its way, and the root; what is trained once more as gradients, a block in fp32
+        gathered = width * (2 * block + root + 2 * trained + root_trained) + 4 * max(trained, root_trained)
+        policy.to(policy.compute_dtype)
+    found = models.pass_bytes(policy, largest, attention, world_size > 1 or packs > len(steps))
+    own = sum(n * size for n, size, _ in weights) // shards
+    trained_bytes = sum(n * size for n, size, learns in weights if learns) // shards
+    resting = (0, 0, 0) if offload else (own, int(moments * trained_bytes), trained_bytes)
+    return Forecast(*resting, gathered, found.activations, found.head, tokens / len(steps), packs / len(steps), flops / len(steps),
+                    total, settings.num_examples)
+
+
+def _sizes(module: torch.nn.Module) -> tuple[int, int]:
+    """(parameters, trained parameters) of a module, as numbers."""
+    return (sum(p.numel() for p in module.parameters()), sum(p.numel() for p in module.parameters() if p.requires_grad))
 
 
 def planned(trees: Sequence[forest.TokenTree], examples: Sequence[int], settings: Settings, world: World) -> list[forest.Pack]:

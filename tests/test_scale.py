@@ -1,0 +1,220 @@
+"""Several ranks: the same mathematics on any number of them.
+
+Ranks are forked from one process that has imported everything, so a world costs no imports: `python tests/test_scale.py JOBS`
+runs the jobs of a JSON file, one world after another, each rank calling the same entry points as a user's command.
+"""
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from helpers import save_tiny
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import evaluate
+import forest
+import models
+import train
+
+ROOT = Path(__file__).parent.parent
+LOSSES = ("sft", "dpo", "kto", "swepo", "gdpo")
+QUICK = ["datasets=[opinions/republican]", "n_eval_examples=12", "pairs_per_prompt=2", "batch_size=6", "n_examples=30", "max_length=256",
+         "eval_every=1000", "lr=1e-3", "warmup_steps=0", "log_every_seconds=0", "wandb.enabled=false", "optimizer=SGD", "max_tokens=700"]
+
+
+def run_jobs(jobs):
+    """Each job is [world size, [[entry, overrides], ...]]: fork that many ranks, which run the entries one after another."""
+    mains = {"train": ("config", train.main), "evaluate": ("evaluate", evaluate.main)}
+    for world, calls in jobs:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        pids = []
+        for rank in range(world):
+            if pid := os.fork():
+                pids.append(pid)
+                continue
+            code = 1
+            try:
+                models.matmul_rate = lambda *a: 1e9  # its measurement would be most of the run
+                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "localhost",
+                               "MASTER_PORT": str(port), "GROVE_CACHE": f"{os.environ['GROVE_CACHE']}-{world}"}
+                for entry, overrides in calls:
+                    name, main = mains[entry]
+                    with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):
+                        config = hydra.compose(name, overrides=overrides)
+                    main(config)
+                code = 0
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        if any(codes):
+            sys.exit(f"world of {world}: exit codes {codes}")
+
+
+def fork_ranks(folder, jobs):
+    """Run jobs in one process of their own; its output."""
+    file = Path(folder) / "jobs.json"
+    file.write_text(json.dumps(jobs))
+    own = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "GROVE_CACHE": f"{folder}/cache",
+           "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    done = subprocess.run([sys.executable, __file__, str(file)], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, **own})
+    assert done.returncode == 0, done.stderr[-5000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    """All losses on 1, 2 and 4 ranks: worlds[size, loss] is a run's folder."""
+    folder = tmp_path_factory.mktemp("worlds")
+    tiny = save_tiny(folder / "tiny", max_position_embeddings=2048)
+    jobs = [[size, [["train", [f"model.name_or_path={tiny}", f"output_dir={folder}/{size}", f"exp_name={loss}", f"loss={loss}", *QUICK]]]]
+            for size, losses in ((1, LOSSES), (2, LOSSES), (4, ("kto", "gdpo"))) for loss in losses]
+    fork_ranks(folder, jobs)
+    return folder
+
+
+def weights(folder):
+    return load_file(folder / "latest" / "model.safetensors")
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def distance(a, b):
+    """Relative distance of two sets of weights."""
+    squares = [((x - b[k]).double().square().sum(), x.double().square().sum()) for k, x in a.items()]
+    return (sum(d for d, _ in squares) / sum(n for _, n in squares)).sqrt().item()
+
+
+def same(one, many, rel=1e-6):
+    """Do two run folders hold one run? Losses of a log-ratio may differ by the rounding of the log-probs (fp32) it is made of."""
+    assert distance(weights(one), weights(many)) < rel
+    for x, y in zip(lines(one), lines(many), strict=True):
+        assert y.get("grad_norm", 0) == pytest.approx(x.get("grad_norm", 0), rel=2 * rel), (one, x["counters/updates"])
+        for key in {"loss/train", "loss/eval", "kl_mismatched_train"} & set(x):
+            assert y[key] == pytest.approx(x[key], rel=5 * rel, abs=2e-5 if key.startswith("kl") else 0), (one, key, x["counters/updates"])
+
+
+@pytest.mark.parametrize("size,loss", [*((2, loss) for loss in LOSSES), (4, "kto"), (4, "gdpo")])
+def test_any_number_of_ranks_gives_the_same_run(worlds, loss, size):
+    assert len(lines(worlds / "1" / loss)) == 7  # five steps, two validations
+    same(worlds / "1" / loss, worlds / str(size) / loss)
+
+
+def test_meshes_adapters_precisions_and_ways_to_load(tmp_path):
+    tiny, tied = save_tiny(tmp_path / "tiny", max_position_embeddings=2048), save_tiny(tmp_path / "tied", max_position_embeddings=2048,
+                                                                                      tie_word_embeddings=True)
+    torch.save({"state": AutoModelForCausalLM.from_pretrained(tiny).state_dict()}, tmp_path / "policy.pt")
+    lora = ["lora.rank=4", "optimizer=AdamW", "lr=1e-2", "sample_during_eval=true", "n_eval_model_samples=2"]
+
+    def job(size, name, *overrides, model=tiny):
+        return [size, [["train", [f"model.name_or_path={model}", f"output_dir={tmp_path}", f"exp_name={name}", "loss=dpo", *QUICK,
+                                  *overrides]]]]
+
+    fork_ranks(tmp_path, [
+        job(1, "one"), job(4, "hybrid", "replicate=2", "activation_checkpointing=true", "model.block_name=LlamaDecoderLayer"),
+        job(2, "sent", f"model.archive={tmp_path}/policy.pt"), job(2, "offload", "cpu_offload=true"),
+        job(1, "tied_one", model=tied), job(2, "tied_two", model=tied),
+        job(1, "bf16_one", "model.compute_dtype=bfloat16"), job(2, "bf16_two", "model.compute_dtype=bfloat16"),
+        job(1, "lora_one", *lora), job(2, "lora_two", "n_examples=18", *lora), job(2, "lora_two", "n_examples=30", *lora)])
+    for other in ("hybrid", "sent", "offload"):
+        same(tmp_path / "one", tmp_path / other)
+    same(tmp_path / "tied_one", tmp_path / "tied_two", rel=2e-6)
+    assert distance(weights(tmp_path / "bf16_one"), weights(tmp_path / "bf16_two")) < 1e-3
+    one, two = tmp_path / "lora_one", tmp_path / "lora_two"
+    assert distance(weights(one), weights(two)) < 1e-5 < distance(weights(one), load_file(f"{tiny}/model.safetensors"))
+    assert lines(one)[-1]["loss/eval"] == pytest.approx(lines(two)[-1]["loss/eval"], rel=1e-4)  # resumed on the way
+    said = [[json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()] for run in (one, two)]
+    assert len(said[0]) == 4 and said[0][:2] == said[1][:2] and {x["counters/updates"] for x in said[0]} == {0, 5}
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), two / "latest" / "adapter").merge_and_unload()
+    assert distance(weights(two), model.state_dict()) < 1e-6
+    assert (two / "latest" / "config.json").read_text() == (one / "latest" / "config.json").read_text()
+
+
+def test_a_fingerprint_does_not_depend_on_the_number_of_ranks(worlds):
+    marks = {size: {json.loads((worlds / str(size) / loss / "latest" / "trainer_state" / "state.json").read_text())["reference"]
+                    for loss in ("kto", "gdpo")} for size in (1, 2, 4)}
+    assert marks[1] == marks[2] == marks[4] and len(marks[1]) == 1
+
+
+def test_evaluation_is_the_same_on_any_number_of_ranks(tmp_path):
+    tiny = save_tiny(tmp_path / "tiny", max_position_embeddings=2048)
+    rows = [{"prompt": f"Say {i}", "responses": [{"text": f"It is {j}.", "reward": j} for j in range(2 + i % 3)]} for i in range(40)]
+    (tmp_path / "ranked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def jobs(size, name, *overrides):
+        quick = [f"ckpt={tiny}", "n_prompts=37", "n_samples=1", "max_new_tokens=6", "batch_size=5", *overrides]
+        return [size, [["evaluate", [*quick, f"output={tmp_path}/{name}"]],
+                       ["evaluate", [*quick, f"output={tmp_path}/{name}_ranked", f"datasets=[{tmp_path}/ranked.jsonl]", "split=all"]]]]
+
+    fork_ranks(tmp_path, [jobs(1, "one"), jobs(2, "two"), jobs(3, "sharded", "shard=true")])
+    for name in ("two", "sharded"):
+        for suffix in ("", "_ranked"):
+            one, many = (json.loads((tmp_path / f"{n}{suffix}" / "report.json").read_text())["checkpoints"]["tiny"] for n in ("one", name))
+            assert {k: v["value"] for k, v in one.items()} == pytest.approx({k: v["value"] for k, v in many.items()}, rel=1e-5)
+        assert (tmp_path / "one" / "predictions.jsonl").read_text() == (tmp_path / name / "predictions.jsonl").read_text()
+
+
+def test_a_command_starts_its_own_ranks(tmp_path):
+    folder = save_tiny(tmp_path / "tiny", max_position_embeddings=2048)
+    command = [sys.executable, "train.py", f"output_dir={tmp_path}", "loss=sft", "nproc=2", *QUICK, "n_examples=6"]
+    calls = [subprocess.Popen([*command, *more], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                              env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+             for more in ([f"model.name_or_path={folder}", "exp_name=two"], [f"model.name_or_path={tmp_path}/nowhere"])]
+    good, bad = (call.communicate(timeout=200)[1] for call in calls)
+    assert [call.returncode for call in calls] == [0, 2], good + bad
+    assert (tmp_path / "two" / "latest" / "model.safetensors").exists() and good.count("finished 6 examples") == 1
+    assert bad.count("error: ") == 1 and "cannot be loaded" in bad and "Traceback" not in bad
+
+
+def composed(*overrides):
+    with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+def test_a_plan_needs_no_weights(tmp_path, capsys):
+    folder = save_tiny(tmp_path / "tiny", max_position_embeddings=2048)
+    (tmp_path / "tiny" / "model.safetensors").unlink()
+    base = [f"model.name_or_path={folder}", f"output_dir={tmp_path}/out", "plan=true", *QUICK]
+    train.main(composed(*base, "loss=kto", "world_size=64"))
+    said = capsys.readouterr().out
+    assert "memory of one of 64 ranks" in said and "a day: 1536 GPU hours" in said and said.endswith("fits\n")
+    train.main(composed(*base, "loss=gdpo", "gpu_memory_gb=0.001", "lora.rank=2"))
+    assert "does not fit: activations take most; set activation_checkpointing=true" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_bytes_of_a_plan_are_those_of_a_pass(tmp_path):
+    folder = save_tiny(tmp_path / "tiny")
+    tree = forest.TokenTree(tuple(range(40)), (), (tuple(range(60)), tuple(range(9, 50))))
+    batch = forest.pack([tree], [[0], [0], [0]], 258)
+    for recompute, attention in ((False, "sdpa"), (True, "sdpa"), (False, "segments")):
+        policy = models.load_policy(folder, "float32", attention, torch.device("cpu"))
+        empty = models.load_policy(folder, "float32", attention, torch.device("cpu"), empty=True)
+        for each in (policy, empty):
+            if recompute:
+                models.gradient_checkpointing(each)
+        planned = models.pass_bytes(empty, batch, attention, accumulates=False)
+        with models._PeakBytes() as real:
+            models.score(policy, batch).policy.sum().backward()
+        assert sum(planned) == pytest.approx(real.peak, rel=0.02)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run_jobs(json.loads(Path(sys.argv[1]).read_text()))
