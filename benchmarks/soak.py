@@ -1,6 +1,6 @@
 """Kill a run again and again until it is done, and compare it with one that nothing disturbed.
 
-    python benchmarks/soak.py                      # 200 steps of a tiny model, `kill -9` every 0.2 to 3 s
+    python benchmarks/soak.py                      # 200 steps of a tiny model, `kill -9` at random times
     python benchmarks/soak.py --steps 2000 --longest 30 --seed 1
 
 Every attempt is a process of its own, forked before torch computes anything, that runs the same command (`resume=auto`). On a
@@ -28,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--shortest", type=float, default=0.2, help="least seconds between two kills")
-    parser.add_argument("--longest", type=float, default=3.0, help="most seconds between two kills")
+    parser.add_argument("--longest", type=float, help="most seconds (default: half of what the undisturbed run took)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -71,9 +71,10 @@ def soak(folder: Path, args: argparse.Namespace) -> int:
         print((folder / "whole.log").read_text()[-3000:])
         return 1
     undisturbed = time.monotonic() - begun
+    longest = args.longest or max(undisturbed / 2, 2 * args.shortest)
     rng, kills, reached, begun = random.Random(args.seed), 0, [], time.monotonic()
     while True:
-        child, end = attempt("killed"), time.monotonic() + rng.uniform(args.shortest, args.longest)
+        child, end = attempt("killed"), time.monotonic() + rng.uniform(args.shortest, longest)
         while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
             time.sleep(0.01)
         if done[0] == 0:
