@@ -239,6 +239,8 @@ def segment_attention(module, query, key, value, attention_mask, dropout=0.0, sc
             keys, values = (torch.cat([*(x[j][:, :, :n] for j, n in past), x[i]], dim=2) if past else x[i] for x in (k, v))
             parts.append(nn.functional.scaled_dot_product_attention(q[i], keys, values, attn_mask=mask, dropout_p=dropout, scale=scaling,
                                                                     is_causal=mask is None))
+        if not row:  # an empty pack: FSDP2 needs a gradient of every weight on every rank, zero as it is
+            parts, v = [], [v[-1] + 0 * (q[-1].sum() + k[-1].sum())]
         rows.append(torch.cat([*parts, v[-1]], dim=2))
     return torch.cat(rows).transpose(1, 2).contiguous(), None
 
