@@ -193,10 +193,26 @@ def plan_step(trees: Sequence[TokenTree], examples: Sequence[int], max_tokens: i
     Raises ValueError where one example alone is larger than `max_tokens`.
     """
     bundles = sorted(_bundle(trees, examples, max_tokens, share), key=lambda b: (-b[0], b[1]))
-    packs = min((_fill(bundles, width, max_tokens) for width in _widths([size for size, _ in bundles], row_tokens, max_tokens)),
-                key=lambda packs: (_padded_cost(packs), len(packs)), default=[])
+    sizes = [size for size, _ in bundles]
+    tried = (_fill(bundles, width, limit) for limit in _limits(sizes, max_tokens, world) for width in _widths(
+        sizes, row_tokens if row_tokens < max_tokens else limit, limit))
+    packs = min(tried, key=lambda packs: (_turns_cost(packs, world), len(packs)), default=[])
     members = _at_least([[ids for _, ids in rows] for rows in packs], world)
     return members + [[] for _ in range(-len(members) % world)]
+
+
+def _limits(sizes: Sequence[int], max_tokens: int, world: int) -> list[int]:
+    """Pack sizes worth trying: the largest, and where several ranks share a step those that give each an equal part, or more."""
+    if world == 1 or not sizes:
+        return [max_tokens]
+    turns = math.ceil(sum(sizes) / (world * max_tokens))
+    fair = sum(sizes) / (world * turns)
+    return sorted({min(max_tokens, max(sizes[0], math.ceil(slack * fair))) for slack in (1.0, 1.1, 1.25, 1.5)} | {max_tokens})
+
+
+def _turns_cost(packs: Sequence[Sequence[tuple[int, list[int]]]], world: int) -> float:
+    """What the packs cost where ranks take them in turn and wait for the slowest of each turn."""
+    return sum(max(_padded_cost([pack]) for pack in packs[i : i + world]) for i in range(0, len(packs), world))
 
 
 def _widths(sizes: Sequence[int], row_tokens: int, max_tokens: int) -> list[int]:

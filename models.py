@@ -5,6 +5,7 @@ forest and returns one log-prob a read, so full logits never exist and FSDP2 see
 """
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -700,21 +701,22 @@ class _PeakBytes(TorchDispatchMode):
 
 
 class PassBytes(NamedTuple):
-    """Bytes that a forward and backward pass holds at its peak beyond weights: gradients, what the head takes, the rest."""
+    """Bytes that a forward and backward pass holds beyond weights."""
 
-    gradients: int
-    head: int
-    activations: int
+    peak: int  # with the gradients that are there at that moment
+    gradients: int  # of all weights, after the pass
+    head: int  # at the head's own peak
 
 
 def pass_bytes(policy: Scorer, batch: forest.ForestBatch, attention: str, accumulates: bool) -> PassBytes:
     """What a pass over `batch` would hold, from the sizes of all tensors that it makes; nothing is computed or allocated.
 
-    policy: an empty one, which is used up. attention: what computes it; flex_attention counts as causal. accumulates: gradients
+    policy: an empty one. attention: what computes it; flex_attention counts as causal. accumulates: gradients
     of an earlier pack are there already.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    policy = copy.deepcopy(policy)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         _materialise(policy, torch.device("cpu"))
         trained = [p for p in policy.parameters() if p.requires_grad]
@@ -733,8 +735,7 @@ def pass_bytes(policy: Scorer, batch: forest.ForestBatch, attention: str, accumu
         chunk = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
         with _PeakBytes() as head:
             LogProbs.apply(hidden, weight, None, source, target, batch.read_starts, policy.softcap or 0.0, chunk).sum().backward()
-    total = whole.peak + (gradients if accumulates else 0)
-    return PassBytes(gradients, head.peak, max(0, total - gradients - head.peak))
+    return PassBytes(whole.peak + (gradients if accumulates else 0), gradients, head.peak)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:

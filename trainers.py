@@ -230,7 +230,7 @@ def forecast(policy: models.Scorer, data: Data, settings: Settings, attention: s
     total, group = num_steps(len(data.trees), settings), [t.group for t in data.trees]
     steps = sorted({i * total // min(looked_at, total) for i in range(min(looked_at, total))})
     tokens = packs = flops = 0.0
-    largest = None
+    first, later = None, None  # the largest packs: before a step has gradients, and after
     for step in steps:
         examples = forest.step_examples(group, settings.batch_size, settings.seed, step, settings.shuffle)
         for trees, passes in ((data.trees, 4 if recompute else 3), (data.mismatched, 1)):
@@ -241,7 +241,8 @@ def forecast(policy: models.Scorer, data: Data, settings: Settings, attention: s
             tokens += sum(batch.num_tokens for batch in batches)
             if passes > 1:
                 packs += len(batches) / world_size
-                largest = max([*batches, *([largest] if largest else [])], key=lambda b: (b.input_ids.numel(), len(b.positions)))
+                first = _larger(first, *batches[:world_size])
+                later = _larger(later, *batches[world_size:])
     weights = [(p.numel(), p.element_size(), p.requires_grad) for p in policy.parameters()]
     shards, gathered = world_size // replicate, 0
     block_list = models.blocks(policy.model, block_name)
@@ -252,12 +253,19 @@ def forecast(policy: models.Scorer, data: Data, settings: Settings, attention: s
         # two blocks whole, one in use and one on its way, and the root; what is trained once more as gradients, a block in fp32
         gathered = width * (2 * block + root + 2 * trained + root_trained) + 4 * max(trained, root_trained)
         policy.to(policy.compute_dtype)
-    found = models.pass_bytes(policy, largest, attention, world_size > 1 or packs > len(steps))
+    # the optimizer needs all gradients; sharded ones are small, and count as there all along
+    found = [models.pass_bytes(policy, batch, attention, kept) for batch, kept in ((first, world_size > 1), (later, True)) if batch]
+    beyond = max(0, *(each.peak - each.gradients for each in found))
+    head = min(beyond, max(each.head for each in found))
     own = sum(n * size for n, size, _ in weights) // shards
     trained_bytes = sum(n * size for n, size, learns in weights if learns) // shards
     resting = (0, 0, 0) if offload else (own, int(moments * trained_bytes), trained_bytes)
-    return Forecast(*resting, gathered, found.activations, found.head, tokens / len(steps), packs / len(steps), flops / len(steps),
+    return Forecast(*resting, gathered, beyond - head, head, tokens / len(steps), packs / len(steps), flops / len(steps),
                     total, settings.num_examples)
+
+
+def _larger(*batches: forest.ForestBatch | None) -> forest.ForestBatch | None:
+    return max((b for b in batches if b is not None), key=lambda b: (b.input_ids.numel(), len(b.positions)), default=None)
 
 
 def _sizes(module: torch.nn.Module) -> tuple[int, int]:
