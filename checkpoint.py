@@ -1,26 +1,33 @@
 """Save and load a run's state: HF folders that anything can open, with what exact resume needs beside them.
 
-Contract: `step-000640/` is an HF model folder plus `trainer_state/` (optimizer.pt, state.json, and manifest.json with the size
-and checksum of every file). Folders appear by rename, after their bytes are on disk, so one that is there is complete; what
-was damaged later is told by the manifest and the one before it is used. `latest` and `best` are links. Files of tensors are
-read with weights_only. The main rank gathers and writes the whole state; all ranks read it.
+Contract: `step-000640/` is an HF model folder plus `trainer_state/` (state.json, manifest.json with the size and checksum of
+every file, and optimizer/, where each rank writes its shard). Folders appear by rename, after their bytes are on disk, so one
+that is there is complete; what was damaged later is told by the manifest and the one before it is used. `latest` and `best` are
+links. All tensors lie in safetensors. The main rank gathers the weights for the HF folder; all ranks read them.
 """
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -32,34 +39,81 @@ from torch.distributed.checkpoint.state_dict import (
 from utils import UserError, World, log, on_main, to_disk, write_json
 
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
-STATE = "trainer_state"
+FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+STATE, OPTIMIZER = "trainer_state", "trainer_state/optimizer"
+FILE_BYTES = 256 * 2**20  # of a shard's files: safetensors makes the bytes of a whole file before it writes them
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")  # one process needs none
 
 
-def save(run: Path, step: int, policy: nn.Module, optimizer: torch.optim.Optimizer, tokenizer, state: dict[str, Any], world: World,
+class Writer:
+    """Writes one checkpoint after the other; in the `background` (None: on GPUs) while training goes on, from a copy on the CPU.
+
+    All ranks call its methods in the same order. What goes wrong is raised by the next `save` or `wait`, on all ranks.
+    """
+
+    def __init__(self, world: World, background: bool | None = False):
+        self.world, self.background = world, world.device.type == "cuda" if background is None else background
+        self.pool = ThreadPoolExecutor(1) if self.background else None
+        # of its own: its messages must not mix with those of the training that goes on
+        self.group = dist.new_group(backend="gloo") if world.size > 1 else None
+        self.pending: Future | None = None
+
+    def submit(self, job: Callable[[], None]) -> None:
+        if self.pool:
+            self.pending = self.pool.submit(job)
+        else:
+            self.pending = Future()
+            try:
+                self.pending.set_result(job())
+            except UserError as error:
+                self.pending.set_exception(error)
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the checkpoint under way. Raises UserError on all ranks where it could not be written."""
+        pending, self.pending = self.pending, None
+        if pending:
+            on_main(self.world, pending.result)
+            pending.exception()
+
+    def close(self) -> None:
+        """Let the checkpoint under way be finished, without asking the other ranks."""
+        if self.pool:
+            self.pool.shutdown()
+
+
+def save(run: Path, step: int, policy: nn.Module, optimizer: torch.optim.Optimizer, tokenizer, state: dict[str, Any], writer: Writer,
          best: bool, keep_last: int = 1) -> Path:
     """Write `run/step-NNNNNN` and point `latest` (and `best`) at it; older steps than the last `keep_last` are then removed.
 
-    Raises UserError on all ranks where the disk refuses; the checkpoints before stay as they are.
+    Raises UserError on all ranks where the disk refuses, in the background at the next call; the checkpoints before stay.
     """
+    writer.wait()
+    world, folder = writer.world, run / f"step-{step:06d}"
+    state = {**state, "step": step}
     _reshard(policy)
     weights = get_model_state_dict(policy, options=FULL)
+    if writer.background and world.device.type == "cpu":
+        weights = {name: value.clone() for name, value in weights.items()}  # training goes on in the others
+    explain = functools.partial(_explained, run, folder)
+    temporary = Path(on_main(world, lambda: explain(lambda: tempfile.mkdtemp(prefix=".saving-", dir=run))))
     # torch would make a step of zeros to see the state of an optimizer that has none
-    moments = get_optimizer_state_dict(policy, optimizer, options=FULL) if optimizer.state else {}
-    folder = run / f"step-{step:06d}"
+    moments = get_optimizer_state_dict(policy, optimizer, options=FLAT) if optimizer.state else {}
+    shards = _save_shards(temporary / OPTIMIZER, _tensors(moments), writer)
 
     def write() -> None:
-        temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=run))
         try:
+            shards()
+            if not world.is_main:
+                return
             merged, adapters = policy.export(weights)
             policy.model.save_pretrained(temporary, state_dict=merged)
             if adapters:
                 policy.adapters.save_pretrained(temporary / "adapter")
                 save_file(adapters, temporary / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
             tokenizer.save_pretrained(temporary)
-            (temporary / STATE).mkdir()
-            with (temporary / STATE / "optimizer.pt").open("wb") as file:
-                torch.save(moments, file)
-            write_json(temporary / STATE / "state.json", {**state, "step": step})
+            (temporary / STATE).mkdir(exist_ok=True)
+            write_json(temporary / STATE / "state.json", state)
             _seal(temporary)
             temporary.chmod(0o755)
             if folder.exists():  # of this step before its validation; tidy() knows the name, should the run die between the two
@@ -67,20 +121,41 @@ def save(run: Path, step: int, policy: nn.Module, optimizer: torch.optim.Optimiz
             temporary.rename(folder)
             to_disk(run)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if world.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
         for name in ("latest", "best") if best else ("latest",):
             _link(run / name, folder.name)
         _prune(run, keep_last)
 
-    def write_or_explain() -> None:
-        try:
-            write()
-        except (OSError, SafetensorError) as error:
-            before = next((f"{run} goes on from {f.name}" for f in reversed(steps(run))), f"{run} holds no checkpoint yet")
-            raise UserError(f"{folder}: cannot be saved ({_reason(error)}); make room or set output_dir; {before}") from error
-
-    on_main(world, write_or_explain)
+    writer.submit(lambda: explain(write))
     return folder
+
+
+def _explained(run: Path, folder: Path, action: Callable[[], Any]) -> Any:
+    """What `action` returns; raises UserError where the disk refuses."""
+    try:
+        return action()
+    except (OSError, SafetensorError, CheckpointException) as error:
+        before = next((f"{run} goes on from {f.name}" for f in reversed(steps(run))), f"{run} holds no checkpoint yet")
+        raise UserError(f"{folder}: cannot be saved ({_reason(error)}); make room or set output_dir; {before}") from error
+
+
+def _tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What an optimizer keeps of each parameter, as this rank holds it; its settings are the config's."""
+    return {name: value for name, value in state.items() if torch.is_tensor(value)}
+
+
+def _save_shards(folder: Path, tensors: dict[str, torch.Tensor], writer: Writer) -> Callable[[], None]:
+    """Write every rank's part; the function returned waits for it. In the background only the copy is made before this returns."""
+    if not tensors:
+        return lambda: None
+    sizes = torch.tensor([t.numel() * t.element_size() for t in tensors.values()])
+    files = dict(zip(tensors, (sizes.cumsum(0) // (FILE_BYTES * writer.world.size) + 1).tolist()))
+    how = {"storage_writer": HuggingFaceStorageWriter(str(folder), files, save_distributed=True), "process_group": writer.group,
+           "no_dist": writer.world.size == 1}
+    if not writer.background:
+        return lambda: dcp.save(tensors, **how)
+    return dcp.async_save(tensors, **how).result
 
 
 def _reshard(policy: nn.Module) -> None:
@@ -90,6 +165,8 @@ def _reshard(policy: nn.Module) -> None:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, CheckpointException) and error.failures:  # of any rank
+        error = next(iter(error.failures.values()))[0]
     return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
@@ -107,11 +184,11 @@ def _checksum(path: Path) -> list:
         return [path.stat().st_size, hashlib.file_digest(file, "blake2b").hexdigest()]
 
 
-def damage(folder: Path, suffix: str = "") -> str | None:
-    """What is wrong with a checkpoint's files (those of a suffix), by its manifest; None where it is as it was written."""
+def damage(folder: Path, all_files: bool = True) -> str | None:
+    """What is wrong with a checkpoint's files, or those of its weights, by its manifest; None where it is as it was written."""
     try:
         manifest = json.loads((folder / STATE / "manifest.json").read_text())
-        files = [name for name in manifest if name.endswith(suffix)]
+        files = [name for name in manifest if all_files or name.endswith(".safetensors") and not name.startswith(STATE)]
         if absent := next((name for name in files if not (folder / name).is_file()), None):
             return f"{absent} is missing"
         with ThreadPoolExecutor(8) as pool:
@@ -120,7 +197,7 @@ def damage(folder: Path, suffix: str = "") -> str | None:
                     return f"{name} has {found[0]} of {manifest[name][0]} bytes"
                 if found != manifest[name]:
                     return f"{name} does not match its checksum"
-        return None if {f"{STATE}/state.json", f"{STATE}/optimizer.pt"} <= manifest.keys() else "manifest.json is not whole"
+        return None if f"{STATE}/state.json" in manifest else "manifest.json is not whole"
     except OSError as error:
         return f"{Path(error.filename or '').name}: {error.strerror}"
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
@@ -192,20 +269,19 @@ def load_latest(run: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, 
     if state is None:
         return None
     folder = run / f"step-{state['step']:06d}"
-    try:
-        weights, (trained, name_of) = {}, policy.exported(folder)
+    weights, (trained, name_of) = {}, policy.exported(folder)
+    with _reading(folder):
         for file in sorted(trained.glob("*.safetensors")):
             weights |= {name_of(k): v for k, v in load_file(file).items()}
-        moments = torch.load(folder / STATE / "optimizer.pt", map_location="cpu", weights_only=True, mmap=world.size > 1)
-    except Exception as error:  # safetensors and torch each raise their own kinds for a file that is none of theirs
-        raise UserError(f"{folder}: the checkpoint cannot be read ({_reason(error)}); remove it or set another exp_name") from error
     if problem := _misfit(policy, weights):
         raise UserError(f"{folder}: holds the weights of another model ({problem}); restore model.name_or_path or set another exp_name")
+    if (folder / OPTIMIZER).exists():
+        with _reading(folder):
+            moments = _load_shards(folder / OPTIMIZER, policy, optimizer, world)
+        set_optimizer_state_dict(policy, optimizer, moments, options=FLAT)
     _reshard(policy)
     # tied weights are stored once: strict would miss their second name
     set_model_state_dict(policy, weights, options=StateDictOptions(full_state_dict=True, strict=False))
-    if moments:
-        set_optimizer_state_dict(policy, optimizer, moments, options=StateDictOptions(full_state_dict=True))
 
     def point() -> None:  # as they stood when this step was saved: a run may die between two links
         _link(run / "latest", folder.name)
@@ -218,6 +294,24 @@ def load_latest(run: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, 
     on_main(world, point)
     log.info("resumed from %s", folder.name)
     return state
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Raises UserError for whatever goes wrong: safetensors and torch each raise their own kinds for a file that is none of theirs."""
+    try:
+        yield
+    except (Exception, CheckpointException) as error:
+        raise UserError(f"{folder}: the checkpoint cannot be read ({_reason(error)}); remove it or set another exp_name") from error
+
+
+def _load_shards(folder: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> dict[str, Any]:
+    """The optimizer's state dict with the tensors of a folder, each rank reading what it holds of them."""
+    _reshard(policy)
+    held = get_optimizer_state_dict(policy, optimizer, options=FLAT)
+    dcp.load(_tensors(held), storage_reader=HuggingFaceStorageReader(str(folder)),
+             no_dist=world.size == 1)
+    return held
 
 
 def _misfit(policy: nn.Module, weights: dict[str, torch.Tensor]) -> str | None:
@@ -249,7 +343,7 @@ def find_model(ckpt: str) -> str:
     for name in ("best", "latest", "."):
         if (path / name / "config.json").exists():
             found = (path / name).resolve()
-            if (found / STATE / "manifest.json").exists() and (problem := damage(found, ".safetensors")):
+            if (found / STATE / "manifest.json").exists() and (problem := damage(found, all_files=False)):
                 raise UserError(f"ckpt={ckpt}: {found} is damaged ({problem}); give another step folder or train again")
             return str(found)
     raise UserError(f"ckpt={ckpt}: holds no finished checkpoint (no best, latest or config.json); train first or give a step folder")

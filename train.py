@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,12 @@ MOST = {"eval_fraction": 1, "pairs_per_prompt": 10_000}
 KINDS = {  # the other values: kind, may be null
     bool: (False, ("debug", "do_first_eval", "share_prefixes", "compile", "activation_checkpointing", "wandb.enabled", "plan",
                    "cpu_offload", "sample_during_eval", "model.trust_remote_code")),
+    bool | None: (True, ("async_save",)),
     str: (False, ("output_dir", "responses", "attention", "eval_metric", "model.name_or_path")),
     str | None: (True, ("wandb.entity", "wandb.project", "model.archive", "model.tokenizer_name_or_path", "model.block_name"))}
 FREE_TO_CHANGE = {"resume", "wandb", "n_epochs", "n_examples", "debug", "output_dir", "log_every_seconds",
                   "patience", "eval_every", "eval_batch_size", "save_every", "keep_last", "sample_during_eval",
-                  "n_eval_model_samples", "replicate", "cpu_offload", "nproc"}
+                  "n_eval_model_samples", "replicate", "cpu_offload", "nproc", "async_save"}
 
 
 def main(config: DictConfig) -> None:
@@ -191,7 +193,8 @@ def loop_settings(settings: dict[str, Any], attention: str, num_available: int, 
                                     "keep_last")},
         num_examples=total_examples(settings, num_available), row_tokens=row_tokens, share=settings["share_prefixes"],
         width_multiple=128 * max(1, row_tokens // 1024) if attention == "flex_attention" else 1,
-        beta=loss_keys.get("beta", 1.0), save=not settings["debug"])
+        beta=loss_keys.get("beta", 1.0), save=not settings["debug"],
+        save_in_background=settings["async_save"])
 
 
 def plan_run(settings: dict[str, Any], trees: list, mismatched: list | None, named: str, loss_keys: dict[str, Any]) -> str:
@@ -255,7 +258,7 @@ def check_config(config: DictConfig) -> dict[str, Any]:
         for key in keys:
             value = flat.get(key)
             if not isinstance(value, kind) or value == "" or "\0" in str(value):
-                raise UserError(f"config key {key}={value}: must be {'true or false' if kind is bool else 'a name or a path'}" +
+                raise UserError(f"config key {key}={value}: must be {'true or false' if kind in (bool, bool | None) else 'a name or a path'}" +
                                 (", or null" if nullable else ""))
     for key in ("datasets", "eval_datasets"):
         names = [n for n in settings[key] if isinstance(n, str) and n and "\0" not in n] if isinstance(settings[key], list) else []
@@ -502,12 +505,16 @@ def open_logs(settings: dict[str, Any], run: Path, lines: int, is_main: bool, st
 
 
 def start_wandb(settings: dict[str, Any], run: Path):
-    """A wandb run, or None without a login."""
+    """A wandb run, or None without a login. A run that resumes goes on in its own one, where steps made again are not repeated."""
     import wandb
 
     if os.environ.get("WANDB_MODE") == "offline" or wandb.login(prompt=False):
-        return wandb.init(project=settings["wandb"]["project"], entity=settings["wandb"]["entity"],
-                          name=settings["exp_name"], config=settings, dir=run)
+        place = run / "wandb_id.txt"
+        if not place.exists():
+            with atomic_path(place) as temporary:
+                temporary.write_text(secrets.token_hex(8))
+        return wandb.init(project=settings["wandb"]["project"], entity=settings["wandb"]["entity"], id=place.read_text(),
+                          resume="allow", name=settings["exp_name"], config=settings, dir=run)
     log.info("wandb is off: no login found (run `wandb login`, or set WANDB_MODE=offline)")
     return None
 

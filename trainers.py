@@ -54,6 +54,7 @@ class Settings(NamedTuple):
     save_every: int | None  # examples between saves; None: at every validation
     keep_last: int
     save: bool
+    save_in_background: bool | None  # write while training goes on; None: on GPUs
 
 
 class Data(NamedTuple):
@@ -79,7 +80,7 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
     per_epoch = forest.steps_per_epoch(len(train_data.trees), settings.batch_size)
     last_step = num_steps(len(train_data.trees), settings)
     prompt_of = [tree.group for tree in train_data.trees]
-    meter, watch = Meter(policy, world), Watch(world)
+    meter, watch, writer = Meter(policy, world), Watch(world), checkpoint.Writer(world, settings.save_in_background)
     stop = StopFlag()
     bar = tqdm(total=settings.num_examples, initial=state["examples"], unit="ex", desc="train",
                disable=not world.is_main, dynamic_ncols=True)
@@ -90,7 +91,7 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
 
     def save(best: bool = False) -> None:
         if settings.save:
-            checkpoint.save(run, state["step"], policy, optimizer, tokenizer, state, world, best, settings.keep_last)
+            checkpoint.save(run, state["step"], policy, optimizer, tokenizer, state, writer, best, settings.keep_last)
 
     def evaluate() -> float:
         """Validate and log; give eval_metric. Where a signal comes, leave at once: the next run makes up for it."""
@@ -99,6 +100,7 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
             if state["step"]:
                 state["pending"] = True
                 save()
+                writer.wait()
             raise Stopped(int(agree(stop.signum or 0, 0, world)[0]))
         write_line(values)
         show_samples(state["step"])
@@ -125,6 +127,7 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
         if state["step"] == 0 and settings.do_first_eval:
             evaluate()
         if state["pending"] and evaluate_and_save(state["step"] >= last_step, True):
+            writer.wait()
             return state
         for step in range(state["step"], last_step):
             examples = forest.step_examples(prompt_of, settings.batch_size, settings.seed, step, settings.shuffle)
@@ -170,8 +173,11 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
             elif due_save or signum:
                 save()
             if signum:
+                writer.wait()
                 raise Stopped(int(signum))
+        writer.wait()
     finally:
+        writer.close()
         bar.close()
         stop.restore()
     return state

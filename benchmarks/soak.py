@@ -116,7 +116,8 @@ def compare(whole: Path, killed: Path) -> dict[str, bool]:
         return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) if torch.is_tensor(a[k]) else equal(a[k], b[k]) for k in a)
 
     weights = [load_file(run / name / "model.safetensors") for name in ("latest", "best") for run in (whole, killed)]
-    moments = [torch.load(run / "latest" / "trainer_state" / "optimizer.pt", weights_only=True)["state"] for run in (whole, killed)]
+    moments = [{k: v for path in (run / "latest" / "trainer_state" / "optimizer").iterdir() for k, v in load_file(path).items()}
+               for run in (whole, killed)]
     states = [json.loads((run / "latest" / "trainer_state" / "state.json").read_text()) for run in (whole, killed)]
     return {"same_weights": equal(*weights[:2]), "same_best_weights": equal(*weights[2:]), "same_optimizer_state": equal(*moments),
             "same_state": states[0] == states[1], "same_metrics_lines": lines(whole) == lines(killed)}

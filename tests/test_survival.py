@@ -29,6 +29,8 @@ from helpers import byte_tokenizer, save_tiny, tiny_policy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
+from transformers import LlamaForCausalLM
 
 import checkpoint
 import forest
@@ -45,6 +47,7 @@ ROOT = Path(__file__).parent.parent
 CPU = World(0, 1, torch.device("cpu"), None)
 BASE = ["loss=dpo", "eval_fraction=0.2", "eval_datasets=null", "batch_size=4", "eval_batch_size=2", "n_examples=32", "eval_every=12",
         "lr=1e-3", "warmup_steps=0", "log_every_seconds=0", "wandb.enabled=false"]
+SHARD = "trainer_state/optimizer/shard-00001-model-00001-of-00001.safetensors"
 VARYING = {"examples_per_second", "tokens_per_second", "mfu", "peak_memory_gb"}
 
 
@@ -99,7 +102,7 @@ def lines(run):
 
 
 def moments(run):
-    return torch.load(run / "latest" / "trainer_state" / "optimizer.pt", weights_only=True)["state"]
+    return {k: v for path in (run / "latest" / "trainer_state" / "optimizer").iterdir() for k, v in load_file(path).items()}
 
 
 def state_of(run):
@@ -111,7 +114,7 @@ def assert_same(run, whole, same_data=False):
     ours, theirs = (load_file(r / "latest" / "model.safetensors") for r in (run, whole))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
     ours, theirs = moments(run), moments(whole)
-    assert all(torch.equal(ours[k][m], theirs[k][m]) for k in theirs for m in theirs[k])
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert state_of(run) == state_of(whole) and lines(run) == lines(whole)
     assert os.readlink(run / "best") == os.readlink(whole / "best") and os.readlink(run / "latest") == os.readlink(whole / "latest")
     assert {p.name for p in run.iterdir()} == {p.name for p in whole.iterdir()}
@@ -167,17 +170,20 @@ DEATHS = {
     "between two parts of the reference": (reference, "_compute", 3),
     "before the first step": (trainers, "learning_rate", 1), "in the middle of an epoch": (trainers.Watch, "note", 4),
     "after an optimizer step, before its save": (checkpoint, "save", 2), "in a validation": (trainers.Meter, "read", 6),
-    "after a validation's line": (trainers.MetricsFile, "write", 5, True), "between weights and optimizer state": (torch, "save", 2),
+    "after a validation's line": (trainers.MetricsFile, "write", 5, True), "between optimizer state and weights": (checkpoint.dcp, "save", 2, True),
     "before the checkpoint appears": (checkpoint, "_seal", 2, True), "before latest points to it": (checkpoint, "_link", 3),
     "between latest and best": (checkpoint, "_link", 3, True), "before older ones go": (checkpoint, "_prune", 2),
     "after the last save": (checkpoint, "_prune", 3, True)}
+IN_BACKGROUND = {"as the copy is made": (checkpoint.dcp, "async_save", 2), "before latest points to it": (checkpoint, "_link", 3),
+                 "between optimizer state and weights": (checkpoint, "write_json", 2), "before older ones go": (checkpoint, "_prune", 2),
+                 "before the checkpoint appears": (checkpoint, "_seal", 2, True)}
 
 
-@pytest.mark.parametrize("moment", DEATHS)
-def test_after_a_kill_the_same_command_gives_the_same_bits(bench, whole, moment):
+@pytest.mark.parametrize("background,moment", [*((False, m) for m in DEATHS), *((True, m) for m in IN_BACKGROUND)])
+def test_after_a_kill_the_same_command_gives_the_same_bits(bench, whole, background, moment):
     def job():
-        die(*DEATHS[moment])
-        bench.go("run")
+        die(*(IN_BACKGROUND if background else DEATHS)[moment])
+        bench.go("run", f"async_save={background}")
 
     assert forked(job)[0] == -signal.SIGKILL
     assert_same(bench.go("run"), whole)
@@ -198,6 +204,51 @@ def test_many_kills_in_one_run(bench, whole):
     assert ours == [x for x in lines(whole) if "loss/train" in x]
     assert all(torch.equal(a, b) for a, b in zip(load_file(bench.out / "run" / "latest" / "model.safetensors").values(),
                                                  load_file(whole / "latest" / "model.safetensors").values()))
+
+
+def test_a_checkpoint_in_the_background_is_that_of_its_step(bench, monkeypatch):
+    """It is slow to be written, so that training is steps ahead when it is."""
+    overrides = ["save_every=8", "keep_last=9", "eval_every=12"]
+    once, writing, meanwhile = bench.go("once", *overrides), [], []
+    note, write, export = trainers.Watch.note, HuggingFaceStorageWriter.write_data, LlamaForCausalLM.save_pretrained
+
+    def slowly(original):
+        def wrapped(*args, **keys):
+            writing.append(1)
+            time.sleep(0.2)
+            original_result = original(*args, **keys)
+            writing.pop()
+            return original_result
+        return wrapped
+
+    monkeypatch.setattr(trainers.Watch, "note", lambda *a: meanwhile.extend(writing[:1]) or note(*a))
+    monkeypatch.setattr(HuggingFaceStorageWriter, "write_data", slowly(write))
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", slowly(export))
+    run = bench.go("run", "async_save=true", *overrides)
+    assert len(meanwhile) > 2 and len(checkpoint.steps(run)) == 5
+    for ours, theirs in zip(checkpoint.steps(run), checkpoint.steps(once), strict=True):
+        for path in sorted(ours.rglob("*.safetensors")):
+            same = load_file(theirs / path.relative_to(ours))
+            assert all(torch.equal(v, same[k]) for k, v in load_file(path).items()), path
+    assert_same(run, once)
+
+
+def test_a_fault_in_the_background_ends_the_run_at_the_next_save(bench, whole, monkeypatch):
+    with pytest.MonkeyPatch.context() as patch:
+        seals = []
+        seal = checkpoint._seal
+        patch.setattr(checkpoint, "_seal", lambda folder: seals.append(1) or (refuse() if len(seals) == 2 else seal(folder)))
+        with pytest.raises(UserError, match=r"step-000006: cannot be saved .No space left.*goes on from step-000003"):
+            bench.go("run", "async_save=true")
+    assert not list((bench.out / "run").glob(".*"))
+    assert_same(bench.go("run", "async_save=true"), whole)
+
+
+def test_the_optimizer_state_is_split_into_files(bench, whole, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", 20_000)
+    run = bench.go("run", "n_examples=12")
+    assert len(list((run / "latest" / "trainer_state" / "optimizer").iterdir())) > 3
+    assert_same(bench.go("run", "n_examples=32"), whole)
 
 
 @pytest.mark.parametrize("optimizer", ["RMSprop", "SGD", "Adagrad"])
@@ -305,7 +356,7 @@ def halve(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "trainer_state/optimizer.pt", "trainer_state/state.json",
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", SHARD, "trainer_state/state.json",
                                   "trainer_state/manifest.json"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(kept, tmp_path, name):
     for number, damage in enumerate((flip, halve, Path.unlink, lambda p: p.write_bytes(b""))):
@@ -369,8 +420,11 @@ class Evil:
 
 def test_an_optimizer_state_that_runs_code_is_refused(bench, tmp_path):
     run = bench.go("run", "n_examples=4")
-    for write in (lambda f: torch.save(Evil(tmp_path / "owned"), f), lambda f: f.write_bytes(pickle.dumps(Evil(tmp_path / "owned")))):
-        write(run / "step-000001" / "trainer_state" / "optimizer.pt")
+    state = run / "step-000001" / "trainer_state"
+    for write in (torch.save, pickle.dump):
+        for path in (run / "step-000001" / SHARD, state / "optimizer" / ".metadata", state / "optimizer.pt"):
+            with path.open("wb") as file:
+                write(Evil(tmp_path / "owned"), file)
         (run / "step-000001" / "trainer_state" / "manifest.json").unlink()
         checkpoint._seal(run / "step-000001")  # by a forger who knows the manifest
         with pytest.raises(UserError, match="step-000001: the checkpoint cannot be read"):
@@ -436,7 +490,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(bench, whole, monkeypatch, what)
             if len(saved) == 2 and what == "limit":
                 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
             elif len(saved) == 2:
-                place, name = {"optimizer": (torch, "save"), "weights": (type(args[2].model), "save_pretrained"),
+                place, name = {"optimizer": (HuggingFaceStorageWriter, "write_data"), "weights": (type(args[2].model), "save_pretrained"),
                                "manifest": (checkpoint, "to_disk")}[what]
                 patch.setattr(place, name, refuse)
             try:
@@ -573,13 +627,14 @@ class Wandb(types.ModuleType):
 
     def __init__(self, fails):
         super().__init__("wandb")
-        self.fails, self.logged = fails, 0
+        self.fails, self.logged, self.ids = fails, 0, []
 
     def login(self, **_):
         return self._call("login")
 
-    def init(self, **_):
+    def init(self, **keys):
         self._call("init")
+        self.ids.append(keys["id"])
         return self
 
     def log(self, *_, **__):
@@ -599,6 +654,13 @@ def test_training_goes_on_without_wandb(bench, monkeypatch, fails):
     run = bench.go("run", "wandb.enabled=true", "n_examples=16")
     assert state_of(run)["step"] == 4 and fake.logged == (3 if fails == "log" else 0)
     assert (run / "train.log").read_text().count("wandb is off from here on") == 1
+
+
+def test_a_run_that_resumes_goes_on_in_its_wandb_run(bench, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", fake := Wandb("nothing"))
+    for name, count in (("run", 8), ("run", 16), ("other", 8)):
+        bench.go(name, "wandb.enabled=true", f"n_examples={count}")
+    assert fake.ids[0] == fake.ids[1] != fake.ids[2]
 
 
 # --- safety ----------------------------------------------------------------------------------------------------------
