@@ -258,8 +258,8 @@ def check_config(config: DictConfig) -> dict[str, Any]:
         for key in keys:
             value = flat.get(key)
             if not isinstance(value, kind) or value == "" or "\0" in str(value):
-                raise UserError(f"config key {key}={value}: must be {'true or false' if kind in (bool, bool | None) else 'a name or a path'}" +
-                                (", or null" if nullable else ""))
+                wanted = "true or false" if kind in (bool, bool | None) else "a name or a path"
+                raise UserError(f"config key {key}={value}: must be {wanted}" + (", or null" if nullable else ""))
     for key in ("datasets", "eval_datasets"):
         names = [n for n in settings[key] if isinstance(n, str) and n and "\0" not in n] if isinstance(settings[key], list) else []
         if not (names and names == settings[key] or key == "eval_datasets" and settings[key] is None):

@@ -170,7 +170,8 @@ DEATHS = {
     "between two parts of the reference": (reference, "_compute", 3),
     "before the first step": (trainers, "learning_rate", 1), "in the middle of an epoch": (trainers.Watch, "note", 4),
     "after an optimizer step, before its save": (checkpoint, "save", 2), "in a validation": (trainers.Meter, "read", 6),
-    "after a validation's line": (trainers.MetricsFile, "write", 5, True), "between optimizer state and weights": (checkpoint.dcp, "save", 2, True),
+    "after a validation's line": (trainers.MetricsFile, "write", 5, True),
+    "between optimizer state and weights": (checkpoint.dcp, "save", 2, True),
     "before the checkpoint appears": (checkpoint, "_seal", 2, True), "before latest points to it": (checkpoint, "_link", 3),
     "between latest and best": (checkpoint, "_link", 3, True), "before older ones go": (checkpoint, "_prune", 2),
     "after the last save": (checkpoint, "_prune", 3, True)}
