@@ -3,8 +3,8 @@
     python benchmarks/soak.py                      # 200 steps of a tiny model, `kill -9` at random times
     python benchmarks/soak.py --steps 2000 --longest 30 --seed 1
 
-Every attempt is a process of its own, forked before torch computes anything, that runs the same command (`resume=auto`). On a
-CPU the final weights, optimizer state and counters must be equal to the bit and metrics.jsonl must hold the same lines.
+Every attempt is a process of its own, forked before torch computes anything, that runs the same command (`resume=auto`); half of
+them save in the background. On a CPU the final weights, optimizer state and counters must be equal to the bit and metrics.jsonl must hold the same lines.
 Exit code 0: they are. The last line is one JSON object of numbers.
 """
 from __future__ import annotations
@@ -51,8 +51,8 @@ def soak(folder: Path, args: argparse.Namespace) -> int:
             for i in range(150)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def attempt(name: str) -> int:
-        """Start the run in a process of its own; its number."""
+    def attempt(name: str, in_background: bool = False) -> int:
+        """Start the run in a process of its own; its number. It saves while it trains, or it waits."""
         child = os.fork()
         if child:
             return child
@@ -61,7 +61,7 @@ def soak(folder: Path, args: argparse.Namespace) -> int:
             log = os.open(folder / f"{name}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             os.dup2(log, 1), os.dup2(log, 2)
             sys.stderr = os.fdopen(2, "w", buffering=1)
-            train.main(config(folder, model, name, args.steps))
+            train.main(config(folder, model, name, args.steps, in_background))
             code = 0
         finally:
             os._exit(code)
@@ -74,7 +74,7 @@ def soak(folder: Path, args: argparse.Namespace) -> int:
     longest = args.longest or max(undisturbed / 2, 2 * args.shortest)
     rng, kills, reached, begun = random.Random(args.seed), 0, [], time.monotonic()
     while True:
-        child, end = attempt("killed"), time.monotonic() + rng.uniform(args.shortest, longest)
+        child, end = attempt("killed", rng.random() < 0.5), time.monotonic() + rng.uniform(args.shortest, longest)
         while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < end:
             time.sleep(0.01)
         if done[0] == 0:
@@ -94,14 +94,14 @@ def soak(folder: Path, args: argparse.Namespace) -> int:
     return 0 if all(verdicts.values()) else 1
 
 
-def config(folder: Path, model: str, name: str, steps: int):
+def config(folder: Path, model: str, name: str, steps: int, in_background: bool):
     import hydra
 
     with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):
         return hydra.compose("config", overrides=[
             "loss=dpo", f"model.name_or_path={model}", f"datasets=[{folder}/rows.jsonl]", f"output_dir={folder}/out", f"exp_name={name}",
             "batch_size=8", f"n_examples={8 * steps}", "eval_every=160", "save_every=40", "keep_last=2", "lr=1e-4", "warmup_steps=20",
-            "log_every_seconds=0", "wandb.enabled=false"])
+            "log_every_seconds=0", "wandb.enabled=false", f"async_save={in_background}"])
 
 
 def compare(whole: Path, killed: Path) -> dict[str, bool]:
