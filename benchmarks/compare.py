@@ -41,8 +41,8 @@ WORKLOADS = {w.name: w for w in (
     *(Workload(f"dpo-{pairs}", ["--loss", "dpo", "--pairs", pairs], ["--pairs", pairs], True)
       for pairs in ("best_vs_worst", "best_vs_rest", "all")),
     *(Workload(f"swepo-{mode}", SWEPO, [*SWEPO, "--mode", mode, *more], False)
-      for mode, more in (("packed", []), ("padded", ["--micro-batch", "4"]))))}  # 16 rows a pass, as the peer's 8 pairs
-DEFAULT = "dpo-best_vs_worst,dpo-best_vs_rest,dpo-all,swepo-padded"
+      for mode, more in (("packed", []), ("padded", []), ("plain", ["--micro-batch", "4"]))))}  # 16 rows a pass, as the peer's 8 pairs
+DEFAULT = "dpo-best_vs_worst,dpo-best_vs_rest,dpo-all,swepo-padded,swepo-plain"
 
 
 def parse(argv: list[str] | None = None) -> Namespace:

@@ -5,9 +5,9 @@
 
 Contract: every step runs the project's own parts (plan, pack, score, loss, backward, clip, AdamW), and all modes train on the
 same examples in the same order, so their losses agree. `shared`: text that responses share stands once; `packed`: rows are
-packed, nothing is shared; `padded`: every response is a row of its own, padded to the longest of its micro-batch. The last
-line of stdout is one JSON object. Its `seconds` are those of the optimizer steps: loading, tokenization, the reference pass and
-warm-up steps are not in them.
+packed, nothing is shared; `padded`: every response is a row of its own, padded to the longest of its micro-batch; `plain`: the
+same rows, read as is usual, from the logits and log-softmax of all places. The last line of stdout is one JSON object. Its
+`seconds` are those of the optimizer steps: loading, tokenization, the reference pass and warm-up steps are not in them.
 """
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ from workload import (  # noqa: E402
 
 from utils import UserError, World, run_entry, setup_logging  # noqa: E402
 
-MODES = ("shared", "packed", "padded")
+MODES = ("shared", "packed", "padded", "plain")
+BY_ROWS = ("padded", "plain")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -59,14 +60,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--view", help="which responses an example compares; the loss's file says where absent")
     parser.add_argument("--pairs", choices=PAIRS, help="short for --view pairs.NAME")
     parser.add_argument("--mode", choices=MODES, default="shared")
-    parser.add_argument("--micro-batch", type=positive, help="examples of one forward pass in mode padded; the whole step where absent")
+    parser.add_argument("--micro-batch", type=positive,
+                        help="examples of one forward pass in the modes padded and plain; the whole step where absent")
     parser.add_argument("--steps", type=positive, help="timed optimizer steps; those of one epoch where absent")
     parser.add_argument("--lr", type=float, default=1e-6)
     args = parser.parse_args(argv)
     if args.view and args.pairs:
         parser.error("--view and --pairs say the same thing; give one of them")
-    if args.micro_batch and args.mode != "padded":
-        parser.error("--micro-batch belongs to --mode padded; the other modes split a step by --max-tokens")
+    if args.micro_batch and args.mode not in BY_ROWS:
+        parser.error("--micro-batch belongs to --mode padded and plain; the other modes split a step by --max-tokens")
     return args
 
 
@@ -82,7 +84,7 @@ class Plan(NamedTuple):
     mode: str
     max_tokens: int
     row_tokens: int
-    micro_batch: int  # examples of one forward pass in mode padded
+    micro_batch: int  # examples of one forward pass in the modes padded and plain
     pad_id: int
 
 
@@ -102,10 +104,10 @@ class Work(NamedTuple):
 
 
 def step_batches(trees: Sequence, examples: Sequence[int], plan: Plan) -> Iterator[tuple[Any, list]]:
-    """The packed batches of one step; in mode padded each with the trees whose answers its rows are, else with none."""
+    """The packed batches of one step; in the modes padded and plain each with the trees whose answers its rows are."""
     import forest
 
-    if plan.mode != "padded":
+    if plan.mode not in BY_ROWS:
         share = plan.mode == "shared"
         for rows in forest.plan_step(trees, examples, plan.max_tokens, plan.row_tokens, 1, share):
             yield forest.pack(trees, rows, plan.pad_id, share), []
@@ -135,6 +137,17 @@ def as_tables(scores, members: Sequence):
     return scores._replace(**tables, **per_tree, valid=valid)
 
 
+class Plain:
+    """Reads log-probs as is usual: logits of all places, their log-softmax, the entries that are asked for."""
+
+    def __init__(self, policy):
+        self.policy = policy
+
+    def __call__(self, input_ids, position_ids, end, positions, source, target, *_):
+        logps = self.policy(input_ids).float().log_softmax(-1)  # rows are padded on the right, so causality needs no mask
+        return logps.flatten(0, 1)[positions[source], target]
+
+
 def mismatched_log_ratio(policy, trees: Sequence, examples: Sequence[int], plan: Plan) -> tuple[Any, int]:
     """Mean log-ratio (nats) of the step's mismatched pairs, which KTO asks for, and its FLOPs; (None, 0) where there are none."""
     import torch
@@ -143,12 +156,12 @@ def mismatched_log_ratio(policy, trees: Sequence, examples: Sequence[int], plan:
 
     if not trees:
         return None, 0
-    device, flops = next(policy.parameters()).device, 0
+    device, flops, reader = next(policy.parameters()).device, 0, Plain(policy) if plan.mode == "plain" else policy
     total = torch.zeros((), device=device)
     with torch.no_grad():
         for batch, members in step_batches(trees, examples, plan):
             flops += models.forward_flops(policy, batch)
-            scores = as_tables(models.score(policy, batch.to(device)), members)
+            scores = as_tables(models.score(reader, batch.to(device)), members)
             total += (scores.policy - scores.reference).sum()
     return total / len(examples), flops
 
@@ -162,6 +175,7 @@ def run_steps(policy, optimizer, trees: Sequence, mismatched: Sequence, loss_fn:
     import models
 
     device, prompt_of = next(policy.parameters()).device, [tree.group for tree in trees]
+    reader = Plain(policy) if plan.mode == "plain" else policy
     per_epoch = forest.steps_per_epoch(len(trees), batch_size)
     loss_sum, done, flops, num_examples, host, prompts = torch.zeros((), device=device), [0] * 4, 0, 0, 0.0, set()
     begin = synchronized_clock(device)
@@ -176,7 +190,7 @@ def run_steps(policy, optimizer, trees: Sequence, mismatched: Sequence, loss_fn:
             flops += 3 * models.forward_flops(policy, batch)
             counts = (batch.num_tokens, batch.input_ids.numel(), batch.num_tokens_unshared, int(batch.valid.sum()))
             done = [a + b for a, b in zip(done, counts)]
-            losses = loss_fn(as_tables(models.score(policy, batch.to(device)), members)._replace(kl=kl))
+            losses = loss_fn(as_tables(models.score(reader, batch.to(device)), members)._replace(kl=kl))
             (losses.sum() / len(examples)).backward()
             loss_sum += losses.detach().sum()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 10.0)

@@ -80,7 +80,7 @@ def add_model_options(parser: Parser) -> None:
     parser.add_argument("--attention", choices=("auto", "segments", "sdpa", "flex_attention"), default="auto")
     parser.add_argument("--compile", action="store_true", help="torch.compile every transformer block; give warm-up steps")
     parser.add_argument("--activation-checkpointing", action="store_true")
-    parser.add_argument("--max-tokens", type=positive, default=1024, help="rows of tokens of one forward pass (not in mode padded)")
+    parser.add_argument("--max-tokens", type=positive, default=1024, help="rows of tokens of one forward pass (not in the modes padded and plain)")
     parser.add_argument("--row-tokens", type=positive, help="fill rows up to this length; as train.py chooses where absent")
     parser.add_argument("--seed", type=not_negative, default=0)
 
@@ -196,7 +196,7 @@ def check_trees(trees: Sequence, needs, args: argparse.Namespace, view: str) -> 
     if needs.rewards and not all(t.rewards for t in trees):
         raise UserError(f"--view {view}: {args.loss} needs rewards, and this view carries none; give --view ranked and data with rewards")
     largest = max(forest.tree_tokens([t], args.mode == "shared") for t in trees)
-    if args.mode != "padded" and largest > args.max_tokens:
+    if args.mode not in ("padded", "plain") and largest > args.max_tokens:
         raise UserError(f"--max-tokens {args.max_tokens}: the largest example has {largest} tokens; raise it or lower --max-length")
 
 

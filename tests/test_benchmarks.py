@@ -49,7 +49,7 @@ def run(capsys, monkeypatch, *options):
 
 @pytest.mark.parametrize("loss,view,keys", [
     ("dpo", "pairs.all", []), ("swepo", "ranked", ["--loss-key", "alpha=0.1"]), ("kto", "binary", [])])
-def test_three_modes_train_alike_on_the_same_work(model, ranked, capsys, monkeypatch, loss, view, keys):
+def test_all_modes_train_alike_on_the_same_work(model, ranked, capsys, monkeypatch, loss, view, keys):
     monkeypatch.setattr(models, "matmul_rate", lambda device, dtype, size: 1e11)  # seconds on one thread
     found = {mode: run(capsys, monkeypatch, "--model", model, "--data", ranked, "--loss", loss, "--view", view, *keys, "--prompts", "4",
                        "--batch-size", "3", "--max-length", "96", "--lr", "0.01", "--mode", mode) for mode in throughput.MODES}
@@ -57,7 +57,7 @@ def test_three_modes_train_alike_on_the_same_work(model, ranked, capsys, monkeyp
     assert PEER_KEYS | {"tokens_per_second", "padding_fraction", "saved_by_sharing", "flops_per_second", "matmul_flops_per_second",
                         "mfu", "reference_seconds_cold", "reference_seconds_warm", "peak_cuda_gb"} <= set(one)
     assert one["prompts"] == 4 and one["pairs"] == {"dpo": 24, "swepo": 4, "kto": 16}[loss]
-    for mode in ("packed", "padded"):
+    for mode in ("packed", "padded", "plain"):
         assert found[mode]["loss_mean"] == pytest.approx(one["loss_mean"], rel=1e-3)
         for key in ("pairs", "prompts", "sequence_tokens"):
             assert found[mode][key] == one[key]
