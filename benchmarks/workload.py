@@ -80,7 +80,7 @@ def add_model_options(parser: Parser) -> None:
     parser.add_argument("--attention", choices=("auto", "segments", "sdpa", "flex_attention"), default="auto")
     parser.add_argument("--compile", action="store_true", help="torch.compile every transformer block; give warm-up steps")
     parser.add_argument("--activation-checkpointing", action="store_true")
-    parser.add_argument("--max-tokens", type=positive, default=1024, help="rows of tokens of one forward pass (not in the modes padded and plain)")
+    parser.add_argument("--max-tokens", type=positive, default=1024, help="tokens of one forward pass (not in modes padded and plain)")
     parser.add_argument("--row-tokens", type=positive, help="fill rows up to this length; as train.py chooses where absent")
     parser.add_argument("--seed", type=not_negative, default=0)
 
