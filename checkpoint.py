@@ -92,9 +92,10 @@ def save(run: Path, step: int, policy: nn.Module, optimizer: torch.optim.Optimiz
     world, folder = writer.world, run / f"step-{step:06d}"
     state = {**state, "step": step}
     _reshard(policy)
-    weights = get_model_state_dict(policy, options=FULL)
-    if writer.background and world.device.type == "cpu":
-        weights = {name: value.clone() for name, value in weights.items()}  # training goes on in the others
+    weights = _tied(policy, get_model_state_dict(policy, options=FULL))
+    if writer.background and world.device.type == "cpu":  # training goes on in these
+        copies = {id(value): value.clone() for value in weights.values()}
+        weights = {name: copies[id(value)] for name, value in weights.items()}
     explain = functools.partial(_explained, run, folder)
     temporary = Path(on_main(world, lambda: explain(lambda: tempfile.mkdtemp(prefix=".saving-", dir=run))))
     # torch would make a step of zeros to see the state of an optimizer that has none
@@ -138,6 +139,20 @@ def _explained(run: Path, folder: Path, action: Callable[[], Any]) -> Any:
     except (OSError, SafetensorError, CheckpointException) as error:
         before = next((f"{run} goes on from {f.name}" for f in reversed(steps(run))), f"{run} holds no checkpoint yet")
         raise UserError(f"{folder}: cannot be saved ({_reason(error)}); make room or set output_dir; {before}") from error
+
+
+def _tied(policy: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights in which a tied parameter is one tensor under each of its names, so that files hold it once."""
+    first: dict[int, str] = {}
+    for name, parameter in policy.named_parameters(remove_duplicate=False):
+        if (name := _state_name(name)) in weights:
+            weights[name] = weights[first.setdefault(id(parameter), name)]
+    return weights
+
+
+def _state_name(name: str) -> str:
+    """A parameter's name in a state dict: without those of wrappers."""
+    return name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -321,7 +336,7 @@ def _misfit(policy: nn.Module, weights: dict[str, torch.Tensor]) -> str | None:
     for name, parameter in policy.named_parameters(remove_duplicate=False):
         if not parameter.requires_grad:
             continue  # of the frozen model below adapters
-        name = name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
+        name = _state_name(name)
         if name in weights and weights[name].shape != parameter.shape:
             return f"{name}: {tuple(weights[name].shape)} instead of {tuple(parameter.shape)}"
         seen[id(parameter)] = seen.get(id(parameter), False) or name in weights

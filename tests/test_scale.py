@@ -137,6 +137,7 @@ def test_meshes_adapters_precisions_and_ways_to_load(tmp_path):
     for other in ("hybrid", "sent", "offload"):
         same(tmp_path / "one", tmp_path / other)
     same(tmp_path / "tied_one", tmp_path / "tied_two", rel=2e-6)
+    assert weights(tmp_path / "tied_one").keys() == weights(tmp_path / "tied_two").keys()
     assert distance(weights(tmp_path / "bf16_one"), weights(tmp_path / "bf16_two")) < 1e-3
     assert distance(weights(tmp_path / "adam_one"), weights(tmp_path / "adam_many")) < 1e-5
     shards = [list((tmp_path / "adam_many" / f"step-00000{i}" / "trainer_state" / "optimizer").iterdir()) for i in (2, 5)]

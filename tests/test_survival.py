@@ -234,6 +234,14 @@ def test_a_checkpoint_in_the_background_is_that_of_its_step(bench, monkeypatch):
     assert_same(run, once)
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_tied_weights_are_stored_once(bench, background):
+    save_tiny(bench.model, num_hidden_layers=1, tie_word_embeddings=True)
+    run = bench.go("run", "n_examples=8", f"async_save={background}")
+    assert "model.embed_tokens.weight" in (stored := load_file(run / "latest" / "model.safetensors")) and "lm_head.weight" not in stored
+    bench.go("run", "n_examples=16", f"async_save={background}")
+
+
 def test_a_fault_in_the_background_ends_the_run_at_the_next_save(bench, whole, monkeypatch):
     with pytest.MonkeyPatch.context() as patch:
         seals = []
