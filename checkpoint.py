@@ -3,7 +3,8 @@
 Contract: `step-000640/` is an HF model folder plus `trainer_state/` (state.json, manifest.json with the size and checksum of
 every file, and optimizer/, where each rank writes its shard). Folders appear by rename, after their bytes are on disk, so one
 that is there is complete; what was damaged later is told by the manifest and the one before it is used. `latest` and `best` are
-links. All tensors lie in safetensors. The main rank gathers the weights for the HF folder; all ranks read them.
+links. All tensors lie in safetensors. No rank gathers a sharded model: every one writes its part, the main rank joins the files
+on the disk, and every rank reads its part of them. Adapters alone are gathered, since the HF folder holds them merged.
 """
 from __future__ import annotations
 
@@ -25,14 +26,14 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
-    set_model_state_dict,
     set_optimizer_state_dict,
 )
 
@@ -92,23 +93,27 @@ def save(run: Path, step: int, policy: nn.Module, optimizer: torch.optim.Optimiz
     world, folder = writer.world, run / f"step-{step:06d}"
     state = {**state, "step": step}
     _reshard(policy)
-    weights = _tied(policy, get_model_state_dict(policy, options=FULL))
-    if writer.background and world.device.type == "cpu":  # training goes on in these
-        copies = {id(value): value.clone() for value in weights.values()}
-        weights = {name: copies[id(value)] for name, value in weights.items()}
+    sharded = world.size > 1 and policy.adapters is None
+    weights = _once(policy, get_model_state_dict(policy, options=None if sharded else FULL))
     explain = functools.partial(_explained, run, folder)
     temporary = Path(on_main(world, lambda: explain(lambda: tempfile.mkdtemp(prefix=".saving-", dir=run))))
     # torch would make a step of zeros to see the state of an optimizer that has none
     moments = get_optimizer_state_dict(policy, optimizer, options=FLAT) if optimizer.state else {}
-    shards = _save_shards(temporary / OPTIMIZER, _tensors(moments), writer)
+    moments = _tensors(moments)
+    if writer.background:  # training goes on in these
+        weights, moments = _copied(weights), _copied(moments)
 
     def write() -> None:
         try:
-            shards()
+            _save_shards(temporary / OPTIMIZER, moments, writer)
+            merged, adapters = policy.export(weights)
+            if sharded:
+                _save_shards(temporary / "weights", merged, writer, whole=True)
             if not world.is_main:
                 return
-            merged, adapters = policy.export(weights)
-            policy.model.save_pretrained(temporary, state_dict=merged)
+            policy.model.save_pretrained(temporary, state_dict={} if sharded else merged)
+            if sharded:
+                _take_weights(temporary)
             if adapters:
                 policy.adapters.save_pretrained(temporary / "adapter")
                 save_file(adapters, temporary / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -141,13 +146,21 @@ def _explained(run: Path, folder: Path, action: Callable[[], Any]) -> Any:
         raise UserError(f"{folder}: cannot be saved ({_reason(error)}); make room or set output_dir; {before}") from error
 
 
-def _tied(policy: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights in which a tied parameter is one tensor under each of its names, so that files hold it once."""
+def _once(policy: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights without the further names of tied parameters, which files hold once."""
     first: dict[int, str] = {}
-    for name, parameter in policy.named_parameters(remove_duplicate=False):
-        if (name := _state_name(name)) in weights:
-            weights[name] = weights[first.setdefault(id(parameter), name)]
-    return weights
+    names = ((_state_name(name), id(parameter)) for name, parameter in policy.named_parameters(remove_duplicate=False))
+    again = {name for name, key in names if first.setdefault(key, name) != name}
+    return {name: value for name, value in weights.items() if name not in again}
+
+
+def _copied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors as they are now, in the CPU's memory."""
+    stager = DefaultStager(StagingOptions(False, False, False, False))
+    try:
+        return stager.stage(tensors)
+    finally:
+        stager.close()
 
 
 def _state_name(name: str) -> str:
@@ -160,17 +173,25 @@ def _tensors(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if torch.is_tensor(value)}
 
 
-def _save_shards(folder: Path, tensors: dict[str, torch.Tensor], writer: Writer) -> Callable[[], None]:
-    """Write every rank's part; the function returned waits for it. In the background only the copy is made before this returns."""
+def _save_shards(folder: Path, tensors: dict[str, torch.Tensor], writer: Writer, whole: bool = False) -> None:
+    """Write every rank's part of the tensors; with `whole`, the main rank then joins them to files that need no shards."""
     if not tensors:
-        return lambda: None
+        return
     sizes = torch.tensor([t.numel() * t.element_size() for t in tensors.values()])
     files = dict(zip(tensors, (sizes.cumsum(0) // (FILE_BYTES * writer.world.size) + 1).tolist()))
-    how = {"storage_writer": HuggingFaceStorageWriter(str(folder), files, save_distributed=True), "process_group": writer.group,
-           "no_dist": writer.world.size == 1}
-    if not writer.background:
-        return lambda: dcp.save(tensors, **how)
-    return dcp.async_save(tensors, **how).result
+    dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), files, save_distributed=True, enable_consolidation=whole),
+             process_group=writer.group, no_dist=writer.world.size == 1)
+
+
+def _take_weights(folder: Path) -> None:
+    """Move the joined files of `weights/` to where an HF folder has them, under the names that it gives them."""
+    files = sorted((folder / "weights").glob("model*.safetensors"))
+    for path in [*files, folder / "weights" / "model.safetensors.index.json"]:
+        if len(files) > 1:
+            path.rename(folder / path.name)
+        elif path in files:
+            path.rename(folder / "model.safetensors")
+    shutil.rmtree(folder / "weights")
 
 
 def _reshard(policy: nn.Module) -> None:
@@ -284,19 +305,20 @@ def load_latest(run: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, 
     if state is None:
         return None
     folder = run / f"step-{state['step']:06d}"
-    weights, (trained, name_of) = {}, policy.exported(folder)
+    trained, name_of = policy.exported(folder)
+    reader = HuggingFaceStorageReader(str(trained))
     with _reading(folder):
-        for file in sorted(trained.glob("*.safetensors")):
-            weights |= {name_of(k): v for k, v in load_file(file).items()}
-    if problem := _misfit(policy, weights):
+        stored = {name_of(name): (name, entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
+    if problem := _misfit(policy, {name: size for name, (_, size) in stored.items()}):
         raise UserError(f"{folder}: holds the weights of another model ({problem}); restore model.name_or_path or set another exp_name")
     if (folder / OPTIMIZER).exists():
         with _reading(folder):
             moments = _load_shards(folder / OPTIMIZER, policy, optimizer, world)
         set_optimizer_state_dict(policy, optimizer, moments, options=FLAT)
     _reshard(policy)
-    # tied weights are stored once: strict would miss their second name
-    set_model_state_dict(policy, weights, options=StateDictOptions(full_state_dict=True, strict=False))
+    with _reading(folder):  # each rank its own part, in place
+        dcp.load({stored[name][0]: parameter.detach() for n, parameter in policy.named_parameters(remove_duplicate=False)
+                  if (name := _state_name(n)) in stored and parameter.requires_grad}, storage_reader=reader, no_dist=world.size == 1)
 
     def point() -> None:  # as they stood when this step was saved: a run may die between two links
         _link(run / "latest", folder.name)
@@ -329,17 +351,17 @@ def _load_shards(folder: Path, policy: nn.Module, optimizer: torch.optim.Optimiz
     return held
 
 
-def _misfit(policy: nn.Module, weights: dict[str, torch.Tensor]) -> str | None:
-    """The first parameter that the weights lack or hold in another shape; one that is tied needs one of its names alone."""
+def _misfit(policy: nn.Module, sizes: dict[str, torch.Size]) -> str | None:
+    """The first parameter that is not among those sizes, or in another shape; one that is tied needs one of its names alone."""
     seen: dict[int, bool] = {}
     names: dict[int, str] = {}
     for name, parameter in policy.named_parameters(remove_duplicate=False):
         if not parameter.requires_grad:
             continue  # of the frozen model below adapters
         name = _state_name(name)
-        if name in weights and weights[name].shape != parameter.shape:
-            return f"{name}: {tuple(weights[name].shape)} instead of {tuple(parameter.shape)}"
-        seen[id(parameter)] = seen.get(id(parameter), False) or name in weights
+        if name in sizes and sizes[name] != parameter.shape:
+            return f"{name}: {tuple(sizes[name])} instead of {tuple(parameter.shape)}"
+        seen[id(parameter)] = seen.get(id(parameter), False) or name in sizes
         names[id(parameter)] = name
     return next((f"{names[key]} is missing" for key, there in seen.items() if not there), None)
 

@@ -18,6 +18,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import checkpoint
 import evaluate
 import forest
 import models
@@ -44,6 +45,7 @@ def run_jobs(jobs):
             code = 1
             try:
                 models.matmul_rate = lambda *a: 1e9  # its measurement would be most of the run
+                checkpoint.FILE_BYTES = 20_000  # several files a checkpoint
                 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "localhost",
                                "MASTER_PORT": str(port), "GROVE_CACHE": f"{os.environ['GROVE_CACHE']}-{world}"}
                 for entry, overrides in calls:
@@ -88,7 +90,7 @@ def worlds(tmp_path_factory):
 
 
 def weights(folder):
-    return load_file(folder / "latest" / "model.safetensors")
+    return {k: v for path in (folder / "latest").glob("model*.safetensors") for k, v in load_file(path).items()}
 
 
 def lines(folder):
@@ -142,7 +144,13 @@ def test_meshes_adapters_precisions_and_ways_to_load(tmp_path):
     assert distance(weights(tmp_path / "adam_one"), weights(tmp_path / "adam_many")) < 1e-5
     shards = [list((tmp_path / "adam_many" / f"step-00000{i}" / "trainer_state" / "optimizer").iterdir()) for i in (2, 5)]
     numbers = [sum(t.numel() for path in paths for t in load_file(path).values()) for paths in shards]
-    assert [len(paths) for paths in shards] == [2, 4] and numbers[0] == numbers[1]  # every rank writes, and nothing twice
+    ranks = [len({path.name.split("-")[1] for path in paths}) for paths in shards]
+    assert ranks == [2, 4] and numbers[0] == numbers[1]  # every rank writes, and nothing twice
+    for name in ("hybrid", "tied_two"):
+        assert len(list((tmp_path / name / "latest").glob("model-0*.safetensors"))) > 1
+        opened = AutoModelForCausalLM.from_pretrained(tmp_path / name / "latest").state_dict()
+        assert all(torch.equal(opened[k], v) for k, v in weights(tmp_path / name).items())
+        assert "lm_head.weight" in weights(tmp_path / "hybrid") and "lm_head.weight" not in weights(tmp_path / "tied_two")
     one, two = tmp_path / "lora_one", tmp_path / "lora_two"
     assert distance(weights(one), weights(two)) < 1e-5 < distance(weights(one), load_file(f"{tiny}/model.safetensors"))
     assert lines(one)[-1]["loss/eval"] == pytest.approx(lines(two)[-1]["loss/eval"], rel=1e-4)  # resumed on the way

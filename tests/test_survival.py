@@ -175,7 +175,7 @@ DEATHS = {
     "before the checkpoint appears": (checkpoint, "_seal", 2, True), "before latest points to it": (checkpoint, "_link", 3),
     "between latest and best": (checkpoint, "_link", 3, True), "before older ones go": (checkpoint, "_prune", 2),
     "after the last save": (checkpoint, "_prune", 3, True)}
-IN_BACKGROUND = {"as the copy is made": (checkpoint.dcp, "async_save", 2), "before latest points to it": (checkpoint, "_link", 3),
+IN_BACKGROUND = {"as the copy is made": (checkpoint, "_copied", 2), "before latest points to it": (checkpoint, "_link", 3),
                  "between optimizer state and weights": (checkpoint, "write_json", 2), "before older ones go": (checkpoint, "_prune", 2),
                  "before the checkpoint appears": (checkpoint, "_seal", 2, True)}
 
