@@ -604,7 +604,8 @@ def test_two_runs_in_one_folder(bench):
     assert seen and state_of(bench.go("run", "n_examples=8"))["step"] == 2  # free again
 
 
-def test_a_rank_dies_and_another_number_of_ranks_goes_on(bench, whole):
+def fork_two(bench, on_second, *overrides):
+    """A run of two ranks, `on_second` called on the second before it; their processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -612,11 +613,26 @@ def test_a_rank_dies_and_another_number_of_ranks_goes_on(bench, whole):
     def job(rank):
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         if rank == 1:
-            die(trainers.Watch, "note", 5)
-        bench.go("run", "optimizer=SGD")
+            on_second()
+        utils.run_entry(lambda: bench.go("run", *overrides))
 
     with (bench.out.parent / "rank0").open("w") as first, (bench.out.parent / "rank1").open("w") as second:
-        children = [fork(lambda: job(0), first), fork(lambda: job(1), second)]
+        return [fork(lambda: job(0), first), fork(lambda: job(1), second)]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_full_disk_of_another_rank_leaves_the_last_checkpoint(bench, background):
+    children = fork_two(bench, lambda: die(HuggingFaceStorageWriter, "write_data", 3, action=refuse), f"async_save={background}")
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [2, 2]
+    for name in ("rank0", "rank1"):
+        said = (bench.out.parent / name).read_text()
+        assert re.search(r"error: .*step-000006: cannot be saved \(No space left.*goes on from step-000003", said), said
+        assert "Traceback" not in said
+    assert os.readlink(bench.out / "run" / "latest") == "step-000003" and not list((bench.out / "run").glob(".*"))
+
+
+def test_a_rank_dies_and_another_number_of_ranks_goes_on(bench, whole):
+    children = fork_two(bench, lambda: die(trainers.Watch, "note", 5), "optimizer=SGD")
     assert os.waitstatus_to_exitcode(os.waitpid(children[1], 0)[1]) == -signal.SIGKILL
     died = time.monotonic()
     while (done := os.waitpid(children[0], os.WNOHANG))[0] == 0 and time.monotonic() < died + 60:
