@@ -101,7 +101,8 @@ def save(run: Path, step: int, policy: nn.Module, optimizer: torch.optim.Optimiz
     moments = get_optimizer_state_dict(policy, optimizer, options=FLAT) if optimizer.state else {}
     moments = _tensors(moments)
     if writer.background:  # training goes on in these
-        weights, moments = _copied(weights), _copied(moments)
+        gathered_from_gpu = not sharded and next(policy.parameters()).device.type == "cuda"
+        weights, moments = weights if gathered_from_gpu else _copied(weights), _copied(moments)
 
     def write() -> None:
         try:
