@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -698,12 +698,13 @@ def forward_flops(policy: Scorer, batch: forest.ForestBatch) -> int:
 
 
 class _PeakBytes(TorchDispatchMode):
-    """Counts the bytes of tensors made under it that are alive, and remembers the most there were."""
+    """Counts the bytes of tensors made under it that are alive, and remembers the most there were. `before`: those that were there."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Iterable[torch.Tensor]) -> None:
         super().__init__()
         self.alive = self.peak = 0
-        self.known = weakref.WeakKeyDictionary()
+        self.before = [tensor.untyped_storage() for tensor in before]  # an operation may give a view of them
+        self.known = weakref.WeakKeyDictionary(dict.fromkeys(self.before))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -748,13 +749,13 @@ def pass_bytes(policy: Scorer, batch: forest.ForestBatch, attention: str, accumu
         policy.attention = "none" if attention == "flex_attention" else attention
         ids, positions, end, read, source, target = (fake.from_tensor(t) for t in (
             batch.input_ids, batch.position_ids, batch.end, batch.positions, batch.source, batch.target))
-        with _PeakBytes() as whole:
+        with _PeakBytes([*policy.parameters(), *policy.buffers(), *(p.grad for p in trained if accumulates)]) as whole:
             positions = None if policy.attention == "none" else positions  # transformers would look for documents in them
             policy(ids, positions, end, read, source, target, batch.read_starts, batch.segments).sum().backward()
         weight = policy.model.get_output_embeddings().weight
         hidden = torch.empty(len(read), weight.shape[1], dtype=policy.compute_dtype, requires_grad=True)
         chunk = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
-        with _PeakBytes() as head:
+        with _PeakBytes([weight, hidden]) as head:
             LogProbs.apply(hidden, weight, None, source, target, batch.read_starts, policy.softcap or 0.0, chunk).sum().backward()
     return PassBytes(whole.peak + (gradients if accumulates else 0), gradients, head.peak)
 

@@ -255,16 +255,18 @@ def forecast(policy: models.Scorer, data: Data, settings: Settings, attention: s
     if world_size > 1:
         policy.casts, width = False, torch.empty((), dtype=policy.compute_dtype).element_size()
         block, trained = _sizes(block_list[0])
-        root, root_trained = (whole - len(block_list) * each for whole, each in zip(_sizes(policy), (block, trained)))
-        # two blocks whole, one in use and one on its way, and the root; what is trained once more as gradients, a block in fp32
-        gathered = width * (2 * block + root + 2 * trained + root_trained) + 4 * max(trained, root_trained)
+        root = _sizes(policy)[0] - len(block_list) * block
+        # two blocks whole, one in use and one on its way, and the root; blocks once more as gradients, one of them in fp32. The root's
+        # gradient is the head's, among the pass's tensors, and is reduced when no activations are left
+        gathered = width * (2 * block + root + 2 * trained) + 4 * trained
         policy.to(policy.compute_dtype)
-    # the optimizer needs all gradients; sharded ones are small, and count as there all along
-    found = [models.pass_bytes(policy, batch, attention, kept) for batch, kept in ((first, world_size > 1), (later, True)) if batch]
-    beyond = max(0, *(each.peak - each.gradients for each in found))
-    head = min(beyond, max(each.head for each in found))
     own = sum(n * size for n, size, _ in weights) // shards
     trained_bytes = sum(n * size for n, size, learns in weights if learns) // shards
+    # a step's first pack finds no gradients; with several ranks they leave a pass block by block, as where gradients are there
+    found = [models.pass_bytes(policy, batch, attention, kept) for batch, kept in ((first, world_size > 1), (later, True)) if batch]
+    spared = [trained_bytes if world_size > 1 else 0, 0]
+    beyond = max(0, *(each.peak - each.gradients - less for each, less in zip(found, spared)))
+    head = min(beyond, max(each.head for each in found))
     resting = (0, 0, 0) if offload else (own, int(moments * trained_bytes), trained_bytes)
     return Forecast(*resting, gathered, beyond - head, head, tokens / len(steps), packs / len(steps), flops / len(steps),
                     total, settings.num_examples)
