@@ -225,6 +225,8 @@ def damage(folder: Path, all_files: bool = True) -> str | None:
     """What is wrong with a checkpoint's files, or those of its weights, by its manifest; None where it is as it was written."""
     try:
         manifest = json.loads((folder / STATE / "manifest.json").read_text())
+        if all_files and f"{STATE}/optimizer.pt" in manifest:
+            return "optimizer.pt is of an older version of this project"
         files = [name for name in manifest if all_files or name.endswith(".safetensors") and not name.startswith(STATE)]
         if absent := next((name for name in files if not (folder / name).is_file()), None):
             return f"{absent} is missing"

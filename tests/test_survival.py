@@ -431,7 +431,7 @@ def test_an_optimizer_state_that_runs_code_is_refused(bench, tmp_path):
     run = bench.go("run", "n_examples=4")
     state = run / "step-000001" / "trainer_state"
     for write in (torch.save, pickle.dump):
-        for path in (run / "step-000001" / SHARD, state / "optimizer" / ".metadata", state / "optimizer.pt"):
+        for path in (run / "step-000001" / SHARD, state / "optimizer" / ".metadata"):
             with path.open("wb") as file:
                 write(Evil(tmp_path / "owned"), file)
         (run / "step-000001" / "trainer_state" / "manifest.json").unlink()
@@ -439,6 +439,17 @@ def test_an_optimizer_state_that_runs_code_is_refused(bench, tmp_path):
         with pytest.raises(UserError, match="step-000001: the checkpoint cannot be read"):
             bench.go("run", "n_examples=8")
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_checkpoint_of_an_older_version_is_not_resumed_without_its_optimizer(bench):
+    folder = bench.go("run", "n_examples=4") / "step-000001"
+    shutil.rmtree(folder / "trainer_state" / "optimizer")
+    torch.save({}, folder / "trainer_state" / "optimizer.pt")
+    (folder / "trainer_state" / "manifest.json").unlink()
+    checkpoint._seal(folder)
+    with pytest.raises(UserError, match="step-000001: the checkpoint cannot be read .optimizer.pt is of an older version"):
+        bench.go("run", "n_examples=8")
+    assert checkpoint.find_model(str(folder)) == str(folder)  # its weights open as before
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------
