@@ -6,6 +6,7 @@ that is there is complete; what was damaged later is told by the manifest and th
 links. All tensors lie in safetensors. No rank gathers a sharded model: every one writes its part, the main rank joins the files
 on the disk, and every rank reads its part of them. Adapters alone are gathered, since the HF folder holds them merged.
 """
+
 from __future__ import annotations
 
 import functools
@@ -28,7 +29,11 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
-from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import (
+    CheckpointException,
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -42,8 +47,12 @@ from utils import UserError, World, log, on_main, to_disk, write_json
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 STATE, OPTIMIZER = "trainer_state", "trainer_state/optimizer"
-FILE_BYTES = 256 * 2**20  # of a shard's files: safetensors makes the bytes of a whole file before it writes them
-warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")  # one process needs none
+FILE_BYTES = (
+    256 * 2**20
+)  # of a shard's files: safetensors makes the bytes of a whole file before it writes them
+warnings.filterwarnings(
+    "ignore", message="torch.distributed is disabled, unavailable or uninitialized"
+)  # one process needs none
 
 
 class Writer:
@@ -83,8 +92,17 @@ class Writer:
             self.pool.shutdown()
 
 
-def save(run: Path, step: int, policy: nn.Module, optimizer: torch.optim.Optimizer, tokenizer, state: dict[str, Any], writer: Writer,
-         best: bool, keep_last: int = 1) -> Path:
+def save(
+    run: Path,
+    step: int,
+    policy: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tokenizer,
+    state: dict[str, Any],
+    writer: Writer,
+    best: bool,
+    keep_last: int = 1,
+) -> Path:
     """Write `run/step-NNNNNN` and point `latest` (and `best`) at it; older steps than the last `keep_last` are then removed.
 
     Raises UserError on all ranks where the disk refuses, in the background at the next call; the checkpoints before stay.
@@ -117,7 +135,9 @@ def save(run: Path, step: int, policy: nn.Module, optimizer: torch.optim.Optimiz
                 _take_weights(temporary)
             if adapters:
                 policy.adapters.save_pretrained(temporary / "adapter")
-                save_file(adapters, temporary / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
+                save_file(
+                    adapters, temporary / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"}
+                )
             tokenizer.save_pretrained(temporary)
             (temporary / STATE).mkdir(exist_ok=True)
             write_json(temporary / STATE / "state.json", state)
@@ -143,14 +163,21 @@ def _explained(run: Path, folder: Path, action: Callable[[], Any]) -> Any:
     try:
         return action()
     except (OSError, SafetensorError, CheckpointException) as error:
-        before = next((f"{run} goes on from {f.name}" for f in reversed(steps(run))), f"{run} holds no checkpoint yet")
-        raise UserError(f"{folder}: cannot be saved ({_reason(error)}); make room or set output_dir; {before}") from error
+        before = next(
+            (f"{run} goes on from {f.name}" for f in reversed(steps(run))), f"{run} holds no checkpoint yet"
+        )
+        raise UserError(
+            f"{folder}: cannot be saved ({_reason(error)}); make room or set output_dir; {before}"
+        ) from error
 
 
 def _once(policy: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights without the further names of tied parameters, which files hold once."""
     first: dict[int, str] = {}
-    names = ((_state_name(name), id(parameter)) for name, parameter in policy.named_parameters(remove_duplicate=False))
+    names = (
+        (_state_name(name), id(parameter))
+        for name, parameter in policy.named_parameters(remove_duplicate=False)
+    )
     again = {name for name, key in names if first.setdefault(key, name) != name}
     return {name: value for name, value in weights.items() if name not in again}
 
@@ -180,8 +207,14 @@ def _save_shards(folder: Path, tensors: dict[str, torch.Tensor], writer: Writer,
         return
     sizes = torch.tensor([t.numel() * t.element_size() for t in tensors.values()])
     files = dict(zip(tensors, (sizes.cumsum(0) // (FILE_BYTES * writer.world.size) + 1).tolist()))
-    dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), files, save_distributed=True, enable_consolidation=whole),
-             process_group=writer.group, no_dist=writer.world.size == 1)
+    dcp.save(
+        tensors,
+        storage_writer=HuggingFaceStorageWriter(
+            str(folder), files, save_distributed=True, enable_consolidation=whole
+        ),
+        process_group=writer.group,
+        no_dist=writer.world.size == 1,
+    )
 
 
 def _take_weights(folder: Path) -> None:
@@ -227,7 +260,11 @@ def damage(folder: Path, all_files: bool = True) -> str | None:
         manifest = json.loads((folder / STATE / "manifest.json").read_text())
         if all_files and f"{STATE}/optimizer.pt" in manifest:
             return "optimizer.pt is of an older version of this project"
-        files = [name for name in manifest if all_files or name.endswith(".safetensors") and not name.startswith(STATE)]
+        files = [
+            name
+            for name in manifest
+            if all_files or name.endswith(".safetensors") and not name.startswith(STATE)
+        ]
         if absent := next((name for name in files if not (folder / name).is_file()), None):
             return f"{absent} is missing"
         with ThreadPoolExecutor(8) as pool:
@@ -274,8 +311,12 @@ def tidy(run: Path) -> None:
         if not (run / folder.name.removeprefix(".replaced-")).exists():
             folder.rename(run / folder.name.removeprefix(".replaced-"))
     for path in run.glob(".*"):
-        if re.fullmatch(r"\.(saving-.*|replaced-.*|(config\.yaml|data_audit\.json|latest|best)\..*)", path.name):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        if re.fullmatch(
+            r"\.(saving-.*|replaced-.*|(config\.yaml|data_audit\.json|latest|best)\..*)", path.name
+        ):
+            shutil.rmtree(
+                path, ignore_errors=True
+            ) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def newest_intact(run: Path) -> dict[str, Any] | None:
@@ -294,12 +335,16 @@ def newest_intact(run: Path) -> dict[str, Any] | None:
         problems.append(f"{folder}: the checkpoint cannot be read ({problem})")
         log.warning("%s; looking for the one before it", problems[-1])
     if problems:
-        raise UserError(f"{problems[0]}, and no other is intact; remove {'it' if len(problems) == 1 else 'them'} to start the run anew, "
-                        "or set another exp_name")
+        raise UserError(
+            f"{problems[0]}, and no other is intact; remove {'it' if len(problems) == 1 else 'them'} to start the run anew, "
+            "or set another exp_name"
+        )
     return None
 
 
-def load_latest(run: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> dict[str, Any] | None:
+def load_latest(
+    run: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, world: World
+) -> dict[str, Any] | None:
     """Load the newest intact checkpoint of a run into policy and optimizer; return its state, or None where there is none.
 
     Raises UserError where none is intact, and where it holds another model's weights.
@@ -311,17 +356,29 @@ def load_latest(run: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, 
     trained, name_of = policy.exported(folder)
     reader = HuggingFaceStorageReader(str(trained))
     with _reading(folder):
-        stored = {name_of(name): (name, entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}
+        stored = {
+            name_of(name): (name, entry.size)
+            for name, entry in reader.read_metadata().state_dict_metadata.items()
+        }
     if problem := _misfit(policy, {name: size for name, (_, size) in stored.items()}):
-        raise UserError(f"{folder}: holds the weights of another model ({problem}); restore model.name_or_path or set another exp_name")
+        raise UserError(
+            f"{folder}: holds the weights of another model ({problem}); restore model.name_or_path or set another exp_name"
+        )
     if (folder / OPTIMIZER).exists():
         with _reading(folder):
             moments = _load_shards(folder / OPTIMIZER, policy, optimizer, world)
         set_optimizer_state_dict(policy, optimizer, moments, options=FLAT)
     _reshard(policy)
     with _reading(folder):  # each rank its own part, in place
-        dcp.load({stored[name][0]: parameter.detach() for n, parameter in policy.named_parameters(remove_duplicate=False)
-                  if (name := _state_name(n)) in stored and parameter.requires_grad}, storage_reader=reader, no_dist=world.size == 1)
+        dcp.load(
+            {
+                stored[name][0]: parameter.detach()
+                for n, parameter in policy.named_parameters(remove_duplicate=False)
+                if (name := _state_name(n)) in stored and parameter.requires_grad
+            },
+            storage_reader=reader,
+            no_dist=world.size == 1,
+        )
 
     def point() -> None:  # as they stood when this step was saved: a run may die between two links
         _link(run / "latest", folder.name)
@@ -329,7 +386,9 @@ def load_latest(run: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, 
         if best.exists():
             _link(run / "best", best.name)
         elif not (run / "best").exists() or _number((run / "best").resolve()) > state["step"]:
-            (run / "best").unlink(missing_ok=True)  # its folder is gone, or a later one that this run does not know yet
+            (run / "best").unlink(
+                missing_ok=True
+            )  # its folder is gone, or a later one that this run does not know yet
 
     on_main(world, point)
     log.info("resumed from %s", folder.name)
@@ -342,15 +401,18 @@ def _reading(folder: Path) -> Iterator[None]:
     try:
         yield
     except (Exception, CheckpointException) as error:
-        raise UserError(f"{folder}: the checkpoint cannot be read ({_reason(error)}); remove it or set another exp_name") from error
+        raise UserError(
+            f"{folder}: the checkpoint cannot be read ({_reason(error)}); remove it or set another exp_name"
+        ) from error
 
 
-def _load_shards(folder: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> dict[str, Any]:
+def _load_shards(
+    folder: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, world: World
+) -> dict[str, Any]:
     """The optimizer's state dict with the tensors of a folder, each rank reading what it holds of them."""
     _reshard(policy)
     held = get_optimizer_state_dict(policy, optimizer, options=FLAT)
-    dcp.load(_tensors(held), storage_reader=HuggingFaceStorageReader(str(folder)),
-             no_dist=world.size == 1)
+    dcp.load(_tensors(held), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=world.size == 1)
     return held
 
 
@@ -377,19 +439,31 @@ def find_model(ckpt: str) -> str:
     """
     path = Path(ckpt)
     if not path.is_dir():
-        if path.is_file() or ckpt.startswith("embedded:") or re.fullmatch(r"(?!outputs/)\w[\w.-]*(/[\w.-]+)?", ckpt):
+        if (
+            path.is_file()
+            or ckpt.startswith("embedded:")
+            or re.fullmatch(r"(?!outputs/)\w[\w.-]*(/[\w.-]+)?", ckpt)
+        ):
             return ckpt  # what is no path is a hub name
-        raise UserError(f"ckpt={ckpt}: no such folder or file; give a run folder, a step folder, an HF folder, a policy.pt or a hub name")
+        raise UserError(
+            f"ckpt={ckpt}: no such folder or file; give a run folder, a step folder, an HF folder, a policy.pt or a hub name"
+        )
     for name in ("best", "latest", "."):
         if (path / name / "config.json").exists():
             found = (path / name).resolve()
             if (found / STATE / "manifest.json").exists() and (problem := damage(found, all_files=False)):
-                raise UserError(f"ckpt={ckpt}: {found} is damaged ({problem}); give another step folder or train again")
+                raise UserError(
+                    f"ckpt={ckpt}: {found} is damaged ({problem}); give another step folder or train again"
+                )
             return str(found)
-    raise UserError(f"ckpt={ckpt}: holds no finished checkpoint (no best, latest or config.json); train first or give a step folder")
+    raise UserError(
+        f"ckpt={ckpt}: holds no finished checkpoint (no best, latest or config.json); train first or give a step folder"
+    )
 
 
 def find_run(ckpt: str) -> Path | None:
     """The run folder (with config.yaml) that a checkpoint belongs to, or None."""
     path = Path(ckpt)
-    return next((p for p in (path, path.resolve().parent) if path.exists() and (p / "config.yaml").is_file()), None)
+    return next(
+        (p for p in (path, path.resolve().parent) if path.exists() and (p / "config.yaml").is_file()), None
+    )

@@ -5,6 +5,7 @@ Entry point. Data with belief_probs: probabilities of the beliefs at the prompt'
 (pair and set accuracy, Kendall's tau, mass on Y-, KL to the reference). Then report.json, predictions.jsonl, a plot and an
 HTML page. Data set and settings come from the run's saved config unless they are given.
 """
+
 from __future__ import annotations
 
 import json
@@ -29,8 +30,15 @@ from utils import (
     spread,
 )
 
-FROM_RUN = {"datasets": ["opinions/republican"], "belief_classes": ["0", "1", "2", "3", "4", "5"],
-            "max_length": 512, "max_prompt_length": 256, "truncation": None, "seed": 0, "eval_fraction": 0.05}
+FROM_RUN = {
+    "datasets": ["opinions/republican"],
+    "belief_classes": ["0", "1", "2", "3", "4", "5"],
+    "max_length": 512,
+    "max_prompt_length": 256,
+    "truncation": None,
+    "seed": 0,
+    "eval_fraction": 0.05,
+}
 
 
 class Checkpoint(NamedTuple):
@@ -60,32 +68,58 @@ def main(config: DictConfig) -> None:
         evaluate_order(checkpoints, groups, settings, output, world)
 
 
-def evaluate_beliefs(checkpoints: list[Checkpoint], groups: list, settings: dict[str, Any], output: Path, world: World) -> None:
+def evaluate_beliefs(
+    checkpoints: list[Checkpoint], groups: list, settings: dict[str, Any], output: Path, world: World
+) -> None:
     """The GDPO paper's metrics of every checkpoint, side by side. Ranks share the model's work; the main one judges and writes."""
     import judges
 
     judge = judges.EmbeddingJudge(settings["embedder"]) if world.is_main else None
     results, predictions, shown, faults = {}, [], {}, {}
     for checkpoint in checkpoints:
-        log.info("evaluating %s on %d prompts, %d samples each", checkpoint.name, len(groups), settings["n_samples"])
+        log.info(
+            "evaluating %s on %d prompts, %d samples each",
+            checkpoint.name,
+            len(groups),
+            settings["n_samples"],
+        )
         q, texts = answers(checkpoint, groups, settings, world)
         if judge is None:
             continue
-        metrics, rows, probabilities, faults[checkpoint.name] = judged(checkpoint, groups, settings, judge, q, texts)
+        metrics, rows, probabilities, faults[checkpoint.name] = judged(
+            checkpoint, groups, settings, judge, q, texts
+        )
         results[checkpoint.name] = metrics
         shown[checkpoint.name] = probabilities
         predictions += rows
     if judge is not None:
-        finish(output, results, predictions, shown, groups, {**settings, "unjudged": faults}, checkpoints, judge.name)
+        finish(
+            output,
+            results,
+            predictions,
+            shown,
+            groups,
+            {**settings, "unjudged": faults},
+            checkpoints,
+            judge.name,
+        )
 
 
 ORDER_METRICS = {  # the training log's names, and the report's
-    "rewards_{}/accuracies": "pair_accuracy", "rewards_{}/set_accuracies": "set_accuracy", "rewards_{}/kendall_tau": "kendall_tau",
-    "rewards_{}/negative_mass": "negative_mass", "rewards_{}/margins": "margin", "kl_reference_{}": "kl_reference",
-    "logps_{}/chosen": "logp_best", "logps_{}/rejected": "logp_others"}
+    "rewards_{}/accuracies": "pair_accuracy",
+    "rewards_{}/set_accuracies": "set_accuracy",
+    "rewards_{}/kendall_tau": "kendall_tau",
+    "rewards_{}/negative_mass": "negative_mass",
+    "rewards_{}/margins": "margin",
+    "kl_reference_{}": "kl_reference",
+    "logps_{}/chosen": "logp_best",
+    "logps_{}/rejected": "logp_others",
+}
 
 
-def evaluate_order(checkpoints: list[Checkpoint], groups: list, settings: dict[str, Any], output: Path, world: World) -> None:
+def evaluate_order(
+    checkpoints: list[Checkpoint], groups: list, settings: dict[str, Any], output: Path, world: World
+) -> None:
     """How every checkpoint's implied rewards order the given responses of each prompt, against the rewards they carry.
 
     The reference of a run is what it started from; a checkpoint that belongs to no run has none, and gets log-probs alone.
@@ -101,12 +135,15 @@ def evaluate_order(checkpoints: list[Checkpoint], groups: list, settings: dict[s
     for checkpoint in checkpoints:
         log.info("evaluating %s on %d prompts", checkpoint.name, len(groups))
         policy, tokenizer = load(checkpoint, world, settings["shard"])
-        trees = data.tokenize(groups, data.view(groups, "ranked"), tokenizer, limits_of(settings), settings["belief_classes"])
+        trees = data.tokenize(
+            groups, data.view(groups, "ranked"), tokenizer, limits_of(settings), settings["belief_classes"]
+        )
         starting = checkpoint.run and starting_weights(checkpoint)
         if starting:
             if starting.source not in references:  # runs that are compared often started from one model
-                references[starting.source] = answer_logps(load(starting, world, settings["shard"])[0], trees,
-                                                                  tokenizer.pad_token_id, world)
+                references[starting.source] = answer_logps(
+                    load(starting, world, settings["shard"])[0], trees, tokenizer.pad_token_id, world
+                )
             trees = [t._replace(reference=tuple(v)) for t, v in zip(trees, references[starting.source])]
         columns: dict[str, list[float]] = {name: [] for name in ORDER_METRICS.values()}
         for members, scores in scored(policy, trees, tokenizer.pad_token_id, checkpoint.name, world):
@@ -115,26 +152,43 @@ def evaluate_order(checkpoints: list[Checkpoint], groups: list, settings: dict[s
             for log_name, name in ORDER_METRICS.items():
                 values, mask = found[log_name]
                 columns[name] += values[mask].tolist()
-            rows += [{"checkpoint": checkpoint.name, "id": groups[trees[i].group].id, "rewards": trees[i].rewards,
-                      "logps": logps[: len(trees[i].answers)], "reference_logps": trees[i].reference}
-                     for i, logps in zip(members, scores.policy.tolist())]
-        results[checkpoint.name] = {name: metrics.summarize(values) for name, values in columns.items() if values}
+            rows += [
+                {
+                    "checkpoint": checkpoint.name,
+                    "id": groups[trees[i].group].id,
+                    "rewards": trees[i].rewards,
+                    "logps": logps[: len(trees[i].answers)],
+                    "reference_logps": trees[i].reference,
+                }
+                for i, logps in zip(members, scores.policy.tolist())
+            ]
+        results[checkpoint.name] = {
+            name: metrics.summarize(values) for name, values in columns.items() if values
+        }
     if not world.is_main:
         return
     write_predictions(output, rows)
     facts = {k: settings[k] for k in ("datasets", "split", "seed", "few_shot")} | {
-        "n_samples": 0, "prompts": len(groups), "beta": {c.name: c.beta for c in checkpoints},
-        "sources": {c.name: c.source for c in checkpoints}, **models.versions()}
+        "n_samples": 0,
+        "prompts": len(groups),
+        "beta": {c.name: c.beta for c in checkpoints},
+        "sources": {c.name: c.source for c in checkpoints},
+        **models.versions(),
+    }
     page = report.write_report(output, results, facts, [])
     print("\n" + report.markdown_table(results, 0) + "\n")
-    print(f"{len(groups)} prompts of {', '.join(settings['datasets'])} ({settings['split']}); means with 95% intervals.")
+    print(
+        f"{len(groups)} prompts of {', '.join(settings['datasets'])} ({settings['split']}); means with 95% intervals."
+    )
     print(f"report: {os.path.relpath(page)}")
 
 
 def limits_of(settings: dict[str, Any]):
     import preference_datasets as data
 
-    return data.limits_with_shots(settings["max_length"], settings["max_prompt_length"], settings["truncation"], settings["few_shot"])
+    return data.limits_with_shots(
+        settings["max_length"], settings["max_prompt_length"], settings["truncation"], settings["few_shot"]
+    )
 
 
 def scored(policy, trees: list, pad_id: int, name: str, world: World) -> list[tuple[list[int], Any]]:
@@ -151,7 +205,10 @@ def scored(policy, trees: list, pad_id: int, name: str, world: World) -> list[tu
         bar.update(len(members) * world.size)
         return members, type(scores)(*(v.cpu() if torch.is_tensor(v) else v for v in scores))
 
-    with torch.no_grad(), tqdm(total=len(trees), desc=f"scoring {name}", unit="prompt", disable=not world.is_main) as bar:
+    with (
+        torch.no_grad(),
+        tqdm(total=len(trees), desc=f"scoring {name}", unit="prompt", disable=not world.is_main) as bar,
+    ):
         largest = max(2048, *(forest.tree_tokens([tree]) for tree in trees))
         return spread(forest.plan_step(trees, range(len(trees)), largest, largest, 1), work, world)
 
@@ -173,9 +230,19 @@ def load(checkpoint: Checkpoint, world: World, shard: bool):
     named = model["name_or_path"] if is_file else checkpoint.source
     tokenizer = models.load_tokenizer(model["tokenizer_name_or_path"] or named, model["trust_remote_code"])
     empty, archive = shard and world.mesh is not None, checkpoint.source if is_file else None
-    attention = "sdpa" if world.device.type == "cuda" else "auto"  # flex_attention is for training: generation has no forest
-    policy = models.load_policy(named, model["policy_dtype"], attention, world.device, archive, model["trust_remote_code"],
-                                model["compute_dtype"], empty=empty)
+    attention = (
+        "sdpa" if world.device.type == "cuda" else "auto"
+    )  # flex_attention is for training: generation has no forest
+    policy = models.load_policy(
+        named,
+        model["policy_dtype"],
+        attention,
+        world.device,
+        archive,
+        model["trust_remote_code"],
+        model["compute_dtype"],
+        empty=empty,
+    )
     if empty:
         models.load_weights(models.shard(policy, world), named, world, archive, model["trust_remote_code"])
     return policy, tokenizer
@@ -193,9 +260,14 @@ def find_checkpoints(settings: dict[str, Any]) -> list[Checkpoint]:
     """Resolve `ckpt` (one or a list). Raises UserError for one that cannot be found, before any model is loaded."""
     given = settings["ckpt"] if isinstance(settings["ckpt"], list) else [settings["ckpt"]]
     if not given or not all(isinstance(ckpt, str) and ckpt for ckpt in given):
-        raise UserError("ckpt: missing; give ckpt=<run folder, step folder, HF folder, policy.pt, hub name> or a list of them")
+        raise UserError(
+            "ckpt: missing; give ckpt=<run folder, step folder, HF folder, policy.pt, hub name> or a list of them"
+        )
     known, found = OmegaConf.load(Path(__file__).parent / "config" / "model" / "smollm2.yaml"), []
-    from checkpoint import find_model, find_run  # takes torch's import time, which the checks above need not wait for
+    from checkpoint import (
+        find_model,
+        find_run,
+    )  # takes torch's import time, which the checks above need not wait for
 
     for ckpt in given:
         source, run = find_model(ckpt), find_run(ckpt)
@@ -203,13 +275,22 @@ def find_checkpoints(settings: dict[str, Any]) -> list[Checkpoint]:
         saved = config["model"] if run else {**OmegaConf.to_container(known), "name_or_path": source}
         if Path(source).is_file():
             if not settings["base_model"]:
-                raise UserError(f"ckpt={ckpt}: a file of weights needs the model that it belongs to; "
-                                "set base_model=<HF folder or hub name>")
+                raise UserError(
+                    f"ckpt={ckpt}: a file of weights needs the model that it belongs to; "
+                    "set base_model=<HF folder or hub name>"
+                )
             saved["name_or_path"] = settings["base_model"]
         name = run.name if run else Path(ckpt.removeprefix("embedded:")).name
         names = [c.name for c in found]
-        found.append(Checkpoint(name if name not in names else f"{name}-{len(names) + 1}", source, saved, run,
-                                config.get("loss", {}).get("beta", 0.1)))
+        found.append(
+            Checkpoint(
+                name if name not in names else f"{name}-{len(names) + 1}",
+                source,
+                saved,
+                run,
+                config.get("loss", {}).get("beta", 0.1),
+            )
+        )
     return found
 
 
@@ -217,17 +298,30 @@ def fill_settings(settings: dict[str, Any], checkpoints: list[Checkpoint]) -> di
     """Settings that are null come from the last checkpoint that belongs to a run, else from the defaults."""
     run = next((c.run for c in reversed(checkpoints) if c.run), None)
     saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml")) if run else {}
-    filled = {k: settings[k] if settings.get(k) is not None else saved.get(k, default) for k, default in FROM_RUN.items()}
-    filled["few_shot"] = settings["few_shot"] if settings["few_shot"] is not None else saved.get("icf_shots", 0)
+    filled = {
+        k: settings[k] if settings.get(k) is not None else saved.get(k, default)
+        for k, default in FROM_RUN.items()
+    }
+    filled["few_shot"] = (
+        settings["few_shot"] if settings["few_shot"] is not None else saved.get("icf_shots", 0)
+    )
     unknown = sorted(set(settings) - set(OmegaConf.load(Path(__file__).parent / "config" / "evaluate.yaml")))
     if unknown:
         raise UserError(f"config key {unknown[0]}: unknown; the keys stand in config/evaluate.yaml")
-    for key, least in (("n_samples", 0), ("max_new_tokens", 1), ("batch_size", 1), ("n_prompts", 1), ("few_shot", 0)):
+    for key, least in (
+        ("n_samples", 0),
+        ("max_new_tokens", 1),
+        ("batch_size", 1),
+        ("n_prompts", 1),
+        ("few_shot", 0),
+    ):
         value = filled.get(key, settings[key])
         if not (type(value) is int and value >= least or key == "n_prompts" and value is None):
             raise UserError(f"config key {key}={settings[key]}: must be a whole number, {least} or more")
     if not isinstance(settings["temperature"], (int, float)) or settings["temperature"] < 0:
-        raise UserError(f"config key temperature={settings['temperature']}: must be a number, 0 (greedy) or more")
+        raise UserError(
+            f"config key temperature={settings['temperature']}: must be a number, 0 (greedy) or more"
+        )
     return {**settings, **filled}
 
 
@@ -236,22 +330,39 @@ def read_prompts(settings: dict[str, Any]) -> list:
     import preference_datasets as data
 
     def read(split: str) -> list:
-        return [g for name in settings["datasets"] for g in data.load_groups(
-            name, split, settings["seed"], settings["belief_classes"], eval_fraction=settings["eval_fraction"])]
+        return [
+            g
+            for name in settings["datasets"]
+            for g in data.load_groups(
+                name,
+                split,
+                settings["seed"],
+                settings["belief_classes"],
+                eval_fraction=settings["eval_fraction"],
+            )
+        ]
 
     groups = read(settings["split"])
     if not groups:
         raise UserError(f"datasets={settings['datasets']}: split {settings['split']} is empty; set split=...")
     first = next((g for g in groups if g.belief_probs), None)
     if first is None:
-        groups = [groups[i] for i in dict.fromkeys(e.group for e in data.view(groups, "ranked"))]  # rewards differ
+        groups = [
+            groups[i] for i in dict.fromkeys(e.group for e in data.view(groups, "ranked"))
+        ]  # rewards differ
     elif missing := next((g for g in groups if not g.belief_probs), None):
-        raise UserError(f"{missing.where}: field belief_probs: missing, and {first.where} has it; evaluate data sets of one kind")
+        raise UserError(
+            f"{missing.where}: field belief_probs: missing, and {first.where} has it; evaluate data sets of one kind"
+        )
     groups = groups[: settings["n_prompts"]]
-    return data.with_shots(groups, read("train") if settings["few_shot"] else (), settings["few_shot"], settings["seed"])
+    return data.with_shots(
+        groups, read("train") if settings["few_shot"] else (), settings["few_shot"], settings["seed"]
+    )
 
 
-def answers(checkpoint: Checkpoint, groups: list, settings: dict[str, Any], world: World) -> tuple[Any, list[list[str]]]:
+def answers(
+    checkpoint: Checkpoint, groups: list, settings: dict[str, Any], world: World
+) -> tuple[Any, list[list[str]]]:
     """q (prompts, classes) of one checkpoint, and its sampled responses; on every rank."""
     import numpy as np
 
@@ -261,22 +372,43 @@ def answers(checkpoint: Checkpoint, groups: list, settings: dict[str, Any], worl
     classes, limit = settings["belief_classes"], limits_of(settings).max_prompt_length
     policy, tokenizer = load(checkpoint, world, settings["shard"])
     class_ids = data.class_token_ids(tokenizer, classes)
-    prompts = [data.cut_prompt(data.encode_prompt(tokenizer, g.prompt), limit, settings["truncation"] or g.truncation)
-               for g in groups]
-    q = spread([prompts[i : i + 16] for i in range(0, len(prompts), 16)],
-               lambda some: models.class_distributions(policy, some, class_ids, tokenizer.pad_token_id).double().numpy(), world)
+    prompts = [
+        data.cut_prompt(
+            data.encode_prompt(tokenizer, g.prompt), limit, settings["truncation"] or g.truncation
+        )
+        for g in groups
+    ]
+    q = spread(
+        [prompts[i : i + 16] for i in range(0, len(prompts), 16)],
+        lambda some: (
+            models.class_distributions(policy, some, class_ids, tokenizer.pad_token_id).double().numpy()
+        ),
+        world,
+    )
     return np.concatenate(q), sample(policy, tokenizer, prompts, settings, checkpoint.name, world)
 
 
-def judged(checkpoint: Checkpoint, groups: list, settings: dict[str, Any], judge, q,
-           texts: list[list[str]]) -> tuple[dict, list[dict], list, dict]:
+def judged(
+    checkpoint: Checkpoint, groups: list, settings: dict[str, Any], judge, q, texts: list[list[str]]
+) -> tuple[dict, list[dict], list, dict]:
     """Metrics of one checkpoint with intervals, its predictions, q over the classes for every prompt, and counts of what could
     not be judged."""
     import metrics
 
     classes = settings["belief_classes"]
-    columns: dict[str, list[float]] = {name: [] for name in ("js_distance_probability", "class_mass", "js_distance_sampling",
-                                                             "js_distance_floor", "majority_share", "cbc", "bpc", "rs")}
+    columns: dict[str, list[float]] = {
+        name: []
+        for name in (
+            "js_distance_probability",
+            "class_mass",
+            "js_distance_sampling",
+            "js_distance_floor",
+            "majority_share",
+            "cbc",
+            "bpc",
+            "rs",
+        )
+    }
     rows, unparsable, unknown_option = [], 0, 0
     for group, weights, sampled in zip(groups, q, texts):
         p, parsed = group.belief_probs, [metrics.parse_response(t, classes) for t in sampled]
@@ -285,7 +417,9 @@ def judged(checkpoint: Checkpoint, groups: list, settings: dict[str, Any], judge
         class_of = {r.belief.text: r.belief.label for r in group.responses if r.belief.text}
         consistent = [metrics.class_belief_consistent(r, class_of) for r in parsed]
         references = {r.belief.label: r.text for r in group.responses}
-        verdicts = judge.verdicts([r.answer for r in parsed], [r.label for r in parsed], [references] * len(parsed))
+        verdicts = judge.verdicts(
+            [r.answer for r in parsed], [r.label for r in parsed], [references] * len(parsed)
+        )
         unparsable += sum(r.label is None for r in parsed)
         unknown_option += sum(c is None for c in consistent)
         if parsed:
@@ -297,16 +431,34 @@ def judged(checkpoint: Checkpoint, groups: list, settings: dict[str, Any], judge
                 columns["cbc"].append(sum(c is True for c in consistent) / len(parsed))
             columns["bpc"].append(sum(v.consistent is True for v in verdicts) / len(parsed))
             columns["rs"].append(sum(v.similarity for v in verdicts) / len(parsed))
-        rows += [{"checkpoint": checkpoint.name, "id": group.id, "prompt": group.prompt, "response": text, "class": r.label,
-                  "belief": r.belief, "answer": r.answer,
-                  "class_belief_consistent": c, "belief_answer_consistent": v.consistent, "similarity": round(v.similarity, 4)}
-                 for text, r, c, v in zip(sampled, parsed, consistent, verdicts)]
+        rows += [
+            {
+                "checkpoint": checkpoint.name,
+                "id": group.id,
+                "prompt": group.prompt,
+                "response": text,
+                "class": r.label,
+                "belief": r.belief,
+                "answer": r.answer,
+                "class_belief_consistent": c,
+                "belief_answer_consistent": v.consistent,
+                "similarity": round(v.similarity, 4),
+            }
+            for text, r, c, v in zip(sampled, parsed, consistent, verdicts)
+        ]
     faults = {"samples": len(rows), "without_class_label": unparsable, "without_known_option": unknown_option}
     log.info("%s: %s", checkpoint.name, json.dumps(faults))
-    return {k: metrics.summarize(v) for k, v in columns.items() if v}, rows, list(q / q.sum(1, keepdims=True)), faults
+    return (
+        {k: metrics.summarize(v) for k, v in columns.items() if v},
+        rows,
+        list(q / q.sum(1, keepdims=True)),
+        faults,
+    )
 
 
-def sample(policy, tokenizer, prompts: list, settings: dict[str, Any], name: str, world: World) -> list[list[str]]:
+def sample(
+    policy, tokenizer, prompts: list, settings: dict[str, Any], name: str, world: World
+) -> list[list[str]]:
     """n_samples responses a prompt at temperature 1, as text; prompts of similar length share a batch, each with its own seed."""
     from tqdm import tqdm
 
@@ -318,8 +470,15 @@ def sample(policy, tokenizer, prompts: list, settings: dict[str, Any], name: str
 
     def work(first: int) -> list[list[int]]:
         batch = jobs[first : first + settings["batch_size"]]
-        ids = models.generate(policy, [prompts[i] for _, i, _ in batch], settings["max_new_tokens"], tokenizer.pad_token_id,
-                              tokenizer.eos_token_id, seed=settings["seed"] * 1_000_003 + first, temperature=settings["temperature"])
+        ids = models.generate(
+            policy,
+            [prompts[i] for _, i, _ in batch],
+            settings["max_new_tokens"],
+            tokenizer.pad_token_id,
+            tokenizer.eos_token_id,
+            seed=settings["seed"] * 1_000_003 + first,
+            temperature=settings["temperature"],
+        )
         bar.update(len(batch) * world.size)
         return ids
 
@@ -338,9 +497,14 @@ def reference_rows(groups: list, classes: list[str]) -> dict[str, dict]:
     import metrics
 
     p = np.asarray([g.belief_probs for g in groups])
-    offered = np.asarray([[any(r.belief.label == c for r in g.responses) for c in classes] for g in groups], float)
+    offered = np.asarray(
+        [[any(r.belief.label == c for r in g.responses) for c in classes] for g in groups], float
+    )
     guesses = {"(uniform over options)": offered, "(majority only)": np.eye(p.shape[1])[p.argmax(1)]}
-    return {name: {"js_distance_probability": metrics.summarize(metrics.js_distance(p, q))} for name, q in guesses.items()}
+    return {
+        name: {"js_distance_probability": metrics.summarize(metrics.js_distance(p, q))}
+        for name, q in guesses.items()
+    }
 
 
 def default_output(checkpoints: list[Checkpoint]) -> Path:
@@ -349,8 +513,16 @@ def default_output(checkpoints: list[Checkpoint]) -> Path:
     return run / "report" if run else Path("outputs") / "report"
 
 
-def finish(output: Path, results: dict, predictions: list[dict], probabilities: dict, groups: list, settings: dict[str, Any],
-           checkpoints: list[Checkpoint], embedder: str) -> None:
+def finish(
+    output: Path,
+    results: dict,
+    predictions: list[dict],
+    probabilities: dict,
+    groups: list,
+    settings: dict[str, Any],
+    checkpoints: list[Checkpoint],
+    embedder: str,
+) -> None:
     """Write everything and print the table and the report's path."""
     import models
     import report
@@ -358,28 +530,47 @@ def finish(output: Path, results: dict, predictions: list[dict], probabilities: 
     write_predictions(output, predictions)
     kept = ("datasets", "split", "n_samples", "temperature", "max_new_tokens", "seed", "few_shot", "unjudged")
     facts = {k: settings[k] for k in kept} | {
-        "prompts": len(groups), "judge": f"nearest reference answer ({embedder})", "embedder": embedder,
-        "js_distance": "Jensen-Shannon distance, natural log, at most 0.8326", "sources": {c.name: c.source for c in checkpoints},
-        **models.versions()}
+        "prompts": len(groups),
+        "judge": f"nearest reference answer ({embedder})",
+        "embedder": embedder,
+        "js_distance": "Jensen-Shannon distance, natural log, at most 0.8326",
+        "sources": {c.name: c.source for c in checkpoints},
+        **models.versions(),
+    }
     order = sorted(range(len(groups)), key=lambda i: max(groups[i].belief_probs))
     picks = [order[int(f * (len(order) - 1))] for f in (0.1, 0.4, 0.7, 0.95)] if len(order) > 4 else order
-    shown = [report.Shown(groups[i].prompt if isinstance(groups[i].prompt, str) else groups[i].prompt[-1]["content"],
-                          [r.belief.text or r.belief.label for r in groups[i].responses],
-                          {"group": [groups[i].belief_probs[settings["belief_classes"].index(r.belief.label)] for r in groups[i].responses],
-                           **{n: [q[i][settings["belief_classes"].index(r.belief.label)] for r in groups[i].responses]
-                              for n, q in probabilities.items()}})
-             for i in dict.fromkeys(picks)]
+    shown = [
+        report.Shown(
+            groups[i].prompt if isinstance(groups[i].prompt, str) else groups[i].prompt[-1]["content"],
+            [r.belief.text or r.belief.label for r in groups[i].responses],
+            {
+                "group": [
+                    groups[i].belief_probs[settings["belief_classes"].index(r.belief.label)]
+                    for r in groups[i].responses
+                ],
+                **{
+                    n: [q[i][settings["belief_classes"].index(r.belief.label)] for r in groups[i].responses]
+                    for n, q in probabilities.items()
+                },
+            },
+        )
+        for i in dict.fromkeys(picks)
+    ]
     table = {**results, **reference_rows(groups, settings["belief_classes"])}
     page = report.write_report(output, table, facts, shown)
     print("\n" + report.markdown_table(table, settings["n_samples"]) + "\n")
-    print(f"{len(groups)} prompts of {', '.join(settings['datasets'])} ({settings['split']}), {settings['n_samples']} samples each; "
-          "means with 95% intervals.")
+    print(
+        f"{len(groups)} prompts of {', '.join(settings['datasets'])} ({settings['split']}), {settings['n_samples']} samples each; "
+        "means with 95% intervals."
+    )
     print(f"report: {os.path.relpath(page)}")
 
 
 def write_predictions(output: Path, rows: list[dict]) -> None:
     with atomic_path(output / "predictions.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        temporary.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+        )
         temporary.chmod(0o644)
 
 

@@ -4,6 +4,7 @@ Contract: the examples of one optimizer step that share text share its tokens. A
 trees of one prompt merge; rows of trees are laid out in depth-first preorder, so a token knows all it needs from the
 row where its own subtree ends. Everything here is a pure function of token ids, a seed and a step.
 """
+
 from __future__ import annotations
 
 import math
@@ -73,7 +74,9 @@ class ForestBatch(NamedTuple):
     class_probs: torch.Tensor  # (N, C)
     is_majority: torch.Tensor  # (N,) 1, 0, or -1 for no beliefs
     segments: tuple[tuple[Segment, ...], ...]  # of each row, in order; together they cover its tokens
-    read_starts: tuple[int, ...]  # R + 1 host integers: reads of position r are read_starts[r] .. read_starts[r + 1]
+    read_starts: tuple[
+        int, ...
+    ]  # R + 1 host integers: reads of position r are read_starts[r] .. read_starts[r + 1]
     num_spans: int
     num_tokens: int  # real tokens in the rows, shared ones counted once
     num_tokens_unshared: int  # what the same examples cost one response at a time
@@ -82,8 +85,13 @@ class ForestBatch(NamedTuple):
     def to(self, device: torch.device) -> ForestBatch:
         """The batch on a device; from pinned memory to a GPU, so that the copy runs while the GPU works on the last pack."""
         pin = torch.device(device).type == "cuda"
-        return self._replace(**{k: (v.pin_memory() if pin else v).to(device, non_blocking=True)
-                                for k, v in self._asdict().items() if torch.is_tensor(v)})
+        return self._replace(
+            **{
+                k: (v.pin_memory() if pin else v).to(device, non_blocking=True)
+                for k, v in self._asdict().items()
+                if torch.is_tensor(v)
+            }
+        )
 
 
 def visible(q, kv, end):
@@ -163,7 +171,9 @@ def _plant(trees: Sequence[TokenTree], share: bool) -> tuple[list[_Grove], list[
     return grown, placed
 
 
-def step_examples(prompt_of: Sequence[int], batch_size: int, seed: int, step: int, shuffle: str = "examples") -> list[int]:
+def step_examples(
+    prompt_of: Sequence[int], batch_size: int, seed: int, step: int, shuffle: str = "examples"
+) -> list[int]:
     """The examples of optimizer step `step` (from 0): a pure function of (seed, step); every epoch sees each example once.
 
     `prompt_of[i]` numbers the prompt of example i. `shuffle="prompts"` permutes prompts and keeps the examples of one
@@ -183,8 +193,14 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return math.ceil(num_examples / batch_size)
 
 
-def plan_step(trees: Sequence[TokenTree], examples: Sequence[int], max_tokens: int, row_tokens: int, world: int,
-              share: bool = True) -> list[Pack]:
+def plan_step(
+    trees: Sequence[TokenTree],
+    examples: Sequence[int],
+    max_tokens: int,
+    row_tokens: int,
+    world: int,
+    share: bool = True,
+) -> list[Pack]:
     """Split a step's examples into packs of at most `max_tokens` rows of tokens, a multiple of `world` packs in all.
 
     Examples of one prompt stay together; trees fill rows of `row_tokens` (or of the longest tree) best-fit, longest first,
@@ -194,8 +210,11 @@ def plan_step(trees: Sequence[TokenTree], examples: Sequence[int], max_tokens: i
     """
     bundles = sorted(_bundle(trees, examples, max_tokens, share), key=lambda b: (-b[0], b[1]))
     sizes = [size for size, _ in bundles]
-    tried = (_fill(bundles, width, limit) for limit in _limits(sizes, max_tokens, world) for width in _widths(
-        sizes, row_tokens if row_tokens < max_tokens else limit, limit))
+    tried = (
+        _fill(bundles, width, limit)
+        for limit in _limits(sizes, max_tokens, world)
+        for width in _widths(sizes, row_tokens if row_tokens < max_tokens else limit, limit)
+    )
     packs = min(tried, key=lambda packs: (_turns_cost(packs, world), len(packs)), default=[])
     members = _at_least([[ids for _, ids in rows] for rows in packs], world)
     return members + [[] for _ in range(-len(members) % world)]
@@ -207,12 +226,17 @@ def _limits(sizes: Sequence[int], max_tokens: int, world: int) -> list[int]:
         return [max_tokens]
     turns = math.ceil(sum(sizes) / (world * max_tokens))
     fair = sum(sizes) / (world * turns)
-    return sorted({min(max_tokens, max(sizes[0], math.ceil(slack * fair))) for slack in (1.0, 1.1, 1.25, 1.5)} | {max_tokens})
+    return sorted(
+        {min(max_tokens, max(sizes[0], math.ceil(slack * fair))) for slack in (1.0, 1.1, 1.25, 1.5)}
+        | {max_tokens}
+    )
 
 
 def _turns_cost(packs: Sequence[Sequence[tuple[int, list[int]]]], world: int) -> float:
     """What the packs cost where ranks take them in turn and wait for the slowest of each turn."""
-    return sum(max(_padded_cost([pack]) for pack in packs[i : i + world]) for i in range(0, len(packs), world))
+    return sum(
+        max(_padded_cost([pack]) for pack in packs[i : i + world]) for i in range(0, len(packs), world)
+    )
 
 
 def _widths(sizes: Sequence[int], row_tokens: int, max_tokens: int) -> list[int]:
@@ -225,11 +249,17 @@ def _widths(sizes: Sequence[int], row_tokens: int, max_tokens: int) -> list[int]
     if row_tokens >= max_tokens:
         return [max_tokens]
     limit = min(max_tokens, max(row_tokens, sizes[0]))
-    even = {math.ceil(sum(sizes) / rows) + slack for rows in range(1, min(len(sizes), 64) + 1) for slack in (0, 16)}
+    even = {
+        math.ceil(sum(sizes) / rows) + slack
+        for rows in range(1, min(len(sizes), 64) + 1)
+        for slack in (0, 16)
+    }
     return sorted({limit, sizes[0], *(w for w in even if sizes[0] <= w <= limit)})
 
 
-def _fill(bundles: Sequence[tuple[int, list[int]]], width: int, max_tokens: int) -> list[list[tuple[int, list[int]]]]:
+def _fill(
+    bundles: Sequence[tuple[int, list[int]]], width: int, max_tokens: int
+) -> list[list[tuple[int, list[int]]]]:
     """Packs of rows (tokens used, examples): bundles best-fit into rows of `width`, longest first, rows into packs."""
     rows: list[tuple[int, list[int]]] = []
     for size, members in bundles:
@@ -240,7 +270,9 @@ def _fill(bundles: Sequence[tuple[int, list[int]]], width: int, max_tokens: int)
         else:
             rows.append((size, list(members)))
     packs: list[list[tuple[int, list[int]]]] = []
-    for row in sorted(rows, key=lambda row: (-row[0], row[1])):  # descending, so a pack's first row is its width
+    for row in sorted(
+        rows, key=lambda row: (-row[0], row[1])
+    ):  # descending, so a pack's first row is its width
         if packs and (len(packs[-1]) + 1) * packs[-1][0][0] <= max_tokens:
             packs[-1].append(row)
         else:
@@ -263,7 +295,9 @@ def _at_least(packs: list[Pack], world: int) -> list[Pack]:
     return packs
 
 
-def _bundle(trees: Sequence[TokenTree], examples: Sequence[int], max_tokens: int, share: bool) -> list[tuple[int, list[int]]]:
+def _bundle(
+    trees: Sequence[TokenTree], examples: Sequence[int], max_tokens: int, share: bool
+) -> list[tuple[int, list[int]]]:
     """(rows, examples) of each group of examples that must share a row: those of one prompt, while they fit a pack."""
     by_prompt: dict[object, list[int]] = {}
     for i in examples:
@@ -275,7 +309,9 @@ def _bundle(trees: Sequence[TokenTree], examples: Sequence[int], max_tokens: int
             while (size := tree_tokens([trees[i] for i in members[:keep]], share)) > max_tokens and keep > 1:
                 keep = (keep + 1) // 2
             if size > max_tokens:
-                raise ValueError(f"an example of {size} tokens exceeds max_tokens={max_tokens}: raise max_tokens or lower max_length")
+                raise ValueError(
+                    f"an example of {size} tokens exceeds max_tokens={max_tokens}: raise max_tokens or lower max_length"
+                )
             bundles.append((size, members[:keep]))
             members = members[keep:]
     return bundles
@@ -295,14 +331,18 @@ class _Layout:
         self.reads: list[tuple[int, int, int, int]] = []  # (row number, row index, token, owner)
         self.num_spans = 0
         self.span_of: dict[tuple[int, int], int] = {}  # (grove, node) -> span
-        self.last_row: dict[tuple[int, int], tuple[int, int]] = {}  # (grove, node) -> (row number, index of its last token)
+        self.last_row: dict[
+            tuple[int, int], tuple[int, int]
+        ] = {}  # (grove, node) -> (row number, index of its last token)
 
     def lay(self, number: int, grove: _Grove) -> None:
         """Append a grove to the newest row, depth first."""
         for root in grove.roots:
             self._lay_node(number, grove, root, source=None, depth=0, past=())
 
-    def _lay_node(self, number: int, grove: _Grove, node: int, source: int | None, depth: int, past: tuple | None) -> None:
+    def _lay_node(
+        self, number: int, grove: _Grove, node: int, source: int | None, depth: int, past: tuple | None
+    ) -> None:
         """Append a node with all below it; `past` None: it goes on with the newest segment, being its parent's first child."""
         ids, depths, ends = self.rows[-1]
         row, start, tokens, count = len(self.rows) - 1, len(ids), grove.ids[node], grove.rows(node)
@@ -329,7 +369,9 @@ class _Layout:
         ends[start : start + count] = [len(ids)] * count
 
 
-def pack(trees: Sequence[TokenTree], rows: Pack, pad_id: int, share: bool = True, multiple: int = 1) -> ForestBatch:
+def pack(
+    trees: Sequence[TokenTree], rows: Pack, pad_id: int, share: bool = True, multiple: int = 1
+) -> ForestBatch:
     """Lay out `trees[i]` for the example indices in `rows` as one ForestBatch; N follows the order in `rows`. Rows are padded
     to the longest of them, up to a `multiple`.
 
@@ -348,13 +390,22 @@ def pack(trees: Sequence[TokenTree], rows: Pack, pad_id: int, share: bool = True
     return _tensors(layout, placed, members, pad_id, members or list(trees[:1]), multiple)
 
 
-def _tensors(layout: _Layout, placed: list[tuple[int, _Placed]], members: list[TokenTree], pad_id: int,
-             shaped_by: list[TokenTree], multiple: int) -> ForestBatch:
+def _tensors(
+    layout: _Layout,
+    placed: list[tuple[int, _Placed]],
+    members: list[TokenTree],
+    pad_id: int,
+    shaped_by: list[TokenTree],
+    multiple: int,
+) -> ForestBatch:
     """The batch of a finished layout; `shaped_by` sets K and C, so that an empty pack has the tables of a full one."""
     width = multiple * math.ceil(max((len(ids) for ids, _, _ in layout.rows), default=1) / multiple)
     rows = layout.rows or [([], [], [])]
     input_ids, depth, end = (np.zeros((len(rows), width), np.int64) for _ in range(3))
-    input_ids[:], end[:] = pad_id, np.arange(1, width + 1)  # padding sees itself alone: no row of the mask is empty
+    input_ids[:], end[:] = (
+        pad_id,
+        np.arange(1, width + 1),
+    )  # padding sees itself alone: no row of the mask is empty
     for b, (ids, depths, ends) in enumerate(rows):
         input_ids[b, : len(ids)], depth[b, : len(ids)], end[b, : len(ids)] = ids, depths, ends
 
@@ -380,21 +431,45 @@ def _tensors(layout: _Layout, placed: list[tuple[int, _Placed]], members: list[T
 
     tensor = torch.from_numpy
     return ForestBatch(
-        input_ids=tensor(input_ids), position_ids=tensor(depth), end=tensor(end),
-        positions=tensor(positions), source=tensor(source.reshape(-1)), target=tensor(table[order, 2]), owner=tensor(table[order, 3]),
-        span=tensor(per_answer(dump, [[layout.span_of[g, a] if a >= 0 else dump for a in p.answers] for g, p in placed]).astype(np.int64)),
-        belief_span=tensor(np.asarray([layout.span_of[g, p.belief] if p.belief >= 0 else dump for g, p in placed], np.int64)),
+        input_ids=tensor(input_ids),
+        position_ids=tensor(depth),
+        end=tensor(end),
+        positions=tensor(positions),
+        source=tensor(source.reshape(-1)),
+        target=tensor(table[order, 2]),
+        owner=tensor(table[order, 3]),
+        span=tensor(
+            per_answer(
+                dump, [[layout.span_of[g, a] if a >= 0 else dump for a in p.answers] for g, p in placed]
+            ).astype(np.int64)
+        ),
+        belief_span=tensor(
+            np.asarray([layout.span_of[g, p.belief] if p.belief >= 0 else dump for g, p in placed], np.int64)
+        ),
         class_read=tensor(rank[np.asarray(first_class_read, np.int64)[:, None] + np.arange(num_classes)]),
         length=tensor(per_answer(0, [[len(a) for a in t.answers] for t in members]).astype(np.float32)),
         belief_length=tensor(np.asarray([len(t.belief) for t in members], np.float32)),
-        reference=tensor(per_answer(0.0, [t.reference or (math.nan,) * len(t.answers) for t in members]).astype(np.float32)),
-        reward=tensor(per_answer(0.0, [t.rewards or (0.0,) * len(t.answers) for t in members]).astype(np.float32)),
+        reference=tensor(
+            per_answer(0.0, [t.reference or (math.nan,) * len(t.answers) for t in members]).astype(np.float32)
+        ),
+        reward=tensor(
+            per_answer(0.0, [t.rewards or (0.0,) * len(t.answers) for t in members]).astype(np.float32)
+        ),
         valid=tensor(per_answer(False, [[bool(a) for a in t.answers] for t in members]).astype(bool)),
-        class_probs=tensor(np.asarray([t.class_probs or (0.0,) * num_classes for t in members], np.float32)
-                           .reshape(len(members), num_classes)),
-        is_majority=tensor(np.asarray([-1 if t.is_majority is None else int(t.is_majority) for t in members], np.int64)),
+        class_probs=tensor(
+            np.asarray([t.class_probs or (0.0,) * num_classes for t in members], np.float32).reshape(
+                len(members), num_classes
+            )
+        ),
+        is_majority=tensor(
+            np.asarray([-1 if t.is_majority is None else int(t.is_majority) for t in members], np.int64)
+        ),
         segments=tuple(map(tuple, layout.segments)) or ((),),
         read_starts=tuple(np.concatenate([[0], np.cumsum(counts)]).tolist()),
-        num_spans=dump, num_tokens=sum(len(ids) for ids, _, _ in layout.rows),
-        num_tokens_unshared=sum(len(t.prompt) + len(t.belief) + len(a) - 1 for t in members for a in t.answers if a),
-        num_attended=sum(sum(depths) + len(depths) for _, depths, _ in layout.rows))
+        num_spans=dump,
+        num_tokens=sum(len(ids) for ids, _, _ in layout.rows),
+        num_tokens_unshared=sum(
+            len(t.prompt) + len(t.belief) + len(a) - 1 for t in members for a in t.answers if a
+        ),
+        num_attended=sum(sum(depths) + len(depths) for _, depths, _ in layout.rows),
+    )

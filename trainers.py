@@ -3,6 +3,7 @@
 Contract: the batch of step i is a function of (seed, i); rank decides only who computes which pack; a step's loss is divided
 once, by its number of examples over all packs and ranks. The loop never asks which loss it runs.
 """
+
 from __future__ import annotations
 
 import errno
@@ -67,9 +68,20 @@ class Data(NamedTuple):
 LossFn = Callable[[Scores], torch.Tensor]
 
 
-def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, train_data: Data, eval_data: Data, loss_fn: LossFn,
-          settings: Settings, world: World, run: Path, state: dict[str, Any], publish: Callable[[dict], None],
-          show_samples: Callable[[int], None] = lambda step: None) -> dict[str, Any]:
+def train(
+    policy: models.Scorer,
+    optimizer: torch.optim.Optimizer,
+    tokenizer,
+    train_data: Data,
+    eval_data: Data,
+    loss_fn: LossFn,
+    settings: Settings,
+    world: World,
+    run: Path,
+    state: dict[str, Any],
+    publish: Callable[[dict], None],
+    show_samples: Callable[[int], None] = lambda step: None,
+) -> dict[str, Any]:
     """Train until `num_examples` are seen, patience ends, or a signal comes; return the final state.
 
     `state` is what `checkpoint.load_latest` gave, or `new_state`. `publish` receives every line of metrics.jsonl; a line stands
@@ -80,10 +92,20 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
     per_epoch = forest.steps_per_epoch(len(train_data.trees), settings.batch_size)
     last_step = num_steps(len(train_data.trees), settings)
     prompt_of = [tree.group for tree in train_data.trees]
-    meter, watch, writer = Meter(policy, world), Watch(world), checkpoint.Writer(world, settings.save_in_background)
+    meter, watch, writer = (
+        Meter(policy, world),
+        Watch(world),
+        checkpoint.Writer(world, settings.save_in_background),
+    )
     stop = StopFlag()
-    bar = tqdm(total=settings.num_examples, initial=state["examples"], unit="ex", desc="train",
-               disable=not world.is_main, dynamic_ncols=True)
+    bar = tqdm(
+        total=settings.num_examples,
+        initial=state["examples"],
+        unit="ex",
+        desc="train",
+        disable=not world.is_main,
+        dynamic_ncols=True,
+    )
 
     def write_line(values: dict[str, Any]) -> None:
         publish({"counters/examples": state["examples"], "counters/updates": state["step"], **values})
@@ -91,7 +113,9 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
 
     def save(best: bool = False) -> None:
         if settings.save:
-            checkpoint.save(run, state["step"], policy, optimizer, tokenizer, state, writer, best, settings.keep_last)
+            checkpoint.save(
+                run, state["step"], policy, optimizer, tokenizer, state, writer, best, settings.keep_last
+            )
 
     def evaluate() -> float:
         """Validate and log; give eval_metric. Where a signal comes, leave at once: the next run makes up for it."""
@@ -105,15 +129,19 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
         write_line(values)
         show_samples(state["step"])
         if settings.eval_metric not in values:
-            raise UserError(f"config key eval_metric={settings.eval_metric}: validation does not write it; "
-                            f"it writes {', '.join(sorted(values))}")
+            raise UserError(
+                f"config key eval_metric={settings.eval_metric}: validation does not write it; "
+                f"it writes {', '.join(sorted(values))}"
+            )
         return values[settings.eval_metric]
 
     def evaluate_and_save(ends: bool, due_save: bool) -> bool:
         """Validate, keep the best, save; True when patience has ended."""
         metric = evaluate()
         if not math.isfinite(metric):
-            log.warning("%s is %s after step %d: not counted as better", settings.eval_metric, metric, state["step"])
+            log.warning(
+                "%s is %s after step %d: not counted as better", settings.eval_metric, metric, state["step"]
+            )
         improved = math.isfinite(metric) and (state["best"] is None or metric < state["best"])
         state.update(pending=False, bad_evals=0 if improved else state["bad_evals"] + 1)
         if improved:
@@ -130,7 +158,9 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
             writer.wait()
             return state
         for step in range(state["step"], last_step):
-            examples = forest.step_examples(prompt_of, settings.batch_size, settings.seed, step, settings.shuffle)
+            examples = forest.step_examples(
+                prompt_of, settings.batch_size, settings.seed, step, settings.shuffle
+            )
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, settings)
             kl = mismatched_log_ratio(policy, train_data, examples, settings, world)
@@ -141,11 +171,15 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
                 losses = loss_fn(scores)
                 # FSDP2 averages gradients over ranks: undo that, and divide by the examples of the whole step
                 (losses.sum() * world.size / len(examples)).backward()
-                meter.add(batch, metrics.example_metrics(scores, losses.detach(), batch.is_majority, settings.beta))
+                meter.add(
+                    batch, metrics.example_metrics(scores, losses.detach(), batch.is_majority, settings.beta)
+                )
                 found.append(losses.detach())
             grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm)
             watch.note(step + 1, torch.cat(found).sum() / len(examples), grad_norm)
-            if world.device.type == "cpu":  # looking costs nothing here: weights and moments stay as they were
+            if (
+                world.device.type == "cpu"
+            ):  # looking costs nothing here: weights and moments stay as they were
                 check_finite(watch, train_data, prompt_of, settings, tokenizer, world, run)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -153,21 +187,36 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
             state.update(step=step + 1, examples=before + len(examples))
             bar.update(len(examples))
 
-            due_eval, due_save = (every is not None and state["examples"] // every > before // every
-                                  for every in (settings.eval_every, settings.save_every))
+            due_eval, due_save = (
+                every is not None and state["examples"] // every > before // every
+                for every in (settings.eval_every, settings.save_every)
+            )
             ends = step + 1 == last_step
             # ranks must take the same branch below, and each has its own clock and signals
             signum, seconds = agree(stop.signum or 0, meter.seconds, world)
             if due_eval or due_save or ends or signum or seconds >= settings.log_every_seconds:
                 check_finite(watch, train_data, prompt_of, settings, tokenizer, world, run)
                 values = meter.read("train")
-                bar.set_postfix_str(f"loss {values['loss/train']:.4f}, {values['tokens_per_second']:.0f} tok/s, {values['mfu']:.0%} mfu, "
-                                    f"{values['peak_memory_gb']:.1f} GB", refresh=False)
-                write_line({"counters/epoch": (step + 1) / per_epoch, **values, "grad_norm": float(grad_norm),
-                            "lr": learning_rate(step, settings)})
+                bar.set_postfix_str(
+                    f"loss {values['loss/train']:.4f}, {values['tokens_per_second']:.0f} tok/s, {values['mfu']:.0%} mfu, "
+                    f"{values['peak_memory_gb']:.1f} GB",
+                    refresh=False,
+                )
+                write_line(
+                    {
+                        "counters/epoch": (step + 1) / per_epoch,
+                        **values,
+                        "grad_norm": float(grad_norm),
+                        "lr": learning_rate(step, settings),
+                    }
+                )
             if due_eval or ends:
                 if evaluate_and_save(ends, due_save) and not ends:
-                    log.info("no better %s in %d evaluations: stopping early", settings.eval_metric, settings.patience)
+                    log.info(
+                        "no better %s in %d evaluations: stopping early",
+                        settings.eval_metric,
+                        settings.patience,
+                    )
                     break
                 meter.restart()
             elif due_save or signum:
@@ -186,8 +235,17 @@ def train(policy: models.Scorer, optimizer: torch.optim.Optimizer, tokenizer, tr
 def new_state(reference: str, data: dict[str, str]) -> dict[str, Any]:
     """The state of a run before its first step; `reference` is the fingerprint of the starting weights ("": none needed) and
     `data` that of the trees of each split. `pending`: a signal cut the validation of this step; `lines`: of metrics.jsonl."""
-    return {"step": 0, "examples": 0, "best": None, "best_step": None, "bad_evals": 0, "pending": False, "lines": 0,
-            "reference": reference, "data": data}
+    return {
+        "step": 0,
+        "examples": 0,
+        "best": None,
+        "best_step": None,
+        "bad_evals": 0,
+        "pending": False,
+        "lines": 0,
+        "reference": reference,
+        "data": data,
+    }
 
 
 def out_of_patience(state: dict[str, Any], settings: Settings) -> bool:
@@ -224,11 +282,29 @@ class Forecast(NamedTuple):
 
     @property
     def memory(self) -> int:
-        return self.parameters + self.optimizer + self.gradients + self.gathered + self.activations + self.log_probs
+        return (
+            self.parameters
+            + self.optimizer
+            + self.gradients
+            + self.gathered
+            + self.activations
+            + self.log_probs
+        )
 
 
-def forecast(policy: models.Scorer, data: Data, settings: Settings, attention: str, world_size: int, replicate: int, moments: float,
-             recompute: bool, offload: bool, block_name: str | None = None, looked_at: int = 16) -> Forecast:
+def forecast(
+    policy: models.Scorer,
+    data: Data,
+    settings: Settings,
+    attention: str,
+    world_size: int,
+    replicate: int,
+    moments: float,
+    recompute: bool,
+    offload: bool,
+    block_name: str | None = None,
+    looked_at: int = 16,
+) -> Forecast:
     """Memory and work of a run on `world_size` ranks from an empty policy and the data's real lengths; no weights are read.
 
     moments: numbers that the optimizer keeps for each trained one. recompute: activation checkpointing is on.
@@ -240,7 +316,13 @@ def forecast(policy: models.Scorer, data: Data, settings: Settings, attention: s
     for step in steps:
         examples = forest.step_examples(group, settings.batch_size, settings.seed, step, settings.shuffle)
         for trees, passes in ((data.trees, 4 if recompute else 3), (data.mismatched, 1)):
-            plan = forest.plan_step(trees, examples, settings.max_tokens, settings.row_tokens, world_size, settings.share) if trees else []
+            plan = (
+                forest.plan_step(
+                    trees, examples, settings.max_tokens, settings.row_tokens, world_size, settings.share
+                )
+                if trees
+                else []
+            )
             batches = [forest.pack(trees, rows, 0, settings.share, settings.width_multiple) for rows in plan]
             work = [passes * models.forward_flops(policy, batch) for batch in batches]
             flops += sum(max(work[i : i + world_size]) for i in range(0, len(work), world_size))
@@ -263,38 +345,65 @@ def forecast(policy: models.Scorer, data: Data, settings: Settings, attention: s
     own = sum(n * size for n, size, _ in weights) // shards
     trained_bytes = sum(n * size for n, size, learns in weights if learns) // shards
     # a step's first pack finds no gradients; with several ranks they leave a pass block by block, as where gradients are there
-    found = [models.pass_bytes(policy, batch, attention, kept) for batch, kept in ((first, world_size > 1), (later, True)) if batch]
+    found = [
+        models.pass_bytes(policy, batch, attention, kept)
+        for batch, kept in ((first, world_size > 1), (later, True))
+        if batch
+    ]
     spared = [trained_bytes if world_size > 1 else 0, 0]
     beyond = max(0, *(each.peak - each.gradients - less for each, less in zip(found, spared)))
     head = min(beyond, max(each.head for each in found))
     resting = (0, 0, 0) if offload else (own, int(moments * trained_bytes), trained_bytes)
-    return Forecast(*resting, gathered, beyond - head, head, tokens / len(steps), packs / len(steps), flops / len(steps),
-                    total, settings.num_examples)
+    return Forecast(
+        *resting,
+        gathered,
+        beyond - head,
+        head,
+        tokens / len(steps),
+        packs / len(steps),
+        flops / len(steps),
+        total,
+        settings.num_examples,
+    )
 
 
 def _larger(*batches: forest.ForestBatch | None) -> forest.ForestBatch | None:
-    return max((b for b in batches if b is not None), key=lambda b: (b.input_ids.numel(), len(b.positions)), default=None)
+    return max(
+        (b for b in batches if b is not None),
+        key=lambda b: (b.input_ids.numel(), len(b.positions)),
+        default=None,
+    )
 
 
 def _sizes(module: torch.nn.Module) -> tuple[int, int]:
     """(parameters, trained parameters) of a module, as numbers."""
-    return (sum(p.numel() for p in module.parameters()), sum(p.numel() for p in module.parameters() if p.requires_grad))
+    return (
+        sum(p.numel() for p in module.parameters()),
+        sum(p.numel() for p in module.parameters() if p.requires_grad),
+    )
 
 
-def planned(trees: Sequence[forest.TokenTree], examples: Sequence[int], settings: Settings, world: World) -> list[forest.Pack]:
+def planned(
+    trees: Sequence[forest.TokenTree], examples: Sequence[int], settings: Settings, world: World
+) -> list[forest.Pack]:
     """This rank's packs of the given examples."""
-    packs = forest.plan_step(trees, examples, settings.max_tokens, settings.row_tokens, world.size, settings.share)
+    packs = forest.plan_step(
+        trees, examples, settings.max_tokens, settings.row_tokens, world.size, settings.share
+    )
     return packs[world.rank :: world.size]
 
 
-def packed(trees: Sequence[forest.TokenTree], rows: forest.Pack, settings: Settings, world: World, pad_id: int = 0) -> forest.ForestBatch:
+def packed(
+    trees: Sequence[forest.TokenTree], rows: forest.Pack, settings: Settings, world: World, pad_id: int = 0
+) -> forest.ForestBatch:
     """One pack on the device."""
     return forest.pack(trees, rows, pad_id, settings.share, settings.width_multiple).to(world.device)
 
 
 @torch.no_grad()
-def mismatched_log_ratio(policy: models.Scorer, data: Data, examples: Sequence[int], settings: Settings,
-                         world: World) -> torch.Tensor | None:
+def mismatched_log_ratio(
+    policy: models.Scorer, data: Data, examples: Sequence[int], settings: Settings, world: World
+) -> torch.Tensor | None:
     """Mean log-ratio (), in nats, of the examples' mismatched pairs over all packs and ranks; None where the loss takes none."""
     if data.mismatched is None:
         return None
@@ -321,7 +430,9 @@ class Watch:
 
     def __init__(self, world: World):
         self.world = world
-        self.first = torch.zeros(3, dtype=torch.float64, device=world.device)  # step (0: none yet), loss, gradient norm
+        self.first = torch.zeros(
+            3, dtype=torch.float64, device=world.device
+        )  # step (0: none yet), loss, gradient norm
 
     def note(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
         """`loss` is this rank's share of the step's mean loss, `grad_norm` the norm over all ranks."""
@@ -333,34 +444,52 @@ class Watch:
         self.first = torch.where((self.first[0] == 0) & ~now.isfinite().all(), now, self.first)
 
 
-def check_finite(watch: Watch, data: Data, prompt_of: Sequence[int], settings: Settings, tokenizer, world: World, run: Path) -> None:
+def check_finite(
+    watch: Watch, data: Data, prompt_of: Sequence[int], settings: Settings, tokenizer, world: World, run: Path
+) -> None:
     """Raises UserError where a step was not finite, and writes its examples to the run's folder. One host sync."""
     step, loss, grad_norm = watch.first.tolist()
     if not step:
         return
-    examples = forest.step_examples(prompt_of, settings.batch_size, settings.seed, int(step) - 1, settings.shuffle)
+    examples = forest.step_examples(
+        prompt_of, settings.batch_size, settings.seed, int(step) - 1, settings.shuffle
+    )
     place = run / f"not-finite-step-{int(step):06d}.json"
     if world.is_main and settings.save:
-        text = lambda tree: {"prompt": tokenizer.decode(tree.prompt), "belief": tokenizer.decode(tree.belief),  # noqa: E731
-                             "answers": [tokenizer.decode(ids) for ids in tree.answers]}
+        text = lambda tree: {
+            "prompt": tokenizer.decode(tree.prompt),
+            "belief": tokenizer.decode(tree.belief),  # noqa: E731
+            "answers": [tokenizer.decode(ids) for ids in tree.answers],
+        }
         rows = [{"example": i, "text": text(data.trees[i]), **data.trees[i]._asdict()} for i in examples]
         try:
-            write_json(place, {"step": int(step), "loss": str(loss), "grad_norm": str(grad_norm), "examples": rows})
+            write_json(
+                place, {"step": int(step), "loss": str(loss), "grad_norm": str(grad_norm), "examples": rows}
+            )
         except OSError as error:
             log.warning("%s cannot be written (%s)", place, error.strerror)
     raise UserError(
         f"step {int(step)}: loss {loss}, gradient norm {grad_norm} is not finite; its examples {', '.join(map(str, examples[:8]))}"
         f"{', ...' if len(examples) > 8 else ''} are in {place}; nothing was saved since; lower lr, or look for a target with zero "
-        "probability (kl_direction=reverse)")
+        "probability (kl_direction=reverse)"
+    )
 
 
 @torch.no_grad()
-def validate(policy: models.Scorer, data: Data, loss_fn: LossFn, settings: Settings, world: World,
-             stop: StopFlag | None = None) -> dict[str, float] | None:
+def validate(
+    policy: models.Scorer,
+    data: Data,
+    loss_fn: LossFn,
+    settings: Settings,
+    world: World,
+    stop: StopFlag | None = None,
+) -> dict[str, float] | None:
     """Every metric of the training log on a whole split, under `_eval` names; None where a signal came."""
     meter = Meter(policy, world)
-    chunks = [list(range(i, min(i + settings.eval_batch_size, len(data.trees))))
-              for i in range(0, len(data.trees), settings.eval_batch_size)]
+    chunks = [
+        list(range(i, min(i + settings.eval_batch_size, len(data.trees))))
+        for i in range(0, len(data.trees), settings.eval_batch_size)
+    ]
     for examples in tqdm(chunks, desc="eval", leave=False, disable=not world.is_main):
         if stop and agree(stop.signum or 0, 0, world)[0]:
             return None
@@ -368,8 +497,14 @@ def validate(policy: models.Scorer, data: Data, loss_fn: LossFn, settings: Setti
         for rows in planned(data.trees, examples, settings, world):
             batch = packed(data.trees, rows, settings, world)
             scores = models.score(policy, batch)._replace(kl=kl)
-            meter.add(batch, metrics.example_metrics(scores, loss_fn(scores), batch.is_majority, settings.beta))
-    return {k: v for k, v in meter.read("eval").items() if k.endswith("_eval") or "_eval/" in k or k == "loss/eval"}
+            meter.add(
+                batch, metrics.example_metrics(scores, loss_fn(scores), batch.is_majority, settings.beta)
+            )
+    return {
+        k: v
+        for k, v in meter.read("eval").items()
+        if k.endswith("_eval") or "_eval/" in k or k == "loss/eval"
+    }
 
 
 class Meter:
@@ -393,7 +528,13 @@ class Meter:
         for name, (values, mask) in found.items():
             self.sums[name] += torch.stack([torch.where(mask, values.float(), 0.0).sum(), mask.sum().float()])
         flops = models.forward_flops(self.policy, batch)
-        done = (batch.num_tokens, batch.input_ids.numel(), batch.num_tokens_unshared, flops, len(batch.length))
+        done = (
+            batch.num_tokens,
+            batch.input_ids.numel(),
+            batch.num_tokens_unshared,
+            flops,
+            len(batch.length),
+        )
         self.work = [a + b for a, b in zip(self.work, done)]
 
     def read(self, split: str) -> dict[str, float]:
@@ -412,10 +553,14 @@ class Meter:
             dist.all_reduce(peak, dist.ReduceOp.MAX)
         tokens, padded, unshared, flops, examples = work.tolist()
         values = {n.format(split): s / c for n, (s, c) in zip(names, table.tolist()) if c}
-        values |= {"examples_per_second": examples / seconds, "tokens_per_second": tokens / seconds,
-                   "padding_fraction": 1 - tokens / max(padded, 1),
-                   "saved_by_sharing": 1 - tokens / max(unshared, 1), "mfu": 3 * flops / seconds / self.rate / self.world.size,
-                   "peak_memory_gb": peak.item()}
+        values |= {
+            "examples_per_second": examples / seconds,
+            "tokens_per_second": tokens / seconds,
+            "padding_fraction": 1 - tokens / max(padded, 1),
+            "saved_by_sharing": 1 - tokens / max(unshared, 1),
+            "mfu": 3 * flops / seconds / self.rate / self.world.size,
+            "peak_memory_gb": peak.item(),
+        }
         self.restart()
         return values
 
@@ -438,7 +583,9 @@ def _sum_over_ranks(sums: dict[str, torch.Tensor], world: World) -> tuple[list[s
     parts: list[Any] = [None] * world.size
     dist.all_gather_object(parts, {k: v.tolist() for k, v in sums.items()})
     names = sorted({name for part in parts for name in part})
-    return names, torch.tensor([[sum(part.get(n, (0, 0))[j] for part in parts) for j in (0, 1)] for n in names])
+    return names, torch.tensor(
+        [[sum(part.get(n, (0, 0))[j] for part in parts) for j in (0, 1)] for n in names]
+    )
 
 
 class MetricsFile:
@@ -451,7 +598,12 @@ class MetricsFile:
             self.file.seek(0)
             ends = [match.end() for match in re.finditer(rb"\n", self.file.read())]
             if len(ends) < lines:
-                log.warning("%s holds %d lines where the checkpoint knows %d: the others are lost", path, len(ends), lines)
+                log.warning(
+                    "%s holds %d lines where the checkpoint knows %d: the others are lost",
+                    path,
+                    len(ends),
+                    lines,
+                )
             self.file.truncate(([0, *ends])[min(lines, len(ends))])
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); set output_dir") from error
@@ -464,7 +616,9 @@ class MetricsFile:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self.file.fileno())
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}); make room, then run the same command again") from error
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); make room, then run the same command again"
+            ) from error
 
     def close(self) -> None:
         self.file.close()

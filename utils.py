@@ -2,6 +2,7 @@
 
 Nothing here knows about models, data or losses. A function that does belongs in another file.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -25,7 +26,9 @@ from typing import Any, NamedTuple, TypeVar
 
 log = logging.getLogger("grove")
 T = TypeVar("T")
-PEER_TIMEOUT = datetime.timedelta(minutes=30)  # a dead peer is noticed at once; this ends the wait for one that hangs
+PEER_TIMEOUT = datetime.timedelta(
+    minutes=30
+)  # a dead peer is noticed at once; this ends the wait for one that hangs
 
 
 class UserError(Exception):
@@ -94,7 +97,9 @@ def _exit(message: str, code: int) -> None:
 def one_line(error: object) -> str:
     """The error's text on one line, without hydra's hints on structs and appending."""
     lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line and not line.startswith(("full_key:", "object_type=", "To append")))
+    return " ".join(
+        line for line in lines if line and not line.startswith(("full_key:", "object_type=", "To append"))
+    )
 
 
 def init_distributed(replicate: int = 1, shard: bool = False) -> World:
@@ -110,17 +115,26 @@ def init_distributed(replicate: int = 1, shard: bool = False) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if size % replicate:
-        raise UserError(f"config key replicate={replicate}: does not divide the number of processes ({size}); set replicate=1")
+        raise UserError(
+            f"config key replicate={replicate}: does not divide the number of processes ({size}); set replicate=1"
+        )
     if size == 1 and not shard:
         return World(0, 1, device, None)
     if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # offloaded weights are reduced on the CPU
+        backend = (
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        )  # offloaded weights are reduced on the CPU
         alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
         dist.init_process_group(backend, timeout=PEER_TIMEOUT, **alone)
     from torch.distributed.device_mesh import init_device_mesh
 
     shape = (size,) if replicate == 1 else (replicate, size // replicate)
-    return World(dist.get_rank(), size, device, init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard")[-len(shape) :]))
+    return World(
+        dist.get_rank(),
+        size,
+        device,
+        init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard")[-len(shape) :]),
+    )
 
 
 def launch(count: int) -> int:
@@ -132,10 +146,22 @@ def launch(count: int) -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
-              "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))}
-    ranks = [subprocess.Popen([sys.executable, *sys.argv], env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                              stderr=subprocess.PIPE if rank else None, start_new_session=True) for rank in range(count)]
+    shared = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count)),
+    }
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, *sys.argv],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE if rank else None,
+            start_new_session=True,
+        )
+        for rank in range(count)
+    ]
     held: list[bytes] = []
 
     def pass_on(lines: Any) -> None:
@@ -173,7 +199,9 @@ def launch(count: int) -> int:
     codes = [rank.returncode for rank in ranks]
     if held and (quiet or not codes[0]):  # rank 0 said nothing itself
         sys.stderr.buffer.write(held[0])
-    own = [code for code in codes if code > 0]  # a rank that ended by itself explains the others, which were killed
+    own = [
+        code for code in codes if code > 0
+    ]  # a rank that ended by itself explains the others, which were killed
     return own[0] if own else 128 - min(codes) if any(codes) else 0
 
 
@@ -250,7 +278,11 @@ def keep_freed_memory() -> None:
     """
     libc = ctypes.CDLL(None)
     if sys.platform == "linux" and hasattr(libc, "mallopt"):  # musl has none
-        for option, value in ((-4, 0), (-1, -1), (-2, 256 * 2**20)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+        for option, value in (
+            (-4, 0),
+            (-1, -1),
+            (-2, 256 * 2**20),
+        ):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
             libc.mallopt(option, value)
 
 
@@ -276,7 +308,9 @@ def setup_logging(folder: Path | None = None, is_main: bool = True) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if folder is not None and is_main:
         handlers.append(logging.FileHandler(folder / "train.log"))
-        handlers[-1].handleError = lambda record: None  # a full disk: the terminal has the line, and a save says what is wrong
+        handlers[-1].handleError = lambda record: (
+            None
+        )  # a full disk: the terminal has the line, and a save says what is wrong
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
@@ -308,7 +342,9 @@ def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
     except BlockingIOError:
         held = False
     except OSError as error:  # some network file systems lock nothing
-        log.warning("%s cannot be locked (%s): see to it that nothing else writes there", folder, error.strerror)
+        log.warning(
+            "%s cannot be locked (%s): see to it that nothing else writes there", folder, error.strerror
+        )
     try:
         yield held
     finally:

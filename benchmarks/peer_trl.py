@@ -7,6 +7,7 @@ requirements need not be there. Prompts, pairs and cuts are those of throughput.
 its `seconds` are those of the optimizer steps: loading, tokenization, precomputed reference log-probs and warm-up steps are not
 in them.
 """
+
 from __future__ import annotations
 
 import json
@@ -34,9 +35,15 @@ def parse():
     add_data_options(parser)
     parser.add_argument("--model", required=True, help="an HF folder or a hub name")
     parser.add_argument("--pairs", choices=PAIRS, default="best_vs_worst")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of weights and passes")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of weights and passes"
+    )
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
-    parser.add_argument("--precompute-ref", action="store_true", help="reference log-probs before training, as this project has them")
+    parser.add_argument(
+        "--precompute-ref",
+        action="store_true",
+        help="reference log-probs before training, as this project has them",
+    )
     return parser.parse_args()
 
 
@@ -45,9 +52,17 @@ def pair_rows(groups: list, pairs: str) -> list[dict[str, str]]:
     import preference_datasets as data
 
     if any(not isinstance(g.prompt, str) for g in groups):
-        raise UserError("--data: prompts that are messages go through a chat template of each system's own; give text prompts")
-    return [{"prompt": groups[e.group].prompt, "chosen": groups[e.group].responses[e.columns[0]].text,
-             "rejected": groups[e.group].responses[e.columns[1]].text} for e in data.view(groups, f"pairs.{pairs}")]
+        raise UserError(
+            "--data: prompts that are messages go through a chat template of each system's own; give text prompts"
+        )
+    return [
+        {
+            "prompt": groups[e.group].prompt,
+            "chosen": groups[e.group].responses[e.columns[0]].text,
+            "rejected": groups[e.group].responses[e.columns[1]].text,
+        }
+        for e in data.view(groups, f"pairs.{pairs}")
+    ]
 
 
 def make_trainer(args, folder: str) -> tuple[Any, int]:
@@ -62,17 +77,35 @@ def make_trainer(args, folder: str) -> tuple[Any, int]:
         tokenizer = AutoTokenizer.from_pretrained(args.model)
         model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
     except (OSError, ValueError) as error:
-        raise UserError(f"--model {args.model}: cannot be loaded ({str(error).strip().splitlines()[0][:160]}); "
-                        "give an HF folder") from error
+        raise UserError(
+            f"--model {args.model}: cannot be loaded ({str(error).strip().splitlines()[0][:160]}); "
+            "give an HF folder"
+        ) from error
     groups = cut_groups(read_groups(args.data, args.prompts, args.responses), tokenizer, args.max_length)
     rows = pair_rows(groups, args.pairs)
-    steps = args.warmup_steps + math.ceil(len(rows) / args.batch_size)  # an epoch, and as many steps more as are not timed
+    steps = args.warmup_steps + math.ceil(
+        len(rows) / args.batch_size
+    )  # an epoch, and as many steps more as are not timed
     config = DPOConfig(
-        output_dir=folder, per_device_train_batch_size=args.batch_size, max_steps=steps, learning_rate=1e-6, beta=0.1,
-        max_length=args.max_length, precompute_ref_log_probs=args.precompute_ref, gradient_checkpointing=False, bf16=False,
-        use_cpu=args.device == "cpu" or not torch.cuda.is_available(), dataloader_pin_memory=False,
-        save_strategy="no", report_to=[], logging_steps=10**6, disable_tqdm=True)
-    return DPOTrainer(model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer), len(groups)
+        output_dir=folder,
+        per_device_train_batch_size=args.batch_size,
+        max_steps=steps,
+        learning_rate=1e-6,
+        beta=0.1,
+        max_length=args.max_length,
+        precompute_ref_log_probs=args.precompute_ref,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=args.device == "cpu" or not torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+        save_strategy="no",
+        report_to=[],
+        logging_steps=10**6,
+        disable_tqdm=True,
+    )
+    return DPOTrainer(
+        model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    ), len(groups)
 
 
 def timed_training(trainer, warmup_steps: int) -> float:
@@ -111,14 +144,29 @@ def main() -> None:
         trainer, num_prompts = make_trainer(args, folder)
         rows = trainer.train_dataset
         seconds = timed_training(trainer, args.warmup_steps)
-    tokens = sum(min(len(row["prompt_ids"]) + len(row[name]), args.max_length) for row in rows for name in SEQUENCES)
+    tokens = sum(
+        min(len(row["prompt_ids"]) + len(row[name]), args.max_length) for row in rows for name in SEQUENCES
+    )
     cuda = args.device != "cpu" and torch.cuda.is_available()
-    print(json.dumps({
-        "system": "trl", "trl": trl.__version__, "model": args.model, "precompute_ref": args.precompute_ref, "dtype": args.dtype,
-        "pairs": len(rows), "prompts": num_prompts, "seconds": round(seconds, 4), "sequence_tokens": tokens,
-        "pairs_per_second": round(len(rows) / seconds, 4), "prompts_per_second": round(num_prompts / seconds, 4),
-        "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 4),
-        "peak_cuda_gb": round(torch.cuda.max_memory_allocated() / 1e9, 4) if cuda else None}))
+    print(
+        json.dumps(
+            {
+                "system": "trl",
+                "trl": trl.__version__,
+                "model": args.model,
+                "precompute_ref": args.precompute_ref,
+                "dtype": args.dtype,
+                "pairs": len(rows),
+                "prompts": num_prompts,
+                "seconds": round(seconds, 4),
+                "sequence_tokens": tokens,
+                "pairs_per_second": round(len(rows) / seconds, 4),
+                "prompts_per_second": round(num_prompts / seconds, 4),
+                "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 4),
+                "peak_cuda_gb": round(torch.cuda.max_memory_allocated() / 1e9, 4) if cuda else None,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

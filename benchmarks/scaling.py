@@ -9,6 +9,7 @@ falls on all points. The last line of stdout is one JSON object.
 The prediction has one free number a sweep, the c of seconds = c * batch * (P + k R). It leaves out that scored tokens also pay
 for the head and that attention grows faster than linearly; the second prediction, c times the model FLOPs, has them.
 """
+
 from __future__ import annotations
 
 import json
@@ -23,7 +24,15 @@ from typing import Any, NamedTuple
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 from throughput import Plan, step_batches, synchronized_clock  # noqa: E402
-from workload import Parser, add_model_options, choose_row_tokens, open_device, open_policy, positive, positives  # noqa: E402
+from workload import (
+    Parser,
+    add_model_options,
+    choose_row_tokens,
+    open_device,
+    open_policy,
+    positive,
+    positives,
+)  # noqa: E402
 
 from utils import UserError, run_entry, setup_logging  # noqa: E402
 
@@ -54,11 +63,22 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = Parser(__doc__)
     add_model_options(parser)
     parser.add_argument("--threads", type=positive, default=2)
-    parser.add_argument("--responses", type=positives, default=[1, 2, 4, 8], help="the sweep over k; the other sweeps have 4")
-    parser.add_argument("--prompt-tokens", type=positives, default=[64, 128, 256, 512], help="the sweep over P; the others have 128")
-    parser.add_argument("--batch", type=positives, default=[1, 2, 4, 8], help="prompts a step; the other sweeps have 2")
+    parser.add_argument(
+        "--responses", type=positives, default=[1, 2, 4, 8], help="the sweep over k; the other sweeps have 4"
+    )
+    parser.add_argument(
+        "--prompt-tokens",
+        type=positives,
+        default=[64, 128, 256, 512],
+        help="the sweep over P; the others have 128",
+    )
+    parser.add_argument(
+        "--batch", type=positives, default=[1, 2, 4, 8], help="prompts a step; the other sweeps have 2"
+    )
     parser.add_argument("--response-tokens", type=positive, default=64, help="R")
-    parser.add_argument("--base", type=positives, default=[4, 128, 2], metavar="K,P,BATCH", help="what a sweep holds fixed")
+    parser.add_argument(
+        "--base", type=positives, default=[4, 128, 2], metavar="K,P,BATCH", help="what a sweep holds fixed"
+    )
     parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     args = parser.parse_args(argv)
@@ -74,7 +94,10 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 def sweep_points(args: Namespace) -> dict[str, list[Point]]:
     """The points of each sweep: `--base` with one number varied."""
     base = Point(*args.base, args.response_tokens)
-    return {name: [base._replace(**{name: value}) for value in sorted(set(getattr(args, name)))] for name in SWEEPS}
+    return {
+        name: [base._replace(**{name: value}) for value in sorted(set(getattr(args, name)))]
+        for name in SWEEPS
+    }
 
 
 def make_step(point: Point, policy, args: Namespace) -> tuple[list, int]:
@@ -89,13 +112,22 @@ def make_step(point: Point, policy, args: Namespace) -> tuple[list, int]:
     def draw(count: int) -> tuple[int, ...]:
         return tuple(rng.integers(0, vocab_size, count).tolist())
 
-    trees = [forest.TokenTree(draw(point.prompt_tokens), (), tuple(draw(point.response_tokens) for _ in range(point.responses)))
-             for _ in range(point.batch)]
+    trees = [
+        forest.TokenTree(
+            draw(point.prompt_tokens), (), tuple(draw(point.response_tokens) for _ in range(point.responses))
+        )
+        for _ in range(point.batch)
+    ]
     if (largest := forest.tree_tokens(trees[:1])) > args.max_tokens:
-        raise UserError(f"--max-tokens {args.max_tokens}: P={point.prompt_tokens} with k={point.responses} takes {largest} tokens; "
-                        "raise it")
+        raise UserError(
+            f"--max-tokens {args.max_tokens}: P={point.prompt_tokens} with k={point.responses} takes {largest} tokens; "
+            "raise it"
+        )
     plan = Plan("shared", args.max_tokens, choose_row_tokens(args, policy.attention), 0, 0)
-    batches = [batch.to(next(policy.parameters()).device) for batch, _ in step_batches(trees, range(len(trees)), plan)]
+    batches = [
+        batch.to(next(policy.parameters()).device)
+        for batch, _ in step_batches(trees, range(len(trees)), plan)
+    ]
     return batches, 3 * sum(models.forward_flops(policy, batch) for batch in batches)
 
 
@@ -121,9 +153,20 @@ def measure(points: Sequence[Point], policy, args: Namespace) -> dict[Point, dic
             taken = step_seconds(policy, batches)
             if number:
                 seconds[point].append(taken)
-        print(f"round {number} of {args.repeats} after {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
-    return {point: {"seconds": statistics.median(taken), "min": min(taken), "max": max(taken), "flops": steps[point][1]}
-            for point, taken in seconds.items()}
+        print(
+            f"round {number} of {args.repeats} after {time.perf_counter() - begin:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+    return {
+        point: {
+            "seconds": statistics.median(taken),
+            "min": min(taken),
+            "max": max(taken),
+            "flops": steps[point][1],
+        }
+        for point, taken in seconds.items()
+    }
 
 
 def per_unit(work: Sequence[float], seconds: Sequence[float]) -> float:
@@ -140,18 +183,34 @@ def analyse(name: str, points: Sequence[Point], measured: dict[Point, dict[str, 
     """A sweep's points with both predictions and their deviations (%), and the fitted slope beside the predicted one."""
     x, seconds = [getattr(p, name) for p in points], [measured[p]["seconds"] for p in points]
     predictions = {}
-    for kind, work in (("tokens", [p.tokens for p in points]), ("flops", [measured[p]["flops"] for p in points])):
+    for kind, work in (
+        ("tokens", [p.tokens for p in points]),
+        ("flops", [measured[p]["flops"] for p in points]),
+    ):
         unit = per_unit(work, seconds)
         predictions[kind] = [unit * w for w in work]
     found = slope(x, seconds)
     predicted = {kind: slope(x, values) for kind, values in predictions.items()}
-    rows = [{name: value, **{k: measured[p][k] for k in ("seconds", "min", "max")},
-             "tokens": p.tokens, "unshared_tokens": p.unshared_tokens,
-             **{f"predicted_{kind}": values[i] for kind, values in predictions.items()},
-             **{f"deviation_{kind}_percent": percent(seconds[i], values[i]) for kind, values in predictions.items()}}
-            for i, (value, p) in enumerate(zip(x, points))]
-    return {"points": rows, "slope": found, "slope_predicted": predicted,
-            "slope_deviation_percent": {kind: percent(found, value) for kind, value in predicted.items()}}
+    rows = [
+        {
+            name: value,
+            **{k: measured[p][k] for k in ("seconds", "min", "max")},
+            "tokens": p.tokens,
+            "unshared_tokens": p.unshared_tokens,
+            **{f"predicted_{kind}": values[i] for kind, values in predictions.items()},
+            **{
+                f"deviation_{kind}_percent": percent(seconds[i], values[i])
+                for kind, values in predictions.items()
+            },
+        }
+        for i, (value, p) in enumerate(zip(x, points))
+    ]
+    return {
+        "points": rows,
+        "slope": found,
+        "slope_predicted": predicted,
+        "slope_deviation_percent": {kind: percent(found, value) for kind, value in predicted.items()},
+    }
 
 
 def percent(measured: float, predicted: float) -> float:
@@ -161,15 +220,21 @@ def percent(measured: float, predicted: float) -> float:
 
 def table(name: str, sweep: dict[str, Any]) -> str:
     """One sweep as Markdown."""
-    lines = [f"| {name} | P + kR tokens | k(P + R) tokens | s a step (min - max) | by P + kR, s | deviation | by FLOPs, s | deviation |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        f"| {name} | P + kR tokens | k(P + R) tokens | s a step (min - max) | by P + kR, s | deviation | by FLOPs, s | deviation |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for p in sweep["points"]:
-        lines.append(f"| {p[name]} | {p['tokens']} | {p['unshared_tokens']} | {p['seconds']:.4g} ({p['min']:.4g} - {p['max']:.4g}) | "
-                     f"{p['predicted_tokens']:.4g} | {p['deviation_tokens_percent']:+.1f}% | "
-                     f"{p['predicted_flops']:.4g} | {p['deviation_flops_percent']:+.1f}% |")
+        lines.append(
+            f"| {p[name]} | {p['tokens']} | {p['unshared_tokens']} | {p['seconds']:.4g} ({p['min']:.4g} - {p['max']:.4g}) | "
+            f"{p['predicted_tokens']:.4g} | {p['deviation_tokens_percent']:+.1f}% | "
+            f"{p['predicted_flops']:.4g} | {p['deviation_flops_percent']:+.1f}% |"
+        )
     by, off = sweep["slope_predicted"], sweep["slope_deviation_percent"]
-    lines.append(f"| slope | | | {sweep['slope']:.4g} | {by['tokens']:.4g} | {off['tokens']:+.1f}% | "
-                 f"{by['flops']:.4g} | {off['flops']:+.1f}% |")
+    lines.append(
+        f"| slope | | | {sweep['slope']:.4g} | {by['tokens']:.4g} | {off['tokens']:+.1f}% | "
+        f"{by['flops']:.4g} | {off['flops']:+.1f}% |"
+    )
     return "\n".join(lines)
 
 
@@ -204,7 +269,9 @@ def main() -> None:
     device = open_device(args)
     policy = open_policy(args, device)
     sweeps = sweep_points(args)
-    points = list(dict.fromkeys(p for sweep in sweeps.values() for p in sweep))  # the base stands in every sweep: measured once
+    points = list(
+        dict.fromkeys(p for sweep in sweeps.values() for p in sweep)
+    )  # the base stands in every sweep: measured once
     models.check_lengths(policy, max(p.prompt_tokens + p.response_tokens for p in points))
     measured = measure(points, policy, args)
     found = {name: analyse(name, sweep, measured) for name, sweep in sweeps.items()}
@@ -212,9 +279,22 @@ def main() -> None:
         print(table(name, sweep), end="\n\n")
     if args.plot:
         draw(found, args.plot)
-    print(json.dumps({"model": args.random_shape or args.model, "device": str(device), "dtype": args.dtype, "attention": policy.attention,
-                      "threads": args.threads, "base": args.base, "response_tokens": args.response_tokens, "repeats": args.repeats,
-                      **models.versions(), "sweeps": found}))
+    print(
+        json.dumps(
+            {
+                "model": args.random_shape or args.model,
+                "device": str(device),
+                "dtype": args.dtype,
+                "attention": policy.attention,
+                "threads": args.threads,
+                "base": args.base,
+                "response_tokens": args.response_tokens,
+                "repeats": args.repeats,
+                **models.versions(),
+                "sweeps": found,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ packed, nothing is shared; `padded`: every response is a row of its own, padded 
 same rows, read as is usual, from the logits and log-softmax of all places. The last line of stdout is one JSON object. Its
 `seconds` are those of the optimizer steps: loading, tokenization, the reference pass and warm-up steps are not in them.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -56,26 +57,46 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_data_options(parser)
     add_model_options(parser)
     parser.add_argument("--loss", default="dpo", help="a file of config/loss; its keys are the defaults")
-    parser.add_argument("--loss-key", action="append", default=[], metavar="KEY=VALUE", help="over the loss's file; may be repeated")
-    parser.add_argument("--view", help="which responses an example compares; the loss's file says where absent")
+    parser.add_argument(
+        "--loss-key",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="over the loss's file; may be repeated",
+    )
+    parser.add_argument(
+        "--view", help="which responses an example compares; the loss's file says where absent"
+    )
     parser.add_argument("--pairs", choices=PAIRS, help="short for --view pairs.NAME")
     parser.add_argument("--mode", choices=MODES, default="shared")
-    parser.add_argument("--micro-batch", type=positive,
-                        help="examples of one forward pass in the modes padded and plain; the whole step where absent")
-    parser.add_argument("--steps", type=positive, help="timed optimizer steps; those of one epoch where absent")
+    parser.add_argument(
+        "--micro-batch",
+        type=positive,
+        help="examples of one forward pass in the modes padded and plain; the whole step where absent",
+    )
+    parser.add_argument(
+        "--steps", type=positive, help="timed optimizer steps; those of one epoch where absent"
+    )
     parser.add_argument("--lr", type=float, default=1e-6)
     args = parser.parse_args(argv)
     if args.view and args.pairs:
         parser.error("--view and --pairs say the same thing; give one of them")
     if args.micro_batch and args.mode not in BY_ROWS:
-        parser.error("--micro-batch belongs to --mode padded and plain; the other modes split a step by --max-tokens")
+        parser.error(
+            "--micro-batch belongs to --mode padded and plain; the other modes split a step by --max-tokens"
+        )
     return args
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 
-PER_ANSWER = ("answers", "rewards", "reference", "truncated")  # the fields of a tree that hold an entry an answer
+PER_ANSWER = (
+    "answers",
+    "rewards",
+    "reference",
+    "truncated",
+)  # the fields of a tree that hold an entry an answer
 
 
 class Plan(NamedTuple):
@@ -114,8 +135,12 @@ def step_batches(trees: Sequence, examples: Sequence[int], plan: Plan) -> Iterat
         return
     for first in range(0, len(examples), plan.micro_batch):
         members = [trees[i] for i in examples[first : first + plan.micro_batch]]
-        singles = [t._replace(**{name: getattr(t, name)[k : k + 1] for name in PER_ANSWER})
-                   for t in members for k, answer in enumerate(t.answers) if answer]
+        singles = [
+            t._replace(**{name: getattr(t, name)[k : k + 1] for name in PER_ANSWER})
+            for t in members
+            for k, answer in enumerate(t.answers)
+            if answer
+        ]
         yield forest.pack(singles, [[i] for i in range(len(singles))], plan.pad_id, share=False), members
 
 
@@ -128,12 +153,19 @@ def as_tables(scores, members: Sequence):
     index, device = [], scores.policy.device  # (N, K) row of each answer, -1 where there is none
     width, row = max(len(t.answers) for t in members), itertools.count()
     for tree in members:
-        index.append([next(row) if answer else -1 for answer in (*tree.answers, *[()] * (width - len(tree.answers)))])
+        index.append(
+            [next(row) if answer else -1 for answer in (*tree.answers, *[()] * (width - len(tree.answers)))]
+        )
     index = torch.tensor(index, device=device)
     valid, first = index >= 0, index.masked_fill(index < 0, index.numel()).min(1).values
-    tables = {k: getattr(scores, k)[index.clamp_min(0), 0].masked_fill(~valid, 0.0) for k in ("policy", "reference", "length", "reward")}
-    per_tree = {k: None if getattr(scores, k) is None else getattr(scores, k)[first]
-                for k in ("class_logps", "class_probs", "belief_logp", "belief_length")}
+    tables = {
+        k: getattr(scores, k)[index.clamp_min(0), 0].masked_fill(~valid, 0.0)
+        for k in ("policy", "reference", "length", "reward")
+    }
+    per_tree = {
+        k: None if getattr(scores, k) is None else getattr(scores, k)[first]
+        for k in ("class_logps", "class_probs", "belief_logp", "belief_length")
+    }
     return scores._replace(**tables, **per_tree, valid=valid)
 
 
@@ -144,7 +176,9 @@ class Plain:
         self.policy = policy
 
     def __call__(self, input_ids, position_ids, end, positions, source, target, *_):
-        logps = self.policy(input_ids).float().log_softmax(-1)  # rows are padded on the right, so causality needs no mask
+        logps = (
+            self.policy(input_ids).float().log_softmax(-1)
+        )  # rows are padded on the right, so causality needs no mask
         return logps.flatten(0, 1)[positions[source], target]
 
 
@@ -156,7 +190,11 @@ def mismatched_log_ratio(policy, trees: Sequence, examples: Sequence[int], plan:
 
     if not trees:
         return None, 0
-    device, flops, reader = next(policy.parameters()).device, 0, Plain(policy) if plan.mode == "plain" else policy
+    device, flops, reader = (
+        next(policy.parameters()).device,
+        0,
+        Plain(policy) if plan.mode == "plain" else policy,
+    )
     total = torch.zeros((), device=device)
     with torch.no_grad():
         for batch, members in step_batches(trees, examples, plan):
@@ -166,8 +204,17 @@ def mismatched_log_ratio(policy, trees: Sequence, examples: Sequence[int], plan:
     return total / len(examples), flops
 
 
-def run_steps(policy, optimizer, trees: Sequence, mismatched: Sequence, loss_fn: Callable, plan: Plan, batch_size: int, seed: int,
-              steps: int) -> Work:
+def run_steps(
+    policy,
+    optimizer,
+    trees: Sequence,
+    mismatched: Sequence,
+    loss_fn: Callable,
+    plan: Plan,
+    batch_size: int,
+    seed: int,
+    steps: int,
+) -> Work:
     """Take `steps` optimizer steps from step 0 of the order that `seed` gives, and say what they did and how long they took."""
     import torch
 
@@ -177,7 +224,14 @@ def run_steps(policy, optimizer, trees: Sequence, mismatched: Sequence, loss_fn:
     device, prompt_of = next(policy.parameters()).device, [tree.group for tree in trees]
     reader = Plain(policy) if plan.mode == "plain" else policy
     per_epoch = forest.steps_per_epoch(len(trees), batch_size)
-    loss_sum, done, flops, num_examples, host, prompts = torch.zeros((), device=device), [0] * 4, 0, 0, 0.0, set()
+    loss_sum, done, flops, num_examples, host, prompts = (
+        torch.zeros((), device=device),
+        [0] * 4,
+        0,
+        0,
+        0.0,
+        set(),
+    )
     begin = synchronized_clock(device)
     for step in range(steps):
         start = time.perf_counter()
@@ -188,7 +242,12 @@ def run_steps(policy, optimizer, trees: Sequence, mismatched: Sequence, loss_fn:
         flops += once
         for batch, members in batches:
             flops += 3 * models.forward_flops(policy, batch)
-            counts = (batch.num_tokens, batch.input_ids.numel(), batch.num_tokens_unshared, int(batch.valid.sum()))
+            counts = (
+                batch.num_tokens,
+                batch.input_ids.numel(),
+                batch.num_tokens_unshared,
+                int(batch.valid.sum()),
+            )
             done = [a + b for a, b in zip(done, counts)]
             losses = loss_fn(as_tables(models.score(reader, batch.to(device)), members)._replace(kl=kl))
             (losses.sum() / len(examples)).backward()
@@ -200,8 +259,18 @@ def run_steps(policy, optimizer, trees: Sequence, mismatched: Sequence, loss_fn:
         prompts |= {(step // per_epoch, prompt_of[i]) for i in examples}
     seconds = synchronized_clock(device) - begin
     tokens, padded, unshared, answers = done
-    return Work(seconds, host, num_examples, len(prompts), tokens, padded, unshared, unshared + answers, flops,
-                loss_sum.item() / num_examples)
+    return Work(
+        seconds,
+        host,
+        num_examples,
+        len(prompts),
+        tokens,
+        padded,
+        unshared,
+        unshared + answers,
+        flops,
+        loss_sum.item() / num_examples,
+    )
 
 
 def synchronized_clock(device) -> float:
@@ -239,8 +308,16 @@ def timed_reference(policy, trees: Sequence, plan: Plan) -> tuple[list, float, f
     with empty_cache():
         for _ in range(2):
             begin = synchronized_clock(device)
-            found = reference.reference_logps(policy, trees, models.fingerprint(policy), plan.pad_id, plan.max_tokens, plan.row_tokens,
-                                              World(0, 1, device, None), plan.mode == "shared")
+            found = reference.reference_logps(
+                policy,
+                trees,
+                models.fingerprint(policy),
+                plan.pad_id,
+                plan.max_tokens,
+                plan.row_tokens,
+                World(0, 1, device, None),
+                plan.mode == "shared",
+            )
             seconds.append(synchronized_clock(device) - begin)
     return found, *seconds
 
@@ -254,7 +331,11 @@ def main() -> None:
     view = args.view or (f"pairs.{args.pairs}" if args.pairs else view)
     import preference_datasets as data
 
-    groups = random_groups(args.prompts, args.responses) if args.data == RANDOM else read_groups(args.data, args.prompts, args.responses)
+    groups = (
+        random_groups(args.prompts, args.responses)
+        if args.data == RANDOM
+        else read_groups(args.data, args.prompts, args.responses)
+    )
     examples = data.view(groups, view, args.seed)
     import torch
 
@@ -266,12 +347,20 @@ def main() -> None:
     tokenizer = None if args.data == RANDOM else models.load_tokenizer(args.model)
     policy = open_policy(args, device)
     vocab_size = policy.model.config.get_text_config().vocab_size
-    trees = (random_trees(groups, examples, args.max_length, vocab_size, args.seed) if tokenizer is None else
-             text_trees(groups, examples, tokenizer, args.max_length))
+    trees = (
+        random_trees(groups, examples, args.max_length, vocab_size, args.seed)
+        if tokenizer is None
+        else text_trees(groups, examples, tokenizer, args.max_length)
+    )
     check_trees(trees, needs, args, view)
     models.check_lengths(policy, args.max_length)
-    plan = Plan(args.mode, args.max_tokens, choose_row_tokens(args, policy.attention), args.micro_batch or args.batch_size,
-                tokenizer.pad_token_id if tokenizer else 0)
+    plan = Plan(
+        args.mode,
+        args.max_tokens,
+        choose_row_tokens(args, policy.attention),
+        args.micro_batch or args.batch_size,
+        tokenizer.pad_token_id if tokenizer else 0,
+    )
     probe = models.parity_probe(policy, trees[:1], plan.pad_id, args.mode == "shared")
     mismatched = data.mismatch(trees, trees, args.seed, args.max_length) if needs.mismatched else []
     cold = warm = None
@@ -280,8 +369,12 @@ def main() -> None:
         trees, mismatched = filled[: len(trees)], filled[len(trees) :]
 
     optimizer = torch.optim.AdamW(policy.parameters(), lr=args.lr, weight_decay=0.0, fused=True)
-    steps = functools.partial(run_steps, policy, optimizer, trees, mismatched, loss_fn, plan, args.batch_size, args.seed)
-    size = 8192 if device.type == "cuda" else 2048  # a product of 2048 is over on a GPU before its launch is paid for
+    steps = functools.partial(
+        run_steps, policy, optimizer, trees, mismatched, loss_fn, plan, args.batch_size, args.seed
+    )
+    size = (
+        8192 if device.type == "cuda" else 2048
+    )  # a product of 2048 is over on a GPU before its launch is paid for
     rate = functools.partial(models.matmul_rate, device, policy.compute_dtype, size)
     rate_before = rate()
     if args.warmup_steps:
@@ -292,27 +385,57 @@ def main() -> None:
     peak_cuda = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     if not abs(work.loss_mean) < float("inf"):
-        raise UserError(f"--loss {args.loss}: the loss is {work.loss_mean}, so the times mean nothing; lower --lr")
+        raise UserError(
+            f"--loss {args.loss}: the loss is {work.loss_mean}, so the times mean nothing; lower --lr"
+        )
     matmul = max(rate_before, rate())
     name = args.random_shape or models.resolve_name(args.model)
-    print(json.dumps({
-        "system": "grove", "loss": args.loss, "view": view, "mode": args.mode, "model": name,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "threads": args.threads, "dtype": args.dtype,
-        "attention": policy.attention, "compile": args.compile, **models.versions(), **summary(work, matmul), "matmul_size": size,
-        "reference_seconds_cold": rounded(cold), "reference_seconds_warm": rounded(warm), "parity_nats": probe,
-        "peak_rss_gb": rounded(peak_rss), "peak_cuda_gb": rounded(peak_cuda)}))
+    print(
+        json.dumps(
+            {
+                "system": "grove",
+                "loss": args.loss,
+                "view": view,
+                "mode": args.mode,
+                "model": name,
+                "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+                "threads": args.threads,
+                "dtype": args.dtype,
+                "attention": policy.attention,
+                "compile": args.compile,
+                **models.versions(),
+                **summary(work, matmul),
+                "matmul_size": size,
+                "reference_seconds_cold": rounded(cold),
+                "reference_seconds_warm": rounded(warm),
+                "parity_nats": probe,
+                "peak_rss_gb": rounded(peak_rss),
+                "peak_cuda_gb": rounded(peak_cuda),
+            }
+        )
+    )
 
 
 def summary(work: Work, matmul: float) -> dict[str, Any]:
     """Rates of timed steps; `matmul` is the FLOP/s that utilisation is relative to. `pairs` counts examples, of any view."""
     rate = work.flops / work.seconds
     return {
-        "pairs": work.examples, "prompts": work.prompts, "seconds": rounded(work.seconds), "host_seconds": rounded(work.host_seconds),
-        "pairs_per_second": rounded(work.examples / work.seconds), "prompts_per_second": rounded(work.prompts / work.seconds),
-        "tokens": work.tokens, "sequence_tokens": work.sequence_tokens, "tokens_per_second": rounded(work.tokens / work.seconds),
+        "pairs": work.examples,
+        "prompts": work.prompts,
+        "seconds": rounded(work.seconds),
+        "host_seconds": rounded(work.host_seconds),
+        "pairs_per_second": rounded(work.examples / work.seconds),
+        "prompts_per_second": rounded(work.prompts / work.seconds),
+        "tokens": work.tokens,
+        "sequence_tokens": work.sequence_tokens,
+        "tokens_per_second": rounded(work.tokens / work.seconds),
         "padding_fraction": rounded(1 - work.tokens / work.padded_tokens),
         "saved_by_sharing": rounded(1 - work.tokens / work.unshared_tokens),
-        "flops_per_second": rate, "matmul_flops_per_second": matmul, "mfu": rounded(rate / matmul), "loss_mean": work.loss_mean}
+        "flops_per_second": rate,
+        "matmul_flops_per_second": matmul,
+        "mfu": rounded(rate / matmul),
+        "loss_mean": work.loss_mean,
+    }
 
 
 def rounded(value: float | None) -> float | None:

@@ -1,4 +1,5 @@
 """Tiny fakes: models of three families made on the spot, and a tokenizer whose tokens are bytes."""
+
 from __future__ import annotations
 
 import copy
@@ -16,15 +17,34 @@ import models
 
 VOCAB = 259  # 256 bytes, bos, eos, pad
 CONFIGS = {
-    "llama": LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                         vocab_size=VOCAB, max_position_embeddings=512),
-    "gpt_neox": GPTNeoXConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=VOCAB,
-                              max_position_embeddings=512, hidden_dropout=0.0, attention_dropout=0.0),
-    "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=VOCAB, n_positions=512, bos_token_id=257, eos_token_id=257),
+    "llama": LlamaConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=VOCAB,
+        max_position_embeddings=512,
+    ),
+    "gpt_neox": GPTNeoXConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=VOCAB,
+        max_position_embeddings=512,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+    ),
+    "gpt2": GPT2Config(
+        n_embd=32, n_layer=2, n_head=4, vocab_size=VOCAB, n_positions=512, bos_token_id=257, eos_token_id=257
+    ),
 }
 
 
-def tiny_policy(family: str = "llama", seed: int = 0, attention: str = "segments", **changes) -> models.Scorer:
+def tiny_policy(
+    family: str = "llama", seed: int = 0, attention: str = "segments", **changes
+) -> models.Scorer:
     """A random model of a family, wide enough in its weights that log-probs differ between tokens."""
     torch.manual_seed(seed)
     config = copy.deepcopy(CONFIGS[family])
@@ -47,7 +67,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     raw = Tokenizer(BPE(vocab=vocab, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
+    )
 
 
 def save_tiny(folder, family: str = "llama", seed: int = 0, **changes):

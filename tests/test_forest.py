@@ -1,4 +1,5 @@
 """The forest: the mask against brute force, packed against one by one, and plans as pure functions."""
+
 import itertools
 import math
 
@@ -14,10 +15,13 @@ import models
 
 ids = st.lists(st.integers(0, 9), min_size=1, max_size=4).map(tuple)
 trees = st.tuples(ids, st.one_of(st.just(()), ids), st.lists(ids, min_size=1, max_size=4).map(tuple)).map(
-    lambda parts: forest.TokenTree(*parts))
+    lambda parts: forest.TokenTree(*parts)
+)
 few_prompts = st.lists(trees, min_size=1, max_size=6).flatmap(
     lambda ts: st.lists(st.integers(0, 1), min_size=len(ts), max_size=len(ts)).map(
-        lambda picks: [t._replace(prompt=(1, 2, 3)) if p else t for t, p in zip(ts, picks)]))
+        lambda picks: [t._replace(prompt=(1, 2, 3)) if p else t for t, p in zip(ts, picks)]
+    )
+)
 
 
 def paths(tree):
@@ -43,7 +47,9 @@ def test_every_scored_token_sees_exactly_its_own_path(ts, share):
     for n, tree in enumerate(ts):
         for k, path in enumerate(paths(tree)):
             reads = [m for m in range(len(batch.owner)) if batch.owner[m] == batch.span[n, k]]
-            found = {seen[int(places[m]) // width, int(places[m]) % width]: int(batch.target[m]) for m in reads}
+            found = {
+                seen[int(places[m]) // width, int(places[m]) % width]: int(batch.target[m]) for m in reads
+            }
             first = len(path) - len(tree.answers[k])
             assert found == {path[:i]: path[i] for i in range(first, len(path))}
 
@@ -106,9 +112,15 @@ def random_trees(seed, count=7):
     made = []
     for _ in range(count):
         b = rng.integers(4)
-        made.append(forest.TokenTree(prompts[rng.integers(3)], beliefs[b] if b < 3 else (),
-                                     tuple(draw(1, 9) for _ in range(rng.integers(1, 5))),
-                                     class_ids=(48, 49, 50), class_probs=(0.2, 0.3, 0.5)))
+        made.append(
+            forest.TokenTree(
+                prompts[rng.integers(3)],
+                beliefs[b] if b < 3 else (),
+                tuple(draw(1, 9) for _ in range(rng.integers(1, 5))),
+                class_ids=(48, 49, 50),
+                class_probs=(0.2, 0.3, 0.5),
+            )
+        )
     return made
 
 
@@ -138,7 +150,9 @@ def test_packed_equals_one_by_one_in_values_and_gradients(family, share, attenti
         assert scores.belief_logp[n].item() == pytest.approx(belief, abs=1e-4)
     total.backward()
     for name, parameter in policy.named_parameters():
-        assert torch.allclose(got[name], parameter.grad, atol=3e-4 * max(1.0, parameter.grad.abs().max().item())), name
+        assert torch.allclose(
+            got[name], parameter.grad, atol=3e-4 * max(1.0, parameter.grad.abs().max().item())
+        ), name
 
 
 @settings(max_examples=60, deadline=None)
@@ -160,7 +174,10 @@ def test_segments_allow_what_the_predicate_allows(ts, share):
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2"])
 def test_an_empty_pack_gives_every_parameter_a_gradient(family, attention):
     """FSDP2 reduces the parameters that have one, so ranks that differ there would mix up their collectives."""
-    policy, tree = tiny_policy(family, attention=attention), forest.TokenTree((1, 2), (), ((3,),), reference=(0.0,))
+    policy, tree = (
+        tiny_policy(family, attention=attention),
+        forest.TokenTree((1, 2), (), ((3,),), reference=(0.0,)),
+    )
     scores = models.score(policy, forest.pack([tree], [], 0))
     scores.policy.sum().backward()
     assert not [n for n, p in policy.named_parameters() if p.grad is None or p.grad.any()]
@@ -171,8 +188,14 @@ def test_generation_and_plain_passes_do_not_see_the_segments():
     a, b = (tiny_policy("llama", attention=name) for name in ("segments", "sdpa"))
     assert torch.allclose(a.model(ids).logits, b.model(ids).logits, atol=1e-6)
     mask = torch.tensor([[0, 0, 1, 1]])
-    assert torch.allclose(a.model(ids, attention_mask=mask).logits[:, 2:], b.model(ids, attention_mask=mask).logits[:, 2:], atol=1e-6)
-    assert models.generate(a, [(5, 6), (7,)], 4, 258, 257, 0) == models.generate(b, [(5, 6), (7,)], 4, 258, 257, 0)
+    assert torch.allclose(
+        a.model(ids, attention_mask=mask).logits[:, 2:],
+        b.model(ids, attention_mask=mask).logits[:, 2:],
+        atol=1e-6,
+    )
+    assert models.generate(a, [(5, 6), (7,)], 4, 258, 257, 0) == models.generate(
+        b, [(5, 6), (7,)], 4, 258, 257, 0
+    )
 
 
 def test_small_logit_chunks_change_nothing(monkeypatch):
@@ -200,7 +223,9 @@ def test_log_probs_through_the_head_equal_the_plain_formula(softcap, has_bias, c
     target, upstream = torch.randint(0, 50, source.shape), torch.randn(len(source))
     starts = [int((source < r).sum()) for r in range(18)]
     with torch.autocast("cpu", compute, enabled=compute != torch.float32):
-        found = models.LogProbs.apply(hidden, weight, bias if has_bias else None, source, target, starts, softcap, 5)
+        found = models.LogProbs.apply(
+            hidden, weight, bias if has_bias else None, source, target, starts, softcap, 5
+        )
         logits = torch.nn.functional.linear(hidden, weight, bias if has_bias else None)
     found.backward(upstream)
     inputs = [hidden, weight, bias][: 2 + has_bias]
@@ -215,7 +240,9 @@ def test_log_probs_through_the_head_equal_the_plain_formula(softcap, has_bias, c
     exact = plain(torch.nn.functional.linear(hidden, weight, bias if has_bias else None))
     exact.backward(upstream)
     if compute == torch.float32:
-        assert torch.allclose(found, exact, atol=2e-6) and all(torch.allclose(g, v.grad, atol=3e-6) for g, v in zip(got, inputs))
+        assert torch.allclose(found, exact, atol=2e-6) and all(
+            torch.allclose(g, v.grad, atol=3e-6) for g, v in zip(got, inputs)
+        )
     else:  # no worse than twice what bfloat16 itself loses
         lost = (plain(logits.float()) - exact).abs().max()
         assert (found - exact).abs().max() <= 2 * lost + 1e-6
@@ -227,13 +254,17 @@ def test_parity_probe_passes_these_models_and_names_one_that_mixes_branches():
     assert models.parity_probe(policy, ts, 0, share=True) < 1e-3
     leaky = tiny_policy()
     leaky.model.base_model.rotary_emb.register_forward_pre_hook(
-        lambda m, args, kwargs: ((args[0],), {"position_ids": torch.arange(args[0].shape[1])[None]}), with_kwargs=True)
+        lambda m, args, kwargs: ((args[0],), {"position_ids": torch.arange(args[0].shape[1])[None]}),
+        with_kwargs=True,
+    )
     with pytest.raises(models.UserError, match="LlamaForCausalLM scores a packed forest differently"):
         models.parity_probe(leaky, ts, 0, share=True)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(trees, min_size=1, max_size=20), st.integers(1, 4), st.sampled_from([0, 16, 40]), st.booleans())
+@given(
+    st.lists(trees, min_size=1, max_size=20), st.integers(1, 4), st.sampled_from([0, 16, 40]), st.booleans()
+)
 def test_a_plan_covers_every_example_once_within_its_budget(ts, world, row_tokens, share):
     packs = forest.plan_step(ts, list(range(len(ts))), 64, row_tokens, world, share)
     assert sorted(i for pack in packs for row in pack for i in row) == list(range(len(ts)))
@@ -253,7 +284,10 @@ def test_batches_are_a_function_of_seed_and_step_and_cover_every_epoch(shuffle):
     prompt_of = [i // 3 for i in range(32)]
     per_epoch = forest.steps_per_epoch(32, 5)
     assert per_epoch == 7
-    epochs = [[forest.step_examples(prompt_of, 5, 3, e * per_epoch + s, shuffle) for s in range(per_epoch)] for e in range(2)]
+    epochs = [
+        [forest.step_examples(prompt_of, 5, 3, e * per_epoch + s, shuffle) for s in range(per_epoch)]
+        for e in range(2)
+    ]
     for batches in epochs:
         assert sorted(sum(batches, [])) == list(range(32))  # the last, partial batch too
     assert epochs[0] != epochs[1]
@@ -274,7 +308,10 @@ def test_rows_padded_to_a_multiple_score_the_same():
 def test_compiled_blocks_score_the_same():
     policy, compiled, ts = tiny_policy(), tiny_policy(), random_trees(6)
     models.compile_blocks(compiled, backend="aot_eager")
-    for rows in ([[0, 1]], [[2, 3], [4, 5]]):  # another width: no second compilation is needed, and none may change a number
+    for rows in (
+        [[0, 1]],
+        [[2, 3], [4, 5]],
+    ):  # another width: no second compilation is needed, and none may change a number
         batch = forest.pack(ts, rows, 0)
         pairs = []
         for model in (policy, compiled):

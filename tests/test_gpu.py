@@ -1,4 +1,5 @@
 """What needs a CUDA device: flex_attention, compiled blocks, low precision, and steps that never wait for the device."""
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,10 @@ import losses
 import metrics
 import models
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 WIDE = dict(hidden_size=64, head_dim=16)  # flex_attention wants heads of 16 or more
 
 
@@ -17,9 +21,17 @@ def some_trees(seed, count=8, length=40):
     rng = np.random.default_rng(seed)
     draw = lambda n: tuple(rng.integers(0, 256, n).tolist())  # noqa: E731
     prompts = [draw(length) for _ in range(3)]
-    return [forest.TokenTree(prompts[i % 3], draw(4), tuple(draw(rng.integers(5, length)) for _ in range(2 + i % 3)),
-                             rewards=(3.0, 2.0, 1.0, 0.5)[: 2 + i % 3],
-                             class_ids=(48, 49), class_probs=(0.4, 0.6)) for i in range(count)]
+    return [
+        forest.TokenTree(
+            prompts[i % 3],
+            draw(4),
+            tuple(draw(rng.integers(5, length)) for _ in range(2 + i % 3)),
+            rewards=(3.0, 2.0, 1.0, 0.5)[: 2 + i % 3],
+            class_ids=(48, 49),
+            class_probs=(0.4, 0.6),
+        )
+        for i in range(count)
+    ]
 
 
 def gradients(policy, batch):
@@ -39,7 +51,9 @@ def test_flex_attention_equals_dense_masks_and_single_responses():
     for rows in ([[0, 1, 2, 3, 4, 5, 6, 7]], [[0, 3], [1, 4, 7], [2]]):
         batch = forest.pack(trees, rows, 0, multiple=128).to(torch.device("cuda"))
         (a, da), (b, db) = gradients(plain, batch), gradients(flex, batch)
-        assert torch.allclose(a, b, atol=2e-3) and all(torch.allclose(x, y, atol=2e-3) for x, y in zip(da, db))
+        assert torch.allclose(a, b, atol=2e-3) and all(
+            torch.allclose(x, y, atol=2e-3) for x, y in zip(da, db)
+        )
     assert models.parity_probe(flex, trees, 0, share=True) < 5e-3
 
 
@@ -58,10 +72,14 @@ def test_compiled_blocks_do_not_recompile_for_every_length():
     models.compile_blocks(policy)
     counters = torch._dynamo.utils.counters
     for seed in range(3):
-        gradients(policy, forest.pack(some_trees(seed), [list(range(8))], 0, multiple=128).to(torch.device("cuda")))
+        gradients(
+            policy, forest.pack(some_trees(seed), [list(range(8))], 0, multiple=128).to(torch.device("cuda"))
+        )
     before = counters["stats"]["unique_graphs"]
     for seed in range(3, 9):
-        batch = forest.pack(some_trees(seed, count=4 + seed), [list(range(4 + seed))], 0, multiple=128).to(torch.device("cuda"))
+        batch = forest.pack(some_trees(seed, count=4 + seed), [list(range(4 + seed))], 0, multiple=128).to(
+            torch.device("cuda")
+        )
         gradients(policy, batch)
     assert counters["stats"]["unique_graphs"] - before <= 2
 

@@ -1,4 +1,5 @@
 """Metrics against their definitions and the papers' published side figures."""
+
 import math
 
 import numpy as np
@@ -27,11 +28,17 @@ def test_the_sampling_floor_is_the_published_one(samples, expected):
     assert metrics.js_distance_floor(SLIDE, samples) == pytest.approx(expected, abs=0.01)
 
 
-@pytest.mark.parametrize("text,parsed", [
-    ("4<Somewhat good job>The European one.", ("4", "Somewhat good job", "The European one.")),
-    ("4<A>b > c <d>", ("4", "A", "b > c <d>")),
-    (" 2 A film to forget.", ("2", None, "A film to forget.")),
-    ("Well, 4<x>", (None, None, "Well, 4<x>")), ("", (None, None, "")), ("3<never closed", ("3", None, "<never closed"))])
+@pytest.mark.parametrize(
+    "text,parsed",
+    [
+        ("4<Somewhat good job>The European one.", ("4", "Somewhat good job", "The European one.")),
+        ("4<A>b > c <d>", ("4", "A", "b > c <d>")),
+        (" 2 A film to forget.", ("2", None, "A film to forget.")),
+        ("Well, 4<x>", (None, None, "Well, 4<x>")),
+        ("", (None, None, "")),
+        ("3<never closed", ("3", None, "<never closed")),
+    ],
+)
 def test_parsing_a_response(text, parsed):
     assert tuple(metrics.parse_response(text, "012345")) == parsed
 
@@ -72,9 +79,16 @@ def test_order_metrics_of_ragged_groups():
     valid = torch.tensor([[True] * 4, [True, True, False, False], [True, True, False, False]])
     found = metrics.order_metrics(implied, reward, valid)
     assert found["set_accuracies"].tolist() == [1.0, 0.0, 0.0]  # without rewards column 0 is Y+
-    assert found["kendall_tau"].tolist() == pytest.approx([kendalltau(implied[0], reward[0]).statistic, -1.0, -1.0])
+    assert found["kendall_tau"].tolist() == pytest.approx(
+        [kendalltau(implied[0], reward[0]).statistic, -1.0, -1.0]
+    )
     e = implied[0].exp()
     assert found["negative_mass"].tolist() == pytest.approx(
-        [((e[2] + e[3]) / e.sum()).item(), 1 / (1 + np.exp(-3.0)), 1 / (1 + np.exp(-1.0))])
-    tied = metrics.order_metrics(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[5.0, 5.0, 1.0]]), torch.ones(1, 3, dtype=torch.bool))
-    assert tied["kendall_tau"].item() == 1.0 and tied["set_accuracies"].item() == 1.0  # equal rewards ask for no order
+        [((e[2] + e[3]) / e.sum()).item(), 1 / (1 + np.exp(-3.0)), 1 / (1 + np.exp(-1.0))]
+    )
+    tied = metrics.order_metrics(
+        torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[5.0, 5.0, 1.0]]), torch.ones(1, 3, dtype=torch.bool)
+    )
+    assert (
+        tied["kendall_tau"].item() == 1.0 and tied["set_accuracies"].item() == 1.0
+    )  # equal rewards ask for no order

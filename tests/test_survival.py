@@ -2,6 +2,7 @@
 
 Runs that must die do so in a forked child, which costs no imports; `die` patches a function so that its n-th call kills.
 """
+
 import contextlib
 import errno
 import faulthandler
@@ -45,8 +46,19 @@ from utils import Stopped, UserError, World
 
 ROOT = Path(__file__).parent.parent
 CPU = World(0, 1, torch.device("cpu"), None)
-BASE = ["loss=dpo", "eval_fraction=0.2", "eval_datasets=null", "batch_size=4", "eval_batch_size=2", "n_examples=32", "eval_every=12",
-        "lr=1e-3", "warmup_steps=0", "log_every_seconds=0", "wandb.enabled=false"]
+BASE = [
+    "loss=dpo",
+    "eval_fraction=0.2",
+    "eval_datasets=null",
+    "batch_size=4",
+    "eval_batch_size=2",
+    "n_examples=32",
+    "eval_every=12",
+    "lr=1e-3",
+    "warmup_steps=0",
+    "log_every_seconds=0",
+    "wandb.enabled=false",
+]
 SHARD = "trainer_state/optimizer/shard-00001-model-00001-of-00001.safetensors"
 VARYING = {"examples_per_second", "tokens_per_second", "mfu", "peak_memory_gb"}
 
@@ -57,8 +69,13 @@ def compose(*overrides):
 
 
 def write_rows(path, count=26):
-    rows = [{"prompt": f"Say {i}", "responses": [{"text": f"It is {i}.", "reward": 2}, {"text": "no" + "o" * (i % 5), "reward": 1}]}
-            for i in range(count)]
+    rows = [
+        {
+            "prompt": f"Say {i}",
+            "responses": [{"text": f"It is {i}.", "reward": 2}, {"text": "no" + "o" * (i % 5), "reward": 1}],
+        }
+        for i in range(count)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -66,12 +83,24 @@ class Bench:
     """A tiny model, a small data file, and runs of them: `go("exp_name", ...)` trains in this process."""
 
     def __init__(self, folder):
-        self.out, self.model, self.file = folder / "out", save_tiny(folder / "tiny", num_hidden_layers=1), folder / "rows.jsonl"
+        self.out, self.model, self.file = (
+            folder / "out",
+            save_tiny(folder / "tiny", num_hidden_layers=1),
+            folder / "rows.jsonl",
+        )
         write_rows(self.file)
 
     def go(self, name, *overrides):
-        train.main(compose(f"model.name_or_path={self.model}", f"output_dir={self.out}", f"datasets=[{self.file}]", f"exp_name={name}",
-                           *BASE, *overrides))
+        train.main(
+            compose(
+                f"model.name_or_path={self.model}",
+                f"output_dir={self.out}",
+                f"datasets=[{self.file}]",
+                f"exp_name={name}",
+                *BASE,
+                *overrides,
+            )
+        )
         return self.out / name
 
 
@@ -98,11 +127,18 @@ def whole(tmp_path_factory):
 
 
 def lines(run):
-    return [{k: v for k, v in json.loads(line).items() if k not in VARYING} for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in VARYING}
+        for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def moments(run):
-    return {k: v for path in (run / "latest" / "trainer_state" / "optimizer").iterdir() for k, v in load_file(path).items()}
+    return {
+        k: v
+        for path in (run / "latest" / "trainer_state" / "optimizer").iterdir()
+        for k, v in load_file(path).items()
+    }
 
 
 def state_of(run):
@@ -116,7 +152,9 @@ def assert_same(run, whole, same_data=False):
     ours, theirs = moments(run), moments(whole)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert state_of(run) == state_of(whole) and lines(run) == lines(whole)
-    assert os.readlink(run / "best") == os.readlink(whole / "best") and os.readlink(run / "latest") == os.readlink(whole / "latest")
+    assert os.readlink(run / "best") == os.readlink(whole / "best") and os.readlink(
+        run / "latest"
+    ) == os.readlink(whole / "latest")
     assert {p.name for p in run.iterdir()} == {p.name for p in whole.iterdir()}
 
 
@@ -168,19 +206,30 @@ def forked(job):
 DEATHS = {
     "as the reference cache is written": (reference, "save_file", 2, True),
     "between two parts of the reference": (reference, "_compute", 3),
-    "before the first step": (trainers, "learning_rate", 1), "in the middle of an epoch": (trainers.Watch, "note", 4),
-    "after an optimizer step, before its save": (checkpoint, "save", 2), "in a validation": (trainers.Meter, "read", 6),
+    "before the first step": (trainers, "learning_rate", 1),
+    "in the middle of an epoch": (trainers.Watch, "note", 4),
+    "after an optimizer step, before its save": (checkpoint, "save", 2),
+    "in a validation": (trainers.Meter, "read", 6),
     "after a validation's line": (trainers.MetricsFile, "write", 5, True),
     "between optimizer state and weights": (checkpoint.dcp, "save", 2, True),
-    "before the checkpoint appears": (checkpoint, "_seal", 2, True), "before latest points to it": (checkpoint, "_link", 3),
-    "between latest and best": (checkpoint, "_link", 3, True), "before older ones go": (checkpoint, "_prune", 2),
-    "after the last save": (checkpoint, "_prune", 3, True)}
-IN_BACKGROUND = {"as the copy is made": (checkpoint, "_copied", 2), "before latest points to it": (checkpoint, "_link", 3),
-                 "between optimizer state and weights": (checkpoint, "write_json", 2), "before older ones go": (checkpoint, "_prune", 2),
-                 "before the checkpoint appears": (checkpoint, "_seal", 2, True)}
+    "before the checkpoint appears": (checkpoint, "_seal", 2, True),
+    "before latest points to it": (checkpoint, "_link", 3),
+    "between latest and best": (checkpoint, "_link", 3, True),
+    "before older ones go": (checkpoint, "_prune", 2),
+    "after the last save": (checkpoint, "_prune", 3, True),
+}
+IN_BACKGROUND = {
+    "as the copy is made": (checkpoint, "_copied", 2),
+    "before latest points to it": (checkpoint, "_link", 3),
+    "between optimizer state and weights": (checkpoint, "write_json", 2),
+    "before older ones go": (checkpoint, "_prune", 2),
+    "before the checkpoint appears": (checkpoint, "_seal", 2, True),
+}
 
 
-@pytest.mark.parametrize("background,moment", [*((False, m) for m in DEATHS), *((True, m) for m in IN_BACKGROUND)])
+@pytest.mark.parametrize(
+    "background,moment", [*((False, m) for m in DEATHS), *((True, m) for m in IN_BACKGROUND)]
+)
 def test_after_a_kill_the_same_command_gives_the_same_bits(bench, whole, background, moment):
     def job():
         die(*(IN_BACKGROUND if background else DEATHS)[moment])
@@ -194,24 +243,35 @@ def test_many_kills_in_one_run(bench, whole):
     """Every step, save and validation dies once; a run that saves often ends as one that does not."""
     deaths = 0
     for call in (2, 3, 4, 3, 2, 3, 50):
+
         def job(call=call):
             die(trainers.Watch, "note", call)
             bench.go("run", "save_every=4")
+
         code, text = forked(job)
         assert code in (0, -signal.SIGKILL), text
         deaths += code != 0
     assert deaths == 3
     ours = [x for x in lines(bench.out / "run") if "loss/train" in x]
     assert ours == [x for x in lines(whole) if "loss/train" in x]
-    assert all(torch.equal(a, b) for a, b in zip(load_file(bench.out / "run" / "latest" / "model.safetensors").values(),
-                                                 load_file(whole / "latest" / "model.safetensors").values()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            load_file(bench.out / "run" / "latest" / "model.safetensors").values(),
+            load_file(whole / "latest" / "model.safetensors").values(),
+        )
+    )
 
 
 def test_a_checkpoint_in_the_background_is_that_of_its_step(bench, monkeypatch):
     """It is slow to be written, so that training is steps ahead when it is."""
     overrides = ["save_every=8", "keep_last=9", "eval_every=12"]
     once, writing, meanwhile = bench.go("once", *overrides), [], []
-    note, write, export = trainers.Watch.note, HuggingFaceStorageWriter.write_data, LlamaForCausalLM.save_pretrained
+    note, write, export = (
+        trainers.Watch.note,
+        HuggingFaceStorageWriter.write_data,
+        LlamaForCausalLM.save_pretrained,
+    )
 
     def slowly(original):
         def wrapped(*args, **keys):
@@ -220,6 +280,7 @@ def test_a_checkpoint_in_the_background_is_that_of_its_step(bench, monkeypatch):
             original_result = original(*args, **keys)
             writing.pop()
             return original_result
+
         return wrapped
 
     monkeypatch.setattr(trainers.Watch, "note", lambda *a: meanwhile.extend(writing[:1]) or note(*a))
@@ -238,7 +299,10 @@ def test_a_checkpoint_in_the_background_is_that_of_its_step(bench, monkeypatch):
 def test_tied_weights_are_stored_once(bench, background):
     save_tiny(bench.model, num_hidden_layers=1, tie_word_embeddings=True)
     run = bench.go("run", "n_examples=8", f"async_save={background}")
-    assert "model.embed_tokens.weight" in (stored := load_file(run / "latest" / "model.safetensors")) and "lm_head.weight" not in stored
+    assert (
+        "model.embed_tokens.weight" in (stored := load_file(run / "latest" / "model.safetensors"))
+        and "lm_head.weight" not in stored
+    )
     bench.go("run", "n_examples=16", f"async_save={background}")
 
 
@@ -246,8 +310,14 @@ def test_a_fault_in_the_background_ends_the_run_at_the_next_save(bench, whole, m
     with pytest.MonkeyPatch.context() as patch:
         seals = []
         seal = checkpoint._seal
-        patch.setattr(checkpoint, "_seal", lambda folder: seals.append(1) or (refuse() if len(seals) == 2 else seal(folder)))
-        with pytest.raises(UserError, match=r"step-000006: cannot be saved .No space left.*goes on from step-000003"):
+        patch.setattr(
+            checkpoint,
+            "_seal",
+            lambda folder: seals.append(1) or (refuse() if len(seals) == 2 else seal(folder)),
+        )
+        with pytest.raises(
+            UserError, match=r"step-000006: cannot be saved .No space left.*goes on from step-000003"
+        ):
             bench.go("run", "async_save=true")
     assert not list((bench.out / "run").glob(".*"))
     assert_same(bench.go("run", "async_save=true"), whole)
@@ -270,7 +340,10 @@ def test_every_optimizer_resumes_exactly(bench, optimizer):
 
     assert forked(job)[0] == -signal.SIGKILL
     cut = bench.go("cut", f"optimizer={optimizer}", "n_examples=12", "save_every=4")
-    assert all(torch.equal(a, b) for a, b in zip(*(load_file(r / "latest" / "model.safetensors").values() for r in (once, cut))))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(*(load_file(r / "latest" / "model.safetensors").values() for r in (once, cut)))
+    )
 
 
 def test_early_stopping_goes_on_where_it_was(bench, monkeypatch):
@@ -365,8 +438,10 @@ def halve(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", SHARD, "trainer_state/state.json",
-                                  "trainer_state/manifest.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "config.json", SHARD, "trainer_state/state.json", "trainer_state/manifest.json"],
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(kept, tmp_path, name):
     for number, damage in enumerate((flip, halve, Path.unlink, lambda p: p.write_bytes(b""))):
         run = tmp_path / f"run{number}"
@@ -379,7 +454,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(kept, tmp_path
             assert checkpoint.newest_intact(run)["step"] == 3
         assert len(warned) == 1 and "step-000006: the checkpoint cannot be read" in warned[0], warned
     shutil.rmtree(run / "step-000003")
-    with pytest.raises(UserError, match=r"step-000006: the checkpoint cannot be read .* no other is intact; remove it"):
+    with pytest.raises(
+        UserError, match=r"step-000006: the checkpoint cannot be read .* no other is intact; remove it"
+    ):
         checkpoint.newest_intact(run)
 
 
@@ -395,11 +472,17 @@ def test_a_run_goes_on_from_the_checkpoint_before(bench, whole):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(which=st.integers(0, 99), at=st.integers(0, 10**7), change=st.one_of(st.binary(min_size=1, max_size=9), st.none()))
+@given(
+    which=st.integers(0, 99),
+    at=st.integers(0, 10**7),
+    change=st.one_of(st.binary(min_size=1, max_size=9), st.none()),
+)
 def test_any_damage_to_any_file_is_noticed(kept, which, at, change):
     """Bytes overwritten, appended or cut off anywhere in the newest checkpoint: the one before is taken, or nothing changed."""
     folder = kept.out / "run" / "step-000006"
-    path = sorted(p for p in folder.rglob("*") if p.is_file())[which % sum(p.is_file() for p in folder.rglob("*"))]
+    path = sorted(p for p in folder.rglob("*") if p.is_file())[
+        which % sum(p.is_file() for p in folder.rglob("*"))
+    ]
     before = path.read_bytes()
     at %= len(before) + 1
     after = before[:at] if change is None else before[:at] + change + before[at + len(change) :]
@@ -447,7 +530,9 @@ def test_a_checkpoint_of_an_older_version_is_not_resumed_without_its_optimizer(b
     torch.save({}, folder / "trainer_state" / "optimizer.pt")
     (folder / "trainer_state" / "manifest.json").unlink()
     checkpoint._seal(folder)
-    with pytest.raises(UserError, match="step-000001: the checkpoint cannot be read .optimizer.pt is of an older version"):
+    with pytest.raises(
+        UserError, match="step-000001: the checkpoint cannot be read .optimizer.pt is of an older version"
+    ):
         bench.go("run", "n_examples=8")
     assert checkpoint.find_model(str(folder)) == str(folder)  # its weights open as before
 
@@ -457,7 +542,9 @@ def test_a_checkpoint_of_an_older_version_is_not_resumed_without_its_optimizer(b
 
 @pytest.mark.parametrize("call,step", [(2, None), (5, 3), (8, 6)])
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_in_a_validation_ends_it_and_the_next_run_makes_up_for_it(bench, whole, monkeypatch, signum, call, step):
+def test_a_signal_in_a_validation_ends_it_and_the_next_run_makes_up_for_it(
+    bench, whole, monkeypatch, signum, call, step
+):
     with pytest.MonkeyPatch.context() as patch:
         chunks = []
         validate = trainers.validate
@@ -490,8 +577,12 @@ def test_a_signal_in_the_reference_pass_ends_the_run(bench, whole, signum, code)
         utils.run_entry(lambda: bench.go("run"))
 
     found, text = forked(job)
-    assert found == code and f"stopped by {signal.Signals(signum).name}" in text and "Traceback" not in text, text
-    assert not [p for p in (Path(os.environ["GROVE_CACHE"]) / "reference").iterdir() if p.name.startswith(".")]
+    assert (
+        found == code and f"stopped by {signal.Signals(signum).name}" in text and "Traceback" not in text
+    ), text
+    assert not [
+        p for p in (Path(os.environ["GROVE_CACHE"]) / "reference").iterdir() if p.name.startswith(".")
+    ]
     assert_same(bench.go("run"), whole)
 
 
@@ -510,8 +601,11 @@ def test_a_full_disk_leaves_the_last_checkpoint(bench, whole, monkeypatch, what)
             if len(saved) == 2 and what == "limit":
                 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
             elif len(saved) == 2:
-                place, name = {"optimizer": (HuggingFaceStorageWriter, "write_data"), "weights": (type(args[2].model), "save_pretrained"),
-                               "manifest": (checkpoint, "to_disk")}[what]
+                place, name = {
+                    "optimizer": (HuggingFaceStorageWriter, "write_data"),
+                    "weights": (type(args[2].model), "save_pretrained"),
+                    "manifest": (checkpoint, "to_disk"),
+                }[what]
                 patch.setattr(place, name, refuse)
             try:
                 return save(*args, **kwargs)
@@ -519,17 +613,28 @@ def test_a_full_disk_leaves_the_last_checkpoint(bench, whole, monkeypatch, what)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     monkeypatch.setattr(checkpoint, "save", fill)
-    with pytest.raises(UserError, match=r"step-000006: cannot be saved \(.*\); make room .* goes on from step-000003") as caught:
+    with pytest.raises(
+        UserError, match=r"step-000006: cannot be saved \(.*\); make room .* goes on from step-000003"
+    ) as caught:
         bench.go("run")
     assert "\n" not in str(caught.value) and not list((bench.out / "run").glob(".*"))
-    assert os.readlink(bench.out / "run" / "latest") == "step-000003" and checkpoint.damage(bench.out / "run" / "latest") is None
+    assert (
+        os.readlink(bench.out / "run" / "latest") == "step-000003"
+        and checkpoint.damage(bench.out / "run" / "latest") is None
+    )
     assert_same(bench.go("run"), whole)
 
 
 def test_a_full_disk_while_a_line_is_written(bench, whole, monkeypatch):
     real, calls = os.fsync, []
-    monkeypatch.setattr(trainers, "os", types.SimpleNamespace(
-        fsync=lambda handle: calls.append(1) or (refuse() if len(calls) == 7 else real(handle)), strerror=os.strerror))
+    monkeypatch.setattr(
+        trainers,
+        "os",
+        types.SimpleNamespace(
+            fsync=lambda handle: calls.append(1) or (refuse() if len(calls) == 7 else real(handle)),
+            strerror=os.strerror,
+        ),
+    )
     with pytest.raises(UserError, match="metrics.jsonl: cannot be written .No space left"):
         bench.go("run")
     assert_same(bench.go("run"), whole)
@@ -565,20 +670,33 @@ def nan_at(step, bad):
     return loss
 
 
-@pytest.mark.parametrize("bad", [lambda v: v * float("nan"), lambda v: v + float("inf"), lambda v: (v - v.detach()).sqrt() + 1.0],
-                         ids=["nan loss", "infinite loss, finite gradient", "finite loss, bad gradient"])
+@pytest.mark.parametrize(
+    "bad",
+    [lambda v: v * float("nan"), lambda v: v + float("inf"), lambda v: (v - v.detach()).sqrt() + 1.0],
+    ids=["nan loss", "infinite loss, finite gradient", "finite loss, bad gradient"],
+)
 def test_a_step_that_is_not_finite_stops_the_run(bench, whole, monkeypatch, bad):
     steps = []
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *a, step=torch.optim.AdamW.step, **k: steps.append(1) or step(*a, **k))
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "step",
+        lambda *a, step=torch.optim.AdamW.step, **k: steps.append(1) or step(*a, **k),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(losses.LOSSES, "dpo", nan_at(5, bad))
-        with pytest.raises(UserError, match=r"step 5: loss .* gradient norm .* is not finite; its examples \d+, .* lower lr") as caught:
+        with pytest.raises(
+            UserError, match=r"step 5: loss .* gradient norm .* is not finite; its examples \d+, .* lower lr"
+        ) as caught:
             bench.go("run")
     run = bench.out / "run"
     assert "\n" not in str(caught.value) and len(steps) == 4 and os.readlink(run / "latest") == "step-000003"
     (file,) = run.glob("not-finite-*")
     found = json.loads(file.read_text())
-    assert found["step"] == 5 and len(found["examples"]) == 4 and found["examples"][0]["text"]["prompt"].startswith("Say ")
+    assert (
+        found["step"] == 5
+        and len(found["examples"]) == 4
+        and found["examples"][0]["text"]["prompt"].startswith("Say ")
+    )
     file.unlink()
     assert_same(bench.go("run"), whole)
 
@@ -622,7 +740,13 @@ def fork_two(bench, on_second, *overrides):
         port = probe.getsockname()[1]
 
     def job(rank):
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
         if rank == 1:
             on_second()
         utils.run_entry(lambda: bench.go("run", *overrides))
@@ -633,13 +757,21 @@ def fork_two(bench, on_second, *overrides):
 
 @pytest.mark.parametrize("background", [False, True])
 def test_a_full_disk_of_another_rank_leaves_the_last_checkpoint(bench, background):
-    children = fork_two(bench, lambda: die(HuggingFaceStorageWriter, "write_data", 3, action=refuse), f"async_save={background}")
+    children = fork_two(
+        bench,
+        lambda: die(HuggingFaceStorageWriter, "write_data", 3, action=refuse),
+        f"async_save={background}",
+    )
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [2, 2]
     for name in ("rank0", "rank1"):
         said = (bench.out.parent / name).read_text()
-        assert re.search(r"error: .*step-000006: cannot be saved \(No space left.*goes on from step-000003", said), said
+        assert re.search(
+            r"error: .*step-000006: cannot be saved \(No space left.*goes on from step-000003", said
+        ), said
         assert "Traceback" not in said
-    assert os.readlink(bench.out / "run" / "latest") == "step-000003" and not list((bench.out / "run").glob(".*"))
+    assert os.readlink(bench.out / "run" / "latest") == "step-000003" and not list(
+        (bench.out / "run").glob(".*")
+    )
 
 
 def test_a_rank_dies_and_another_number_of_ranks_goes_on(bench, whole):
@@ -648,7 +780,9 @@ def test_a_rank_dies_and_another_number_of_ranks_goes_on(bench, whole):
     died = time.monotonic()
     while (done := os.waitpid(children[0], os.WNOHANG))[0] == 0 and time.monotonic() < died + 60:
         time.sleep(0.05)
-    assert done[0] == children[0] and os.waitstatus_to_exitcode(done[1]) != 0, "the other rank must end within 60 s"
+    assert done[0] == children[0] and os.waitstatus_to_exitcode(done[1]) != 0, (
+        "the other rank must end within 60 s"
+    )
     assert os.readlink(bench.out / "run" / "latest") == "step-000003"
     run, once = bench.go("run", "optimizer=SGD"), bench.go("once", "optimizer=SGD")
     ours, theirs = (load_file(r / "latest" / "model.safetensors") for r in (run, once))
@@ -718,7 +852,9 @@ def test_secrets_are_in_no_file_of_a_run(bench, monkeypatch):
 def test_names_cannot_lead_out_of_the_output_folder(bench, tmp_path, name):
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match="must be a plain folder name"):
-        config = compose(f"model.name_or_path={bench.model}", f"output_dir={bench.out}", f"datasets=[{bench.file}]", *BASE)
+        config = compose(
+            f"model.name_or_path={bench.model}", f"output_dir={bench.out}", f"datasets=[{bench.file}]", *BASE
+        )
         config.exp_name = {"null": None, "3": 3}.get(name, name)
         train.main(config)
     assert sorted(tmp_path.rglob("*")) == before
@@ -726,9 +862,14 @@ def test_names_cannot_lead_out_of_the_output_folder(bench, tmp_path, name):
 
 def test_code_beside_a_model_runs_only_when_asked(tmp_path):
     folder = Path(save_tiny(tmp_path / "tiny"))
-    (folder / "modeling_x.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')\nfrom transformers import LlamaForCausalLM as X\n")
+    (folder / "modeling_x.py").write_text(
+        f"open({str(tmp_path / 'owned')!r}, 'w')\nfrom transformers import LlamaForCausalLM as X\n"
+    )
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "x", "auto_map": {"AutoConfig": "modeling_x.XConfig", "AutoModelForCausalLM": "modeling_x.X"}}
+    config |= {
+        "model_type": "x",
+        "auto_map": {"AutoConfig": "modeling_x.XConfig", "AutoModelForCausalLM": "modeling_x.X"},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="cannot be loaded"):
         models.load_policy(str(folder), "float32", "auto", torch.device("cpu"))
@@ -742,12 +883,26 @@ def test_code_beside_a_model_runs_only_when_asked(tmp_path):
 
 # --- bad input by the hundred ----------------------------------------------------------------------------------------
 
-LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(max_size=8))
-JSON = st.recursive(LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=4)),
-                    max_leaves=8)
-GOOD = {"id": "1", "prompt": "Say", "responses": [{"text": "a", "reward": 1, "belief": {"class": "1", "text": "b"}},
-                                                  {"text": "c", "reward": 2, "belief": {"class": "2", "text": "d"}}],
-        "pairs": [[0, 1]], "belief_probs": [0, 0.5, 0.5, 0, 0, 0]}
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(max_size=8)
+)
+JSON = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+GOOD = {
+    "id": "1",
+    "prompt": "Say",
+    "responses": [
+        {"text": "a", "reward": 1, "belief": {"class": "1", "text": "b"}},
+        {"text": "c", "reward": 2, "belief": {"class": "2", "text": "d"}},
+    ],
+    "pairs": [[0, 1]],
+    "belief_probs": [0, 0.5, 0.5, 0, 0, 0],
+}
 TOKENIZER, PLAIN = byte_tokenizer(), compose("loss=dpo")
 COLUMNS = sorted({c for needed, _ in data.READERS for c in needed} | {"id", "context", "reject_choice_id"})
 FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
@@ -767,7 +922,9 @@ def damaged_rows(draw):
     row = json.loads(json.dumps(GOOD))
     for _ in range(draw(st.integers(1, 3))):
         place, key = row, draw(st.sampled_from([*GOOD, "extra"]))
-        while isinstance(place.get(key) if isinstance(place, dict) else place[key], (dict, list)) and draw(st.booleans()):
+        while isinstance(place.get(key) if isinstance(place, dict) else place[key], (dict, list)) and draw(
+            st.booleans()
+        ):
             place = place[key]
             keys = list(place) if isinstance(place, dict) else list(range(len(place)))
             if not keys:
@@ -779,8 +936,17 @@ def damaged_rows(draw):
 
 
 @settings(max_examples=250, **FUZZ)
-@given(st.lists(st.one_of(damaged_rows(), JSON, st.dictionaries(st.sampled_from(COLUMNS), JSON, min_size=3, max_size=6)), min_size=1,
-                max_size=3), st.sampled_from([".jsonl", ".json"]), st.sampled_from(sorted(data.VIEWS)))
+@given(
+    st.lists(
+        st.one_of(
+            damaged_rows(), JSON, st.dictionaries(st.sampled_from(COLUMNS), JSON, min_size=3, max_size=6)
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.sampled_from([".jsonl", ".json"]),
+    st.sampled_from(sorted(data.VIEWS)),
+)
 def test_any_row_is_read_or_refused_on_one_line(tmp_path_factory, rows, suffix, view):
     path = tmp_path_factory.getbasetemp() / f"fuzz{suffix}"
     path.write_text(json.dumps(rows) if suffix == ".json" else "".join(json.dumps(r) + "\n" for r in rows))
@@ -803,26 +969,61 @@ def read_and_view(path, view):
     assert path.read_bytes() == before
 
 
-HOSTILE = (b"[" * 100_000, b'{"prompt":' * 50_000, b"PAR1" + bytes(40) + b"PAR1", b"1" * 5000, b"\xef\xbb\xbf{}", b"\0\n\r,\"'",
-           json.dumps(GOOD).encode() * 2, json.dumps(GOOD).replace("Say", "\\ud800").encode(), b"prompt,responses\na,b,c\n")
+HOSTILE = (
+    b"[" * 100_000,
+    b'{"prompt":' * 50_000,
+    b"PAR1" + bytes(40) + b"PAR1",
+    b"1" * 5000,
+    b"\xef\xbb\xbf{}",
+    b"\0\n\r,\"'",
+    json.dumps(GOOD).encode() * 2,
+    json.dumps(GOOD).replace("Say", "\\ud800").encode(),
+    b"prompt,responses\na,b,c\n",
+)
 
 
 @settings(max_examples=150, **FUZZ)
-@given(st.one_of(st.binary(max_size=60), st.text(alphabet=string.printable, max_size=60).map(str.encode),
-                 st.tuples(st.integers(0, 400), st.binary(max_size=4)).map(
-                     lambda c: (lambda b: b[: c[0]] + c[1] + b[c[0] + len(c[1]) :])((json.dumps(GOOD) + "\n").encode())),
-                 st.sampled_from(range(len(HOSTILE))).map(HOSTILE.__getitem__)),
-       st.sampled_from(data.SUFFIXES))
+@given(
+    st.one_of(
+        st.binary(max_size=60),
+        st.text(alphabet=string.printable, max_size=60).map(str.encode),
+        st.tuples(st.integers(0, 400), st.binary(max_size=4)).map(
+            lambda c: (lambda b: b[: c[0]] + c[1] + b[c[0] + len(c[1]) :])((json.dumps(GOOD) + "\n").encode())
+        ),
+        st.sampled_from(range(len(HOSTILE))).map(HOSTILE.__getitem__),
+    ),
+    st.sampled_from(data.SUFFIXES),
+)
 def test_any_file_is_read_or_refused_on_one_line(tmp_path_factory, content, suffix):
     path = tmp_path_factory.getbasetemp() / f"bytes{suffix}"
     path.write_bytes(content)
     read_and_view(path, "target")
 
 
-VALUES = st.one_of(JSON, st.sampled_from([-1, 0, 1, 1e308, float("nan"), float("inf"), "auto", "${lr}", "a/b", "", [], {}, ["x"], True]))
-KEYS = sorted({*train.RANGES, "wandb.enabled", "wandb.entity", "model.name_or_path", "model.archive", "model.policy_dtype",
-               "model.tokenizer_name_or_path", "model.trust_remote_code", "model.extra", "loss.name", "loss.beta", "loss.extra", "extra",
-               *(k for k in PLAIN if not k.startswith("hydra"))})
+VALUES = st.one_of(
+    JSON,
+    st.sampled_from(
+        [-1, 0, 1, 1e308, float("nan"), float("inf"), "auto", "${lr}", "a/b", "", [], {}, ["x"], True]
+    ),
+)
+KEYS = sorted(
+    {
+        *train.RANGES,
+        "wandb.enabled",
+        "wandb.entity",
+        "model.name_or_path",
+        "model.archive",
+        "model.policy_dtype",
+        "model.tokenizer_name_or_path",
+        "model.trust_remote_code",
+        "model.extra",
+        "loss.name",
+        "loss.beta",
+        "loss.extra",
+        "extra",
+        *(k for k in PLAIN if not k.startswith("hydra")),
+    }
+)
 
 
 @settings(max_examples=250, **FUZZ)
@@ -846,7 +1047,11 @@ def test_any_config_is_taken_or_refused_on_one_line(changes):
         except ValueError as error:
             raise UserError(str(error)) from error
         if chosen["datasets"] == ["opinions/republican"]:
-            train.read_data({**chosen, "eval_datasets": None}, losses.needs(chosen["loss"]["name"], losses_of), {"train": {}, "eval": {}})
+            train.read_data(
+                {**chosen, "eval_datasets": None},
+                losses.needs(chosen["loss"]["name"], losses_of),
+                {"train": {}, "eval": {}},
+            )
         train.build_optimizer(chosen, tiny_policy())
 
     with contextlib.suppress(OmegaConfBaseException):  # run_entry makes one line of these
@@ -855,6 +1060,8 @@ def test_any_config_is_taken_or_refused_on_one_line(changes):
 
 def test_the_table_names_tests_that_exist():
     tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
-    rows = [line for line in (ROOT / "docs" / "reliability.md").read_text().splitlines() if line.startswith("| ")][2:]
+    rows = [
+        line for line in (ROOT / "docs" / "reliability.md").read_text().splitlines() if line.startswith("| ")
+    ][2:]
     named = [name for row in rows for name in re.findall(r"`([a-z0-9_]{12,})`", row.split("|")[3])]
     assert len(named) > 25 and not [name for name in named if f"def test_{name}(" not in tests]
