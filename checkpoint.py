@@ -42,7 +42,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from utils import UserError, World, log, on_main, to_disk, write_json
+from ranks import World, on_main
+from utils import UserError, log, to_disk, write_json
 
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)

@@ -16,19 +16,8 @@ from typing import Any, NamedTuple
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from utils import (
-    UserError,
-    World,
-    atomic_path,
-    guarded,
-    init_distributed,
-    keep_freed_memory,
-    log,
-    run_entry,
-    run_on_ranks,
-    setup_logging,
-    spread,
-)
+from ranks import World, init_distributed, run_on_ranks, spread
+from utils import UserError, atomic_path, guarded, keep_freed_memory, log, run_entry, setup_logging
 
 FROM_RUN = {
     "datasets": ["opinions/republican"],

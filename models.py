@@ -27,7 +27,8 @@ from torch.utils.checkpoint import checkpoint
 
 import forest
 from losses import Scores
-from utils import UserError, World, cache_dir, log
+from ranks import World
+from utils import UserError, cache_dir, log
 
 EMBEDDED = "embedded:"
 EMBEDDED_MODELS = {

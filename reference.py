@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 import forest
 import models
-from utils import World, atomic_path, cache_dir, locked, log
+from ranks import World
+from utils import atomic_path, cache_dir, locked, log
 
 PLAN_CHUNK = 1024  # examples planned, computed and written at once: planning is quadratic in the worst case
 

@@ -20,22 +20,18 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from ranks import init_distributed, leave_distributed, on_main, run_on_ranks, wait
 from utils import (
     Stopped,
     UserError,
     atomic_path,
     guarded,
-    init_distributed,
     keep_freed_memory,
-    leave_distributed,
     locked,
     log,
-    on_main,
     run_entry,
-    run_on_ranks,
     seed_everything,
     setup_logging,
-    wait,
     write_json,
 )
 

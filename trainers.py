@@ -28,7 +28,8 @@ import forest
 import metrics
 import models
 from losses import Scores
-from utils import StopFlag, Stopped, UserError, World, log, write_json
+from ranks import World
+from utils import StopFlag, Stopped, UserError, log, write_json
 
 
 class Settings(NamedTuple):

@@ -46,7 +46,8 @@ from workload import (  # noqa: E402
     text_trees,
 )
 
-from utils import UserError, World, run_entry, setup_logging  # noqa: E402
+from ranks import World  # noqa: E402
+from utils import UserError, run_entry, setup_logging  # noqa: E402
 
 MODES = ("shared", "packed", "padded", "plain")
 BY_ROWS = ("padded", "plain")

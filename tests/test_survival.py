@@ -42,7 +42,8 @@ import reference
 import train
 import trainers
 import utils
-from utils import Stopped, UserError, World
+from ranks import World
+from utils import Stopped, UserError
 
 ROOT = Path(__file__).parent.parent
 CPU = World(0, 1, torch.device("cpu"), None)

@@ -27,7 +27,8 @@ import preference_datasets as data
 import reference
 import train
 import trainers
-from utils import UserError, World
+from ranks import World
+from utils import UserError
 
 ROOT = Path(__file__).parent.parent
 CPU = World(0, 1, torch.device("cpu"), None)

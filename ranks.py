@@ -1,0 +1,240 @@
+"""Processes: start them, share work and words among them, leave together.
+
+Contract: every function here that talks to other ranks is called by all of them, in the same order. A process that runs
+alone is rank 0 of 1 and pays for nothing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from utils import UserError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+PEER_TIMEOUT = datetime.timedelta(
+    minutes=30
+)  # a dead peer is noticed at once; this ends the wait for one that hangs
+LAST_WORDS = 30  # seconds that ranks get to end by themselves after one of them failed
+USER_MESSAGES = (b"error: ", b"stopped by ")  # what all ranks print alike
+
+
+class World(NamedTuple):
+    """Where this process stands: `rank` of `size`, its `device`, and the mesh to shard over (None: one process)."""
+
+    rank: int
+    size: int
+    device: torch.device
+    mesh: DeviceMesh | None
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+# --- start and leave -------------------------------------------------------------------------------------------------
+
+
+def init_distributed(replicate: int = 1, shard: bool = False) -> World:
+    """Join torchrun's process group where there is one (nccl on CUDA, gloo on the CPU).
+
+    Models are sharded over groups of size / `replicate` ranks. A single process gets a mesh only where `shard` asks for one.
+    Raises UserError where `replicate` does not divide the number of processes.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if size % replicate:
+        raise UserError(
+            f"config key replicate={replicate}: does not divide the number of processes ({size}); set replicate=1"
+        )
+    if size == 1 and not shard:
+        return World(0, 1, device, None)
+    if not dist.is_initialized():
+        backend = (
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        )  # offloaded weights are reduced on the CPU
+        alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
+        dist.init_process_group(backend, timeout=PEER_TIMEOUT, **alone)
+    shape = (size,) if replicate == 1 else (replicate, size // replicate)
+    names = ("replicate", "shard")[-len(shape) :]
+    return World(dist.get_rank(), size, device, init_device_mesh(device.type, shape, mesh_dim_names=names))
+
+
+def leave_distributed() -> None:
+    """Leave the process group where all ranks do: its threads must not outlive the interpreter. A rank that fails alone
+    just ends."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and dist.is_initialized():
+        dist.barrier()  # a peer that is gone early takes the others' connections with it
+        dist.destroy_process_group()
+
+
+def run_on_ranks(nproc: int | None) -> None:
+    """Run the command as `nproc` processes (None: one for each GPU) and exit, unless this is one of them or one is enough."""
+    if "WORLD_SIZE" in os.environ:
+        return
+    count = nproc or torch.cuda.device_count()
+    if count > 1:
+        sys.exit(launch(count))
+
+
+def launch(count: int) -> int:
+    """Run this very command as `count` local ranks, as torchrun would, and return its exit code.
+
+    SIGINT and SIGTERM are passed on once, and a run that saves has the time it needs. Where a rank fails, the others get
+    half a minute to end by themselves. Messages of user errors, which all ranks print, are shown once.
+    """
+    ranks = _start(count)
+    held: list[bytes] = []
+    readers = [threading.Thread(target=_pass_on, args=(rank.stderr, held), daemon=True) for rank in ranks[1:]]
+    for reader in readers:
+        reader.start()
+    silenced = _wait_for(ranks)
+    for reader in readers:
+        reader.join(timeout=5)
+    codes = [rank.returncode for rank in ranks]
+    if held and (silenced or not codes[0]):  # rank 0 said nothing itself
+        sys.stderr.buffer.write(held[0])
+    return _exit_code(codes)
+
+
+def _start(count: int) -> list[subprocess.Popen]:
+    """Start the ranks; all but rank 0 write their errors into a pipe."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
+    shared = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": threads,
+    }
+    ranks = []
+    for rank in range(count):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        process = subprocess.Popen(
+            [sys.executable, *sys.argv],
+            env={**os.environ, **shared, **own},
+            stderr=subprocess.PIPE if rank else None,
+            start_new_session=True,
+        )
+        ranks.append(process)
+    return ranks
+
+
+def _pass_on(lines: Iterable[bytes], held: list[bytes]) -> None:
+    """Print a rank's lines as they come; hold back those that all ranks print alike."""
+    for line in lines:
+        if line.startswith(USER_MESSAGES):
+            held.append(line)
+        else:
+            sys.stderr.buffer.write(line)
+            sys.stderr.buffer.flush()
+
+
+def _wait_for(ranks: Sequence[subprocess.Popen]) -> bool:
+    """Wait until all ranks have ended, passing signals on; True where rank 0 had to be killed before it could speak."""
+
+    def forward(signum: int, _frame: object = None) -> None:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.send_signal(signum)
+
+    previous = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+    deadline, silenced = float("inf"), False
+    try:
+        while any(rank.poll() is None for rank in ranks):
+            if deadline == float("inf") and any(rank.poll() for rank in ranks):
+                deadline = time.monotonic() + LAST_WORDS
+            if time.monotonic() > deadline:
+                silenced = ranks[0].poll() is None
+                forward(signal.SIGKILL)
+            time.sleep(0.1)
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+    return silenced
+
+
+def _exit_code(codes: Sequence[int]) -> int:
+    """That of a rank that ended by itself, which explains the others that were killed; else 128 + the signal's number."""
+    own = [code for code in codes if code > 0]
+    if own:
+        return own[0]
+    return 128 - min(codes) if any(codes) else 0
+
+
+# --- share -----------------------------------------------------------------------------------------------------------
+
+
+def spread(jobs: Sequence[Job], work: Callable[[Job], Result], world: World) -> list[Result]:
+    """[work(job) for job in jobs]: ranks take jobs in turn, and every rank gets all results, in order.
+
+    Ranks work equally often, since the collectives of a sharded model must match: one whose turn has no job repeats the first.
+    """
+    done: dict[int, Result] = {}
+    for turn in range(0, len(jobs), world.size):
+        mine = turn + world.rank
+        result = work(jobs[mine if mine < len(jobs) else 0])
+        if mine < len(jobs):
+            done[mine] = result
+    for part in gathered(done, world):
+        done |= part
+    return [done[i] for i in range(len(jobs))]
+
+
+def gathered(value: Result, world: World) -> list[Result]:
+    """Every rank's value, on every rank, in the order of the ranks."""
+    if world.size == 1:
+        return [value]
+    parts: list = [None] * world.size
+    dist.all_gather_object(parts, value)
+    return parts
+
+
+def on_main(world: World, action: Callable[[], Result]) -> Result:
+    """What `action` returns on the main rank, on all ranks. A UserError there is raised on all, so that none waits for ever."""
+    if world.size == 1:
+        return action()
+    box: list = [None, None]
+    if world.is_main:
+        try:
+            box[0] = action()
+        except UserError as error:
+            box[1] = str(error)
+    dist.broadcast_object_list(box, src=0, device=world.device)
+    if box[1] is not None:
+        raise UserError(box[1])
+    return box[0]
+
+
+def wait(world: World) -> None:
+    """Wait for all ranks."""
+    if world.size > 1:
+        dist.barrier()
+
+
+def agree(signum: int, seconds: float, world: World) -> tuple[int, float]:
+    """The largest signal number (0: none) and clock over all ranks, so that all leave, log and save at the same step."""
+    if world.size == 1:
+        return signum, seconds
+    value = torch.tensor([signum, seconds], dtype=torch.float32, device=world.device)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return int(value[0]), value[1].item()

@@ -1,0 +1,193 @@
+"""Trajectories of tiny runs, recorded: `python tests/recorded/record.py` writes trajectories.json anew.
+
+Contract: five losses on one and on two processes, each a run of five steps and its evaluation, as numbers that compare
+to the bit on one kind of machine. Record anew only where a change is meant to change them, and say so in its commit.
+
+    python tests/recorded/record.py            # write trajectories.json beside this file
+    python tests/recorded/record.py out.json   # write another file, to compare two commits
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import socket
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+# one way to compute on every processor, where its makers allow that
+os.environ |= {
+    "ATEN_CPU_CAPABILITY": "default",
+    "CUDA_VISIBLE_DEVICES": "",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "HF_HUB_OFFLINE": "1",
+    "MKL_CBWR": "COMPATIBLE",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "WANDB_MODE": "disabled",
+}
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import hydra  # noqa: E402
+import torch  # noqa: E402
+from helpers import save_tiny  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+import evaluate  # noqa: E402
+import models  # noqa: E402
+import train  # noqa: E402
+
+LOSSES = ("sft", "dpo", "kto", "swepo", "gdpo")
+WORLDS = (1, 2)
+TRAINING = [
+    "datasets=[opinions/republican]",
+    "n_eval_examples=12",
+    "pairs_per_prompt=2",
+    "batch_size=6",
+    "n_examples=30",
+    "max_length=256",
+    "max_tokens=700",
+    "eval_every=12",
+    "lr=1e-3",
+    "warmup_steps=2",
+    "log_every_seconds=0",
+    "wandb.enabled=false",
+]
+EVALUATION = ["n_prompts=8", "n_samples=2", "max_new_tokens=6", "batch_size=5"]
+EXACT = ("loss/train", "loss/eval", "grad_norm", "lr", "kl_mismatched_train", "js_distance_eval")
+
+
+def call(entry: str, main, *overrides: str) -> None:
+    """Run an entry point in this process, as its command line would."""
+    with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):
+        config = hydra.compose(entry, overrides=list(overrides))
+    main(config)
+
+
+def calls(folder: Path, tiny: str) -> list[tuple]:
+    """(config, entry point, overrides) of everything that a world does."""
+    planned = []
+    for loss in LOSSES:
+        names = [f"model.name_or_path={tiny}", f"output_dir={folder}", f"exp_name={loss}", f"loss={loss}"]
+        planned.append(("config", train.main, *names, *TRAINING))
+    beliefs = [f"ckpt=[{tiny},{folder}/gdpo]", f"output={folder}/beliefs"]
+    planned.append(("evaluate", evaluate.main, *beliefs, *EVALUATION))
+    order = [
+        f"ckpt=[{tiny},{folder}/swepo]",
+        f"output={folder}/order",
+        f"datasets=[{folder.parent}/ranked.jsonl]",
+    ]
+    planned.append(("evaluate", evaluate.main, *order, "split=all", "n_prompts=9", "max_length=64"))
+    return planned
+
+
+def run_world(size: int, cache: Path, job: tuple) -> None:
+    """Fork `size` ranks of this process, which has imported everything, let them do the job, and wait for them."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(size):
+        if child := os.fork():
+            children.append(child)
+            continue
+        code = 1
+        try:
+            models.matmul_rate = lambda *_: 1e9  # its measurement would be most of the run
+            os.environ |= {
+                "GROVE_CACHE": str(cache),
+                "LOCAL_RANK": str(rank),
+                "MASTER_ADDR": "localhost",
+                "MASTER_PORT": str(port),
+                "RANK": str(rank),
+                "WORLD_SIZE": str(size),
+            }
+            call(*job)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    if any(codes):
+        sys.exit(f"world of {size}: exit codes {codes}")
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the newest checkpoint."""
+    tensors = {}
+    for path in sorted((folder / "latest").glob("model*.safetensors")):
+        tensors |= load_file(path)
+    return dict(sorted(tensors.items()))
+
+
+def trajectory(folder: Path) -> dict:
+    """What one run did."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    digest, squares = hashlib.sha256(), 0.0
+    for name, tensor in weights_of(folder).items():
+        digest.update(name.encode())
+        digest.update(tensor.numpy().tobytes())
+        squares += tensor.double().square().sum().item()
+    return {
+        "numbers": {key: [line[key] for line in lines if key in line] for key in EXACT},
+        "keys": [sorted(line) for line in lines],
+        "weights": digest.hexdigest(),
+        "weights_norm": squares**0.5,
+        "files": sorted(path.name for path in folder.iterdir()),
+    }
+
+
+def report(folder: Path) -> dict:
+    """What one evaluation said."""
+    found = json.loads((folder / "report.json").read_text())
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    return {
+        "checkpoints": found["checkpoints"],
+        "settings": sorted(found["settings"]),
+        "predictions": len(lines),
+        "prediction_keys": sorted(json.loads(lines[0])),
+        "predictions_hash": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+    }
+
+
+def machine() -> dict[str, str]:
+    """What the bits may depend on."""
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {"torch": torch.__version__, "architecture": platform.machine(), "cpu": model[0] if model else ""}
+
+
+def record() -> dict:
+    """Run all worlds in a temporary folder and say what they did."""
+    torch.set_num_threads(1)
+    result: dict = {"machine": machine(), "runs": {}, "reports": {}}
+    with tempfile.TemporaryDirectory() as temporary:
+        base = Path(temporary)
+        tiny = save_tiny(base / "tiny", max_position_embeddings=2048)
+        rows = []
+        for i in range(9):
+            responses = [{"text": f"It is {j}.", "reward": j} for j in range(2 + i % 3)]
+            rows.append(json.dumps({"id": str(i), "prompt": f"Say {i}", "responses": responses}))
+        (base / "ranked.jsonl").write_text("\n".join(rows) + "\n")
+        for size in WORLDS:
+            folder = base / str(size)
+            folder.mkdir()
+            for job in calls(folder, tiny):
+                run_world(size, folder / "cache", job)
+            for loss in LOSSES:
+                result["runs"][f"{loss} on {size}"] = trajectory(folder / loss)
+            for kind in ("beliefs", "order"):
+                result["reports"][f"{kind} on {size}"] = report(folder / kind)
+    return result
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "trajectories.json"
+    target.write_text(json.dumps(record(), indent=1) + "\n")
