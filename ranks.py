@@ -1,13 +1,14 @@
 """Processes: start them, share work and words among them, leave together.
 
-Contract: every function here that talks to other ranks is called by all of them, in the same order. A process that runs
-alone is rank 0 of 1 and pays for nothing.
+Contract: every function here that talks to other ranks is called by all of them, in the same order. A process
+that runs alone is rank 0 of 1 and pays for nothing.
 """
 
 from __future__ import annotations
 
 import datetime
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -33,7 +35,8 @@ USER_MESSAGES = (b"error: ", b"stopped by ")  # what all ranks print alike
 
 
 class World(NamedTuple):
-    """Where this process stands: `rank` of `size`, its `device`, and the mesh to shard over (None: one process)."""
+    """Where this process stands: `rank` of `size`, its `device`, and the mesh to
+    shard over (None: one process)."""
 
     rank: int
     size: int
@@ -45,14 +48,14 @@ class World(NamedTuple):
         return self.rank == 0
 
 
-# --- start and leave -------------------------------------------------------------------------------------------------
+# --- start and leave ----------------------------------------------------------------------------------------
 
 
 def init_distributed(replicate: int = 1, shard: bool = False) -> World:
     """Join torchrun's process group where there is one (nccl on CUDA, gloo on the CPU).
 
-    Models are sharded over groups of size / `replicate` ranks. A single process gets a mesh only where `shard` asks for one.
-    Raises UserError where `replicate` does not divide the number of processes.
+    Models are sharded over groups of size / `replicate` ranks. A single process gets a mesh only where
+    `shard` asks for one. Raises UserError where `replicate` does not divide the number of processes.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     size = int(os.environ.get("WORLD_SIZE", 1))
@@ -60,15 +63,13 @@ def init_distributed(replicate: int = 1, shard: bool = False) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if size % replicate:
-        raise UserError(
-            f"config key replicate={replicate}: does not divide the number of processes ({size}); set replicate=1"
-        )
+        problem = f"does not divide the number of processes ({size})"
+        raise UserError(f"config key replicate={replicate}: {problem}; set replicate=1")
     if size == 1 and not shard:
         return World(0, 1, device, None)
     if not dist.is_initialized():
-        backend = (
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        )  # offloaded weights are reduced on the CPU
+        # gloo beside nccl: offloaded weights are reduced on the CPU
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
         dist.init_process_group(backend, timeout=PEER_TIMEOUT, **alone)
     shape = (size,) if replicate == 1 else (replicate, size // replicate)
@@ -76,16 +77,25 @@ def init_distributed(replicate: int = 1, shard: bool = False) -> World:
     return World(dist.get_rank(), size, device, init_device_mesh(device.type, shape, mesh_dim_names=names))
 
 
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch.
+    Training itself draws nothing from them: batches are functions of (seed, step)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def leave_distributed() -> None:
-    """Leave the process group where all ranks do: its threads must not outlive the interpreter. A rank that fails alone
-    just ends."""
+    """Leave the process group where all ranks do: its threads must not outlive the
+    interpreter. A rank that fails alone just ends."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and dist.is_initialized():
         dist.barrier()  # a peer that is gone early takes the others' connections with it
         dist.destroy_process_group()
 
 
 def run_on_ranks(nproc: int | None) -> None:
-    """Run the command as `nproc` processes (None: one for each GPU) and exit, unless this is one of them or one is enough."""
+    """Run the command as `nproc` processes (None: one for each GPU) and exit, unless
+    this is one of them or one is enough."""
     if "WORLD_SIZE" in os.environ:
         return
     count = nproc or torch.cuda.device_count()
@@ -96,8 +106,9 @@ def run_on_ranks(nproc: int | None) -> None:
 def launch(count: int) -> int:
     """Run this very command as `count` local ranks, as torchrun would, and return its exit code.
 
-    SIGINT and SIGTERM are passed on once, and a run that saves has the time it needs. Where a rank fails, the others get
-    half a minute to end by themselves. Messages of user errors, which all ranks print, are shown once.
+    SIGINT and SIGTERM are passed on once, and a run that saves has the time it needs. Where a rank fails, the
+    others get half a minute to end by themselves. Messages of user errors, which all ranks print, are shown
+    once.
     """
     ranks = _start(count)
     held: list[bytes] = []
@@ -150,7 +161,8 @@ def _pass_on(lines: Iterable[bytes], held: list[bytes]) -> None:
 
 
 def _wait_for(ranks: Sequence[subprocess.Popen]) -> bool:
-    """Wait until all ranks have ended, passing signals on; True where rank 0 had to be killed before it could speak."""
+    """Wait until all ranks have ended, passing signals on; True where rank 0 had to
+    be killed before it could speak."""
 
     def forward(signum: int, _frame: object = None) -> None:
         for rank in ranks:
@@ -174,20 +186,22 @@ def _wait_for(ranks: Sequence[subprocess.Popen]) -> bool:
 
 
 def _exit_code(codes: Sequence[int]) -> int:
-    """That of a rank that ended by itself, which explains the others that were killed; else 128 + the signal's number."""
+    """That of a rank that ended by itself, which explains the others that were
+    killed; else 128 + the signal's number."""
     own = [code for code in codes if code > 0]
     if own:
         return own[0]
     return 128 - min(codes) if any(codes) else 0
 
 
-# --- share -----------------------------------------------------------------------------------------------------------
+# --- share --------------------------------------------------------------------------------------------------
 
 
 def spread(jobs: Sequence[Job], work: Callable[[Job], Result], world: World) -> list[Result]:
     """[work(job) for job in jobs]: ranks take jobs in turn, and every rank gets all results, in order.
 
-    Ranks work equally often, since the collectives of a sharded model must match: one whose turn has no job repeats the first.
+    Ranks work equally often, since the collectives of a sharded model must match:
+    one whose turn has no job repeats the first.
     """
     done: dict[int, Result] = {}
     for turn in range(0, len(jobs), world.size):
@@ -210,7 +224,8 @@ def gathered(value: Result, world: World) -> list[Result]:
 
 
 def on_main(world: World, action: Callable[[], Result]) -> Result:
-    """What `action` returns on the main rank, on all ranks. A UserError there is raised on all, so that none waits for ever."""
+    """What `action` returns on the main rank, on all ranks.
+    A UserError there is raised on all, so that none waits for ever."""
     if world.size == 1:
         return action()
     box: list = [None, None]
@@ -232,7 +247,8 @@ def wait(world: World) -> None:
 
 
 def agree(signum: int, seconds: float, world: World) -> tuple[int, float]:
-    """The largest signal number (0: none) and clock over all ranks, so that all leave, log and save at the same step."""
+    """The largest signal number (0: none) and clock over all ranks, so that all
+    leave, log and save at the same step."""
     if world.size == 1:
         return signum, seconds
     value = torch.tensor([signum, seconds], dtype=torch.float32, device=world.device)

@@ -23,7 +23,8 @@ log = logging.getLogger("grove")
 
 
 class UserError(Exception):
-    """Bad input. The message is one line that names the place and the remedy; the entry points exit with code 2."""
+    """Bad input.
+    The message is one line that names the place and the remedy; the entry points exit with code 2."""
 
 
 class Stopped(Exception):
@@ -47,7 +48,8 @@ def run_entry(main: Callable[[], Any]) -> None:
 
 
 def guarded(main: Callable[..., Any]) -> Callable[..., Any]:
-    """`main`, ending the process on a `UserError` or a signal. Inside hydra's job, so that hydra prints nothing around it."""
+    """`main`, ending the process on a `UserError` or a signal.
+    Inside hydra's job, so that hydra prints nothing around it."""
 
     @functools.wraps(main)
     def run(*args: Any) -> Any:
@@ -83,7 +85,8 @@ def one_line(error: object) -> str:
 def keep_freed_memory() -> None:
     """Let glibc keep what tensors free instead of returning it to the system.
 
-    CPU steps allocate and free the same large activations again and again; fresh pages for each cost a quarter of the time.
+    CPU steps allocate and free the same large activations again and again; fresh
+    pages for each cost a quarter of the time.
     """
     libc = ctypes.CDLL(None)
     if sys.platform == "linux" and hasattr(libc, "mallopt"):  # musl has none
@@ -93,18 +96,6 @@ def keep_freed_memory() -> None:
             (-2, 256 * 2**20),
         ):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
             libc.mallopt(option, value)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed python, numpy and torch. Training itself draws nothing from them: batches are functions of (seed, step)."""
-    import random
-
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def setup_logging(folder: Path | None = None, is_main: bool = True) -> None:
@@ -117,16 +108,16 @@ def setup_logging(folder: Path | None = None, is_main: bool = True) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if folder is not None and is_main:
         handlers.append(logging.FileHandler(folder / "train.log"))
-        handlers[-1].handleError = lambda record: (
-            None
-        )  # a full disk: the terminal has the line, and a save says what is wrong
+        # a full disk: the terminal has the line, and a save says what is wrong
+        handlers[-1].handleError = lambda record: None
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
 
 
 class StopFlag:
-    """Remembers SIGINT and SIGTERM so that the loop can stop between two steps; a second signal ends at once."""
+    """Remembers SIGINT and SIGTERM, so that the loop can stop between two steps.
+    A second signal ends at once."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -144,7 +135,8 @@ class StopFlag:
 
 @contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold a folder for this process; yields False where another one has it. The lock ends with the process, however it ends."""
+    """Hold a folder for this process; yields False where another one has it.
+    The lock ends with the process, however it ends."""
     handle, held = os.open(folder, os.O_RDONLY), True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -162,7 +154,8 @@ def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary file name beside `path`; it takes the place of `path`, on disk, only if the block succeeds."""
+    """Yield a temporary file name beside `path`; it takes the place of `path`, on
+    disk, only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -191,6 +184,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def cache_dir() -> Path:
-    """The user's cache folder of this project: $GROVE_CACHE, else grove/ under $XDG_CACHE_HOME or ~/.cache."""
-    base = os.environ.get("GROVE_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grove"
+    """The user's cache folder of this project: $GROVE_CACHE, else grove in $XDG_CACHE_HOME or ~/.cache."""
+    own = os.environ.get("GROVE_CACHE")
+    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(shared) / "grove"
