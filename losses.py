@@ -1,9 +1,11 @@
-"""The papers' objectives as functions of small tables: log-probs of N examples with K responses in, N losses out.
+"""The papers' objectives as functions of small tables: log-probs of N examples with K responses in, N losses
+out.
 
-Contract: every loss is `name(scores, **keys) -> (N,)`, a pure function of `Scores` in fp32; `LOSSES` maps config names to
-them, and a config's `loss` section is bound to the signature, so a key that a loss does not take is an error. Log-probs
-are sums in nats. r = policy - reference is the log-ratio, beta * r the implied reward. Column 0 is the preferred response;
-an example that has but one of the two sides of a preference leaves the other column invalid.
+Contract: every loss is `name(scores, **keys) -> (N,)`, a pure function of `Scores` in fp32; `LOSSES` maps
+config names to them, and a config's `loss` section is bound to the signature, so a key that a loss does not
+take is an error. Log-probs are sums in nats. r = policy - reference is the log-ratio, beta * r the implied
+reward. Column 0 is the preferred response; an example that has but one of the two sides of a preference
+leaves the other column invalid.
 """
 
 from __future__ import annotations
@@ -11,14 +13,33 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 import torch.nn.functional as F
 
 
+class Bounds(NamedTuple):
+    """The range [least, below) of a key that is a number; `said` in words."""
+
+    least: float
+    below: float
+    said: str
+
+
+Positive = Annotated[float, Bounds(math.ulp(0.0), math.inf, "greater than 0")]
+NotNegative = Annotated[float, Bounds(0.0, math.inf, "0 or more")]
+Smoothing = Annotated[float, Bounds(0.0, 0.5, "in [0, 0.5)")]
+Direction = Literal["forward", "reverse", "js"]
+Support = Literal["vocab", "classes"]
+Preference = Literal["dpo", "ipo", "kto", "infonca", "nca", "swepo"]  # a pair's loss, or that of K answers
+Keys = Mapping[str, Any]  # of a loss, as its YAML has them
+
+
 class Scores(NamedTuple):
-    """What a loss may look at: N examples, K responses, C belief classes. Log-probs are sums over tokens, in nats, fp32."""
+    """What a loss may look at: N examples, K responses, C belief classes. Log-probs are sums over tokens, in
+    nats, fp32.
+    """
 
     policy: torch.Tensor  # (N, K) log pi(y | x), or log pi(y | x, b) where answers stand under a belief
     reference: (
@@ -50,7 +71,7 @@ def log_ratio_margin(scores: Scores, reference_free: bool = False) -> torch.Tens
 
 
 def dpo(
-    scores: Scores, beta: float, label_smoothing: float = 0.0, reference_free: bool = False
+    scores: Scores, beta: Positive, label_smoothing: Smoothing = 0.0, reference_free: bool = False
 ) -> torch.Tensor:
     """DPO, arXiv 2305.18290 eq. 7: -log sigmoid(beta h). Returns (N,).
 
@@ -60,10 +81,12 @@ def dpo(
     return -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
 
 
-def ipo(scores: Scores, beta: float, length_normalize: bool = False) -> torch.Tensor:
-    """IPO, arXiv 2310.12036 eq. 17: (h - 1 / (2 beta))^2, h from summed log-probs as in the DPO repository. Returns (N,).
+def ipo(scores: Scores, beta: Positive, length_normalize: bool = False) -> torch.Tensor:
+    """IPO, arXiv 2310.12036 eq. 17: (h - 1 / (2 beta))^2, h from summed log-probs as in the DPO repository.
+    Returns (N,).
 
-    length_normalize takes each response's mean log-ratio a token instead, the reading of TRL and of the paper's authors.
+    length_normalize takes each response's mean log-ratio a token instead, the reading of TRL and of the
+    paper's authors.
     """
     ratio = scores.policy - scores.reference
     if length_normalize:
@@ -72,13 +95,13 @@ def ipo(scores: Scores, beta: float, length_normalize: bool = False) -> torch.Te
 
 
 def kto(
-    scores: Scores, beta: float, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
+    scores: Scores, beta: Positive, desirable_weight: NotNegative = 1.0, undesirable_weight: NotNegative = 1.0
 ) -> torch.Tensor:
-    """KTO, arXiv 2402.01306: w_d (1 - sigmoid(beta (r - z0))) of a desirable response, w_u (1 - sigmoid(beta (z0 - r))) of an
-    undesirable one, averaged over the responses of each example. Returns (N,).
+    """KTO, arXiv 2402.01306: w_d (1 - sigmoid(beta (r - z0))) of a desirable response, w_u (1 - sigmoid(beta
+    (z0 - r))) of an undesirable one, averaged over the responses of each example. Returns (N,).
 
-    Column 0 is desirable, all others are not; examples with one response leave the other columns invalid. z0 = max(0, kl),
-    from the mismatched pairs of the whole step, so either kind may be absent from a pack.
+    Column 0 is desirable, all others are not; examples with one response leave the other columns invalid. z0
+    = max(0, kl), from the mismatched pairs of the whole step, so either kind may be absent from a pack.
     """
     z0 = scores.kl.detach().clamp_min(0.0)
     ratio = (scores.policy - scores.reference).masked_fill(~scores.valid, 0.0)
@@ -90,7 +113,9 @@ def kto(
 
 
 def implied_rewards(scores: Scores, beta: float) -> torch.Tensor:
-    """beta * (policy - reference), (N, K); -inf where an example has no such response, so that a softmax leaves it out."""
+    """beta * (policy - reference), (N, K); -inf where an example has no such response, so that a softmax
+    leaves it out.
+    """
     return (beta * (scores.policy - scores.reference)).masked_fill(~scores.valid, -math.inf)
 
 
@@ -106,14 +131,18 @@ def soft_targets(scores: Scores, temperature: float) -> torch.Tensor:
     return (scores.reward / temperature).masked_fill(~scores.valid, -math.inf).softmax(-1)
 
 
-def infonca(scores: Scores, beta: float, temperature: float) -> torch.Tensor:
-    """InfoNCA, arXiv 2402.05369: -sum_i t_i log softmax(beta r)_i with soft targets t from the rewards. Returns (N,)."""
+def infonca(scores: Scores, beta: Positive, temperature: NotNegative) -> torch.Tensor:
+    """InfoNCA, arXiv 2402.05369: -sum_i t_i log softmax(beta r)_i with soft targets t from the rewards.
+    Returns (N,).
+    """
     log_p = implied_rewards(scores, beta).log_softmax(-1).masked_fill(~scores.valid, 0.0)
     return -(soft_targets(scores, temperature) * log_p).sum(-1)
 
 
-def nca(scores: Scores, beta: float, temperature: float) -> torch.Tensor:
-    """NCA, arXiv 2402.05369: -sum_i t_i log sigmoid(beta r_i) - (1/K) sum_i log sigmoid(-beta r_i). Returns (N,)."""
+def nca(scores: Scores, beta: Positive, temperature: NotNegative) -> torch.Tensor:
+    """NCA, arXiv 2402.05369: -sum_i t_i log sigmoid(beta r_i) - (1/K) sum_i log sigmoid(-beta r_i). Returns
+    (N,).
+    """
     s = implied_rewards(scores, beta).masked_fill(~scores.valid, 0.0)
     count = scores.valid.sum(-1, keepdim=True)
     terms = soft_targets(scores, temperature) * F.logsigmoid(s) + F.logsigmoid(-s) / count
@@ -121,7 +150,9 @@ def nca(scores: Scores, beta: float, temperature: float) -> torch.Tensor:
 
 
 def deviations(scores: Scores, standardize: bool = False) -> torch.Tensor:
-    """dS_i = S_i - mean(S) over the responses of each example, (N, K), 0 where there is none; in standard deviations if asked."""
+    """dS_i = S_i - mean(S) over the responses of each example, (N, K), 0 where there is none; in standard
+    deviations if asked.
+    """
     count = scores.valid.sum(-1, keepdim=True)
     rewards = scores.reward.masked_fill(~scores.valid, 0.0)
     deviation = (rewards - rewards.sum(-1, keepdim=True) / count).masked_fill(~scores.valid, 0.0)
@@ -132,18 +163,20 @@ def deviations(scores: Scores, standardize: bool = False) -> torch.Tensor:
 
 def swepo(
     scores: Scores,
-    beta: float,
+    beta: Positive,
     alpha: float,
-    power: int = 1,
-    weighting: str = "exp",
-    positives: str = "above_mean",
+    power: Literal[0, 1, 2] = 1,
+    weighting: Literal["exp", "power", "signed"] = "exp",
+    positives: Literal["above_mean", "best"] = "above_mean",
     standardize: bool = False,
 ) -> torch.Tensor:
-    """Swepo, arXiv 2412.04628: contrast all K scored responses at once, weighted by their deviation from the mean. Returns (N,).
+    """Swepo, arXiv 2412.04628: contrast all K scored responses at once, weighted by their deviation from the
+    mean. Returns (N,).
 
-    -log(sum over Y+ of w e^(beta r) / sum over Y of w e^(beta r)), Y+ = {dS > 0} or, with positives="best", the best response.
-    log w = alpha |dS|^power (exp, eq. 5-14), power log |dS| (power, eq. 15-16), or alpha dS^power (signed); no gradient.
-    An example whose rewards are all equal has no Y+ and must have been left out: its loss is infinite.
+    -log(sum over Y+ of w e^(beta r) / sum over Y of w e^(beta r)), Y+ = {dS > 0} or, with positives="best",
+    the best response. log w = alpha |dS|^power (exp, eq. 5-14), power log |dS| (power, eq. 15-16), or alpha
+    dS^power (signed); no gradient. An example whose rewards are all equal has no Y+ and must have been left
+    out: its loss is infinite.
     """
     deviation = deviations(scores, standardize).detach()
     if weighting == "exp":
@@ -162,12 +195,15 @@ def swepo(
     return z.logsumexp(-1) - z.masked_fill(~positive, -math.inf).logsumexp(-1)
 
 
-def calibration(scores: Scores, kl_direction: str = "forward", kl_support: str = "vocab") -> torch.Tensor:
+def calibration(
+    scores: Scores, kl_direction: Direction = "forward", kl_support: Support = "vocab"
+) -> torch.Tensor:
     """Distance (N,), in nats, of the model's belief distribution q from the group's p*; GDPO's first term.
 
-    kl_direction: forward KL(p* || q) (the authors' code), reverse KL(q || p*), or js, the Jensen-Shannon divergence.
-    kl_support: vocab reads q_k from the softmax over the whole vocabulary, so that mass off the classes costs; classes
-    renormalises q over the C classes. 0 log 0 = 0; the reverse direction is infinite where q > 0 = p*, as it should be.
+    kl_direction: forward KL(p* || q) (the authors' code), reverse KL(q || p*), or js, the Jensen-Shannon
+    divergence. kl_support: vocab reads q_k from the softmax over the whole vocabulary, so that mass off the
+    classes costs; classes renormalises q over the C classes. 0 log 0 = 0; the reverse direction is infinite
+    where q > 0 = p*, as it should be.
     """
     log_q, p = scores.class_logps, scores.class_probs
     if kl_support == "classes":
@@ -179,30 +215,33 @@ def calibration(scores: Scores, kl_direction: str = "forward", kl_support: str =
     if kl_direction == "reverse":
         return torch.where(q > 0, q * (log_q - log_p), 0.0).sum(-1)
     mixture = (0.5 * (p + q)).clamp_min(torch.finfo(q.dtype).tiny)
-    on_classes = 0.5 * (torch.xlogy(p, p) - torch.xlogy(p, mixture) + q * (log_q - mixture.log())).sum(-1)
-    return on_classes + 0.5 * math.log(2) * (1 - q.sum(-1)).clamp_min(
-        0
-    )  # mass off the classes, where p* is 0
+    of_group = torch.xlogy(p, p) - torch.xlogy(p, mixture)
+    of_model = q * (log_q - mixture.log())
+    on_classes = 0.5 * (of_group + of_model).sum(-1)
+    off_classes = (1 - q.sum(-1)).clamp_min(0)  # mass where p* is 0
+    return on_classes + 0.5 * math.log(2) * off_classes
 
 
 def gdpo(
     scores: Scores,
-    beta: float,
+    beta: Positive,
     calibration_weight: float = 1.0,
     belief_weight: float = 1.0,
     preference_weight: float = 1.0,
-    kl_direction: str = "forward",
-    kl_support: str = "vocab",
-    belief_reduction: str = "mean",
-    preference: str = "dpo",
-    preference_keys: Mapping[str, Any] | None = None,
+    kl_direction: Direction = "forward",
+    kl_support: Support = "vocab",
+    belief_reduction: Literal["mean", "sum"] = "mean",
+    preference: Preference = "dpo",
+    preference_keys: Keys | None = None,
 ) -> torch.Tensor:
-    """Group Distributional Preference Optimization, arXiv 2412.20299, as its released `loss=mpo` computes it. Returns (N,).
+    """Group Distributional Preference Optimization, arXiv 2412.20299, as its released `loss=mpo` computes it.
+    Returns (N,).
 
-    w_cal KL(p* || q) + w_belief NLL(b_w | x) + w_pref l_pref(y_w > y_l | b_w, x), all from one forward pass: q over the
-    belief classes at the last prompt token, the accepted belief's tokens, and both answers under that same belief.
-    `preference` names the loss of l_pref and `preference_keys` its keys beside beta: dpo (cDPO with label_smoothing), ipo,
-    kto, or, where K answers stand under the belief, infonca, nca or swepo. A term of weight 0 is left out altogether.
+    w_cal KL(p* || q) + w_belief NLL(b_w | x) + w_pref l_pref(y_w > y_l | b_w, x), all from one forward pass:
+    q over the belief classes at the last prompt token, the accepted belief's tokens, and both answers under
+    that same belief. `preference` names the loss of l_pref and `preference_keys` its keys beside beta: dpo
+    (cDPO with label_smoothing), ipo, kto, or, where K answers stand under the belief, infonca, nca or swepo.
+    A term of weight 0 is left out altogether.
     """
     total = torch.zeros_like(scores.policy[:, 0])
     if calibration_weight:
@@ -226,39 +265,27 @@ LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "gdpo": gdpo,
 }
 RANKED = ("infonca", "nca", "swepo")  # take any number of scored responses an example
-CHOICES = {
-    "kl_direction": ("forward", "reverse", "js"),
-    "kl_support": ("vocab", "classes"),
-    "belief_reduction": ("mean", "sum"),
-    "preference": ("dpo", "ipo", "kto", *RANKED),
-    "weighting": ("exp", "power", "signed"),
-    "positives": ("above_mean", "best"),
-    "power": (0, 1, 2),
-}
 
 
 class Needs(NamedTuple):
     """What a bound loss asks of the data.
 
-    `columns`: any, pair (two responses), side (a pair or one side of it), or several (two or more). `mismatched`: the mean
-    log-ratio of mismatched pairs (`Scores.kl`).
+    `columns`: any, pair (two responses), side (a pair or one side of it), or several (two or more).
+    `mismatched`: the mean log-ratio of mismatched pairs (`Scores.kl`).
     """
 
     reference: bool
-    columns: str
+    columns: Literal["any", "pair", "side", "several"]
     rewards: bool
     beliefs: bool
     mismatched: bool
 
 
-def needs(name: str, keys: Mapping[str, Any]) -> Needs:
+def needs(name: str, keys: Keys) -> Needs:
     """What `LOSSES[name](scores, **keys)` will read."""
     if name == "gdpo":
-        if not keys.get("preference_weight", 1.0):
-            return Needs(reference=False, columns="any", rewards=False, beliefs=True, mismatched=False)
-        term = needs(keys.get("preference", "dpo"), keys.get("preference_keys") or {})
-        return term._replace(beliefs=True, columns="pair" if term.columns == "side" else term.columns)
-    columns = "any" if name == "sft" else "side" if name == "kto" else "several" if name in RANKED else "pair"
+        return _gdpo_needs(keys)
+    columns = {"sft": "any", "kto": "side"}.get(name, "several" if name in RANKED else "pair")
     return Needs(
         reference=name != "sft" and not keys.get("reference_free", False),
         columns=columns,
@@ -268,52 +295,76 @@ def needs(name: str, keys: Mapping[str, Any]) -> Needs:
     )
 
 
+def _gdpo_needs(keys: Keys) -> Needs:
+    """What its preference term reads, beside the beliefs; an answer pair may not lack a side."""
+    if not keys.get("preference_weight", 1.0):
+        return Needs(reference=False, columns="any", rewards=False, beliefs=True, mismatched=False)
+    term = needs(keys.get("preference", "dpo"), keys.get("preference_keys") or {})
+    columns = "pair" if term.columns == "side" else term.columns
+    return term._replace(beliefs=True, columns=columns)
+
+
 def at_reference(loss: Callable[[Scores], torch.Tensor], scores: Scores) -> torch.Tensor:
-    """The loss's closed form at step 0, where policy and reference are one model: its value at log-ratios of 0. Returns (N,)."""
+    """The loss's closed form at step 0, where policy and reference are one model: its value at log-ratios of
+    0. Returns (N,).
+    """
     still = scores._replace(
         policy=scores.reference, kl=None if scores.kl is None else torch.zeros_like(scores.kl)
     )
     return loss(still)
 
 
-def bind(name: str, keys: Mapping[str, Any]) -> None:
+def bind(name: str, keys: Keys) -> None:
     """Check a loss's config keys against its signature.
 
-    Raises ValueError with one line that names the key and the remedy: unknown loss or key, a missing one, a wrong value.
+    Raises ValueError with one line that names the key and the remedy: unknown loss or key, a missing one, a
+    wrong value.
     """
     if name not in LOSSES:
         raise ValueError(f"loss.name={name}: no such loss; choose one of {', '.join(sorted(LOSSES))}")
+    hints = get_type_hints(LOSSES[name], include_extras=True)
     parameters = dict(list(inspect.signature(LOSSES[name]).parameters.items())[1:])
     for key, value in keys.items():
         if key not in parameters:
-            raise ValueError(
-                f"loss.{key}: {name} takes no such key; it takes {', '.join(parameters) or 'none'}"
-            )
-        if key in CHOICES and value not in CHOICES[key]:
-            raise ValueError(f"loss.{key}={value}: choose one of {', '.join(map(str, CHOICES[key]))}")
-        if parameters[key].annotation == "float" and (
-            isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300
-        ):
-            raise ValueError(f"loss.{key}={value}: must be a finite number")
-        if parameters[key].annotation == "bool" and not isinstance(value, bool):
-            raise ValueError(f"loss.{key}={value}: must be true or false")
-        if str(parameters[key].annotation).startswith("Mapping") and not isinstance(value, Mapping | None):
-            raise ValueError(f"loss.{key}={value}: must be a section of keys")
-    for key in ("temperature", "desirable_weight", "undesirable_weight"):
-        if keys.get(key, 1.0) < 0:
-            raise ValueError(f"loss.{key}={keys[key]}: must be 0 or more")
-    missing = [k for k, p in parameters.items() if p.default is p.empty and k not in keys]
-    if missing:
-        raise ValueError(f"loss.{missing[0]}: {name} needs this key; set loss.{missing[0]}=...")
-    if "beta" in keys and keys["beta"] <= 0:
-        raise ValueError(f"loss.beta={keys['beta']}: must be greater than 0")
-    if not 0 <= keys.get("label_smoothing", 0.0) < 0.5:
-        raise ValueError(f"loss.label_smoothing={keys['label_smoothing']}: must be in [0, 0.5)")
+            known = ", ".join(parameters) or "none"
+            raise ValueError(f"loss.{key}: {name} takes no such key; it takes {known}")
+        _check_value(key, value, hints[key])
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in keys:
+            raise ValueError(f"loss.{key}: {name} needs this key; set loss.{key}=...")
     if name == "gdpo" and keys.get("preference_weight", 1.0):
-        inner = dict(keys.get("preference_keys") or {})
-        if "beta" in inner:
-            raise ValueError("loss.preference_keys.beta: the preference term takes loss.beta; remove the key")
-        try:
-            bind(keys.get("preference", "dpo"), {"beta": keys["beta"], **inner})
-        except ValueError as error:
-            raise ValueError(str(error).replace("loss.", "loss.preference_keys.", 1)) from error
+        _bind_preference(keys)
+
+
+def _check_value(key: str, value: object, hint: object) -> None:
+    """Raises ValueError where a key's value is not what the signature's annotation says."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"loss.{key}={value}: choose one of {', '.join(map(str, get_args(hint)))}")
+    elif hint is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"loss.{key}={value}: must be true or false")
+    elif hint is float or get_origin(hint) is Annotated:
+        _check_number(key, value, get_args(hint)[1:])
+    elif not isinstance(value, Mapping | None):
+        raise ValueError(f"loss.{key}={value}: must be a section of keys")
+
+
+def _check_number(key: str, value: object, bounds: tuple[Bounds, ...]) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not abs(value) < 1e300:
+        raise ValueError(f"loss.{key}={value}: must be a finite number")
+    for bound in bounds:
+        if not bound.least <= value < bound.below:
+            raise ValueError(f"loss.{key}={value}: must be {bound.said}")
+
+
+def _bind_preference(keys: Keys) -> None:
+    """Check the keys of GDPO's preference term, which are those of the loss that it names."""
+    inner = dict(keys.get("preference_keys") or {})
+    if "beta" in inner:
+        raise ValueError("loss.preference_keys.beta: the preference term takes loss.beta; remove the key")
+    try:
+        bind(keys.get("preference", "dpo"), {"beta": keys["beta"], **inner})
+    except ValueError as error:
+        raise ValueError(str(error).replace("loss.", "loss.preference_keys.", 1)) from error
