@@ -1,0 +1,62 @@
+"""Models: make a policy, ask it, and know what it costs; the only rooms that know transformers and FSDP2.
+
+Contract: `make_policy(spec, world, sharded)` gives a `Scorer`, and `score(policy, batch)` the tables that
+losses see. Constants that a test may want to change stand in their rooms: `models.head.CHUNK_BYTES`,
+`models.embedded.EMBEDDED_MODELS`.
+"""
+
+from models.adapters import add_adapters, reset_adapters
+from models.attention import SEGMENTS, attention_mask, choose_attention, register_attention, segment_masks
+from models.checks import check_lengths, parity_probe, score_one_by_one
+from models.cost import PassBytes, forward_flops, matmul_rate, pass_bytes
+from models.embedded import EMBEDDED, embedded_model, resolve_name
+from models.head import LogProbs, Reads
+from models.loading import load_archive, load_policy, load_tokenizer, load_weights
+from models.making import empty_policy, make_policy
+from models.scorer import Sampling, Scorer, class_distributions, device_of, generate, score, versions
+from models.sharding import blocks, compile_blocks, gradient_checkpointing, shard
+from models.spec import Lora, PolicySpec
+from models.weights import fingerprint, local_part
+
+__all__ = [
+    "EMBEDDED",
+    "LogProbs",
+    "Lora",
+    "PassBytes",
+    "PolicySpec",
+    "Reads",
+    "SEGMENTS",
+    "Sampling",
+    "Scorer",
+    "add_adapters",
+    "attention_mask",
+    "blocks",
+    "check_lengths",
+    "choose_attention",
+    "class_distributions",
+    "compile_blocks",
+    "device_of",
+    "embedded_model",
+    "empty_policy",
+    "fingerprint",
+    "forward_flops",
+    "generate",
+    "gradient_checkpointing",
+    "load_archive",
+    "load_policy",
+    "load_tokenizer",
+    "load_weights",
+    "local_part",
+    "make_policy",
+    "matmul_rate",
+    "parity_probe",
+    "pass_bytes",
+    "register_attention",
+    "reset_adapters",
+    "resolve_name",
+    "score",
+    "score_one_by_one",
+    "segment_masks",
+    "shard",
+    "versions",
+]

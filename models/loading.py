@@ -1,0 +1,180 @@
+"""Read models and tokenizers: from HF folders, the hub, embedded packages and `policy.pt` files.
+
+Contract: what cannot be loaded is a UserError of one line with its remedy; nothing in a file is executed,
+unless trust_remote_code says so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from models.attention import choose_attention, register_attention
+from models.checks import check_layers
+from models.embedded import EMBEDDED, resolve_name
+from models.errors import first_line
+from models.scorer import Scorer
+from models.spec import PolicySpec
+from models.weights import StoredTensor, local_part, materialise, open_safetensors, weight_files
+from ranks import World
+from utils import UserError
+
+
+def load_policy(spec: PolicySpec, device: torch.device, empty: bool = False) -> Scorer:
+    """Load a causal language model as a `Scorer` in eval mode (dropout off, as in both papers).
+
+    empty: read no weights; parameters take no memory until `shard` places them and `load_weights` fills them.
+    What a spec applies from outside is not applied here: `making.make_policy` does. Raises UserError for what
+    cannot be loaded.
+    """
+    transformers_logging.disable_progress_bar()  # ours is the one that moves
+    attention = choose_attention(spec.attention, device)
+    register_attention()
+    source = resolve_name(spec.model_name)
+    try:
+        model = _empty_model(source, spec, attention) if empty else _whole_model(source, spec, attention)
+    except (OSError, ValueError, ImportError) as error:
+        remedy = f"give an HF folder, a hub name or {EMBEDDED}smollm2-135m-instruct"
+        raise UserError(f"model {source}: cannot be loaded ({first_line(error)}); {remedy}") from error
+    if spec.archive_file and not empty:
+        load_archive(model, spec.archive_file)
+    check_layers(model, source)
+    compute = getattr(torch, spec.dtype if spec.dtype != "float32" else spec.compute_dtype)
+    policy = Scorer(model.eval(), attention, compute)
+    if empty:
+        return policy
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if device.type == "cpu" and type(embedding) is nn.Embedding and embedding.weight is head.weight:
+        # its gradient is added to the head's row by row, without a matrix of zeros of its own
+        embedding.sparse = True
+    return policy.to(device)
+
+
+def _whole_model(source: str, spec: PolicySpec, attention: str) -> nn.Module:
+    return AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=getattr(torch, spec.dtype),
+        attn_implementation=attention,
+        trust_remote_code=spec.trust_remote_code,
+    )
+
+
+def _empty_model(source: str, spec: PolicySpec, attention: str) -> nn.Module:
+    """The model of a config, parameters on the meta device; buffers (rotary frequencies, masks) are real."""
+    from accelerate import init_empty_weights
+
+    config = AutoConfig.from_pretrained(source, trust_remote_code=spec.trust_remote_code)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(
+            config,
+            dtype=getattr(torch, spec.dtype),
+            attn_implementation=attention,
+            trust_remote_code=spec.trust_remote_code,
+        )
+    model.tie_weights()
+    try:
+        model.generation_config = GenerationConfig.from_pretrained(source)
+    except OSError:
+        pass  # most models have none of their own
+    return model
+
+
+def load_weights(policy: Scorer, spec: PolicySpec, world: World) -> None:
+    """Fill an empty, sharded policy: every rank reads its own rows of each tensor from the safetensors files.
+
+    No rank ever holds the whole model. Where there are no such files, or their names are not the module's,
+    rank 0 loads the model as `load_policy` does and sends it tensor by tensor. Raises UserError for what
+    cannot be loaded.
+    """
+    materialise(policy, world.device)
+    source = resolve_name(spec.model_name)
+    wanted = policy.named_weights()
+    stored = {} if spec.archive_file else weight_files(source)
+    with torch.no_grad():
+        if all(name in stored and stored[name].shape == tuple(p.shape) for name, p in wanted.items()):
+            _read_own_rows(wanted, stored)
+        else:
+            _receive_from_main(wanted, spec, world)
+
+
+def _read_own_rows(wanted: dict[str, nn.Parameter], stored: dict[str, StoredTensor]) -> None:
+    for name, parameter in wanted.items():
+        local, first = local_part(parameter)
+        # opened for each tensor: what a mapping has read counts as memory in use
+        with open_safetensors(stored[name].path) as file:
+            if local.dim():
+                local.copy_(file.get_slice(name)[first : first + len(local)])
+            else:
+                local.copy_(file.get_tensor(name))
+
+
+def _receive_from_main(wanted: dict[str, nn.Parameter], spec: PolicySpec, world: World) -> None:
+    """The main rank loads the whole model on its CPU and sends every tensor to all; each keeps its rows."""
+    state = {}
+    if world.is_main:
+        dtype = str(next(iter(wanted.values())).dtype).removeprefix("torch.")
+        whole_spec = spec._replace(dtype=dtype, compute_dtype="float32", attention="sdpa")
+        state = load_policy(whole_spec, torch.device("cpu")).named_weights()
+    for name, parameter in wanted.items():
+        if world.is_main:
+            whole = state[name].detach().to(world.device)
+        else:
+            whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=world.device)
+        if world.size > 1:
+            dist.broadcast(whole, src=0)
+        local, first = local_part(parameter)
+        local.copy_(whole[first : first + len(local)] if local.dim() else whole)
+
+
+def load_archive(model: nn.Module, path: Path) -> None:
+    """Load the weights of a `policy.pt` into `model`; tensors only, nothing in the file is executed.
+
+    Raises UserError where the file holds anything else or the tensors are not the model's.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types here, all of which mean: not a file of plain tensors
+        problem = f"not a checkpoint of plain tensors ({first_line(error)})"
+        raise UserError(f"{path}: {problem}; give a policy.pt or an HF folder") from error
+    state = state.get("state", state) if isinstance(state, dict) else {}
+    is_tied = getattr(model.config, "tie_word_embeddings", False)
+    tied = set(model._tied_weights_keys or ()) if is_tied else set()
+    for name, tensor in model.state_dict().items():
+        if name in tied and name not in state:
+            continue
+        if name not in state or state[name].shape != tensor.shape:
+            raise UserError(
+                f"{path}: tensor {name} is missing or has another shape; "
+                "set model.name_or_path to the model it was trained from"
+            )
+    model.load_state_dict(state, strict=False)
+
+
+def load_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; where it has no padding token, the end-of-sequence token pads: padding is never read.
+
+    Raises UserError for one that cannot be loaded or has no end-of-sequence token.
+    """
+    source = resolve_name(name_or_path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        problem = f"cannot be loaded ({first_line(error)})"
+        raise UserError(f"tokenizer {source}: {problem}; set model.tokenizer_name_or_path") from error
+    if tokenizer.eos_token_id is None:
+        problem = "has no end-of-sequence token"
+        raise UserError(f"tokenizer {source}: {problem}; set model.tokenizer_name_or_path to one that has")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

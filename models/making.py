@@ -1,0 +1,46 @@
+"""Make a policy from its spec: the one place that knows the order of the parts.
+
+Contract: adapters and recomputation come before sharding, which must see all modules; weights come after it,
+so that no rank ever holds the whole model; adapters get their values last, since reading weights leaves them
+without.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from models.adapters import add_adapters, reset_adapters
+from models.loading import load_policy, load_weights
+from models.scorer import Scorer
+from models.sharding import gradient_checkpointing, shard
+from models.spec import PolicySpec
+from ranks import World
+
+
+def make_policy(spec: PolicySpec, world: World, sharded: bool) -> Scorer:
+    """A policy that is ready for passes: whole on every rank, or sharded over `world.mesh`, which must exist.
+
+    Make the optimizer before the first pass: FSDP2 leaves the root's parameters gathered after one. A call
+    for all ranks. Raises UserError for what cannot be loaded or applied.
+    """
+    policy = _apply(spec, load_policy(spec, world.device, empty=sharded))
+    if sharded:
+        shard(policy, world, spec.cpu_offload, spec.block_name)
+        load_weights(policy, spec, world)
+    if spec.lora is not None:
+        reset_adapters(policy, spec.lora.seed)
+    return policy
+
+
+def empty_policy(spec: PolicySpec, device: torch.device) -> Scorer:
+    """The same policy without its weights, on one process: its sizes are real, and it takes no memory."""
+    return _apply(spec, load_policy(spec, device, empty=True))
+
+
+def _apply(spec: PolicySpec, policy: Scorer) -> Scorer:
+    """The policy with its adapters and recomputed blocks."""
+    if spec.lora is not None:
+        add_adapters(policy, spec.lora)
+    if spec.activation_checkpointing:
+        gradient_checkpointing(policy, spec.block_name)
+    return policy

@@ -1,0 +1,223 @@
+"""Ask the policy: score a packed forest, read class probabilities, sample.
+
+Contract: `score(policy, batch)` gives the tables that losses see. The policy is a `Scorer`, whose forward
+takes a packed forest and returns one log-prob a read, so full logits never exist and FSDP2 sees one call of
+the root module.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+
+import forest
+from losses import Scores
+from models.attention import SEGMENTS, attention_mask, segment_masks
+from models.head import Reads, read_log_probs
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+PROMPTS_AT_ONCE = 16  # whose class probabilities are read in one pass
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Scorer(nn.Module):
+    """A causal language model whose forward reads log-probs off a packed forest.
+
+    `forward(input_ids, position_ids, end, positions, reads, segments)` returns (M,) log-probs in nats, fp32;
+    `forward(input_ids)` the logits (B, L, V) of a plain causal pass.
+    Under FSDP2 only this module's own methods may be called.
+    """
+
+    # where passes run; None: where the weights are. Offloaded weights rest on the CPU
+    device: torch.device | None = None
+    adapters: LoraConfig | None = None  # where only adapters are trained
+
+    def __init__(self, model: nn.Module, attention: str, compute_dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.model = model
+        self.attention = attention
+        self.compute_dtype = compute_dtype
+        text_config = model.config.get_text_config()
+        # of Gemma's logits; the parity probe guards the rest
+        self.softcap = getattr(text_config, "final_logit_softcapping", None)
+        self.casts = compute_dtype != torch.float32  # False where FSDP2 hands out weights in compute_dtype
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        end: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        reads: Reads | None = None,
+        segments: Sequence[Sequence[forest.Segment]] | None = None,
+    ) -> torch.Tensor:
+        """Log-probs of the reads, or plain logits where nothing is to be read."""
+        with torch.autocast(input_ids.device.type, self.compute_dtype, enabled=self.casts):
+            if reads is None:
+                return self.model(input_ids=input_ids, use_cache=False).logits
+            extra = {}
+            if self.attention == SEGMENTS:
+                extra["forest_segments"] = segment_masks(segments, input_ids.device)
+            hidden = self.model.base_model(
+                input_ids=input_ids,
+                position_ids=position_ids,
+                attention_mask=attention_mask(end, self.attention),
+                use_cache=False,
+                **extra,
+            ).last_hidden_state
+            hidden = hidden.flatten(0, 1)[positions]  # (R, d)
+            return read_log_probs(self.model.get_output_embeddings(), hidden, reads, self.softcap)
+
+    def generate(self, **settings: Any) -> torch.Tensor:
+        """transformers' `generate` of the model."""
+        return self.model.generate(**settings)
+
+    def named_weights(self) -> dict[str, nn.Parameter]:
+        """Parameters by the names that the model's files give them, without those of adapters."""
+        return {plain_name(n): p for n, p in self.named_parameters() if "lora_" not in n}
+
+    def export(self, state: Tensors) -> tuple[Tensors, Tensors]:
+        """A full state dict as two: the model's own, adapters merged into it; and the adapters in peft's names."""
+        adapters = {f"base_model.{k.replace('.default.', '.')}": v for k, v in state.items() if "lora_" in k}
+        merged = {plain_name(k): v for k, v in state.items() if "lora_" not in k}
+        for name, up in state.items():
+            if ".lora_B." in name:
+                layer_name = plain_name(name.split(".lora_B.")[0])
+                layer = self.model.get_submodule(layer_name)
+                down = state[name.replace("lora_B", "lora_A")]
+                delta = layer.scaling["default"] * (up.float() @ down.float())
+                weight = merged[f"{layer_name}.weight"]
+                total = weight.float() + (delta.T if layer.fan_in_fan_out else delta)
+                merged[f"{layer_name}.weight"] = total.to(weight.dtype)
+        return merged, adapters
+
+    def exported(self, folder: Path) -> tuple[Path, Callable[[str], str]]:
+        """Where a checkpoint folder keeps what is trained, and the name here of a tensor in its files."""
+        if self.adapters is None:
+            return folder, "model.{}".format
+        return folder / "adapter", _adapter_name
+
+
+def _adapter_name(name: str) -> str:
+    """The name in a `Scorer` of an adapter's tensor that has this name in peft's files."""
+    return name.removeprefix("base_model.").replace(".weight", ".default.weight")
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name in the model's files: without those of wrappers around the model or its modules."""
+    for wrapper in ("_checkpoint_wrapped_module.", "_orig_mod.", "base_layer."):
+        name = name.replace(wrapper, "")
+    return name.removeprefix("model.")
+
+
+def device_of(policy: Scorer) -> torch.device:
+    """Where the policy's passes run."""
+    return policy.device or next(policy.parameters()).device
+
+
+def score(policy: Callable[..., torch.Tensor], batch: forest.ForestBatch) -> Scores:
+    """Score a packed forest: log-probs of answers (N, K), classes (N, C) and beliefs (N,), as sums in nats.
+
+    policy: a `Scorer`, or what has its forward.
+    """
+    reads = Reads(batch.source, batch.target, batch.read_starts)
+    rows = (batch.input_ids, batch.position_ids, batch.end)
+    logps = policy(*rows, batch.positions, reads, batch.segments)  # (M,)
+    spans = logps.new_zeros(batch.num_spans + 1).index_add(0, batch.owner, logps)  # the last: class reads
+    has_classes = batch.class_probs.shape[1] > 0
+    return Scores(
+        policy=spans[batch.span].masked_fill(~batch.valid, 0.0),
+        reference=batch.reference,
+        length=batch.length,
+        reward=batch.reward,
+        valid=batch.valid,
+        class_logps=logps[batch.class_read] if has_classes else None,
+        class_probs=batch.class_probs if has_classes else None,
+        belief_logp=spans[batch.belief_span].masked_fill(batch.belief_length == 0, 0.0),
+        belief_length=batch.belief_length,
+    )
+
+
+@torch.no_grad()
+def class_distributions(
+    policy: Scorer, prompts: Sequence[forest.Ids], class_ids: forest.Ids, pad_id: int
+) -> torch.Tensor:
+    """q (prompts, C): the belief classes' probabilities over the full vocabulary at the last prompt token."""
+    device = device_of(policy)
+    classes = {"class_ids": class_ids, "class_probs": (0.0,) * len(class_ids)}
+    trees = [forest.TokenTree(prompt, (), ((class_ids[0],),), **classes) for prompt in prompts]
+    probabilities = []
+    for first in range(0, len(trees), PROMPTS_AT_ONCE):
+        rows = [[i] for i in range(first, min(first + PROMPTS_AT_ONCE, len(trees)))]
+        scores = score(policy, forest.pack(trees, rows, pad_id).to(device))
+        probabilities.append(scores.class_logps.exp().cpu())
+    return torch.cat(probabilities)
+
+
+class Sampling(NamedTuple):
+    """How to continue prompts: for up to `max_new_tokens`, at a temperature (0: greedy)."""
+
+    max_new_tokens: int
+    pad_id: int
+    eos_id: int
+    temperature: float = 1.0
+
+
+@torch.no_grad()
+def generate(policy: Scorer, prompts: Sequence[forest.Ids], sampling: Sampling, seed: int) -> list[list[int]]:
+    """Sample one continuation a prompt, without truncating the distribution; token ids without EOS.
+
+    One call is one batch, left-padded; the draw depends on `seed` alone, not on what was sampled before. A
+    call for all ranks where the policy is sharded: they then take as many steps as the longest of their
+    batches.
+    """
+    device = device_of(policy)
+    eos_id = sampling.eos_id
+    width = max(map(len, prompts))
+    ids = torch.tensor([[sampling.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    draw = {"do_sample": False}
+    if sampling.temperature:
+        draw = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        with _attention_of_steps(policy), torch.compiler.set_stance("force_eager"):
+            out = policy.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=sampling.max_new_tokens,
+                pad_token_id=sampling.pad_id,
+                eos_token_id=eos_id,
+                use_cache=True,
+                synced_gpus=isinstance(policy, FSDPModule),
+                **draw,
+            )
+    return [row[: row.index(eos_id)] if eos_id in row else row for row in out[:, width:].tolist()]
+
+
+@contextmanager
+def _attention_of_steps(policy: Scorer) -> Iterator[None]:
+    """sdpa in the place of flex_attention: a step of one token has no use for block masks."""
+    if policy.attention != "flex_attention":
+        yield
+        return
+    policy.model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        policy.model.set_attn_implementation(policy.attention)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, for a report's settings."""
+    return {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
