@@ -1,8 +1,8 @@
 """The data's way in order: name -> groups -> examples -> token trees.
 
-Contract: `load_groups` gives `Group`s (a prompt with its responses), `view` says which responses an example compares and
-under which belief, `tokenize` gives a `TokenTree`. Nothing is silently repaired: a bad row raises `UserError` with file,
-row, field and remedy; what is dropped on purpose is counted in the audit.
+Contract: `load_groups` gives `Group`s (a prompt with its responses), `view` says which responses an example
+compares and under which belief, `tokenize` gives a `TokenTree`. Nothing is silently repaired: a bad row
+raises `UserError` with file, row, field and remedy; what is dropped on purpose is counted in the audit.
 
     python preference_datasets.py opinions/republican        # the audit of a data set, without a model
 """
@@ -122,10 +122,11 @@ def load_groups(
 ) -> list[Group]:
     """Read a data set's split: a known name, a path to .jsonl, .json, .parquet or .csv, or a hub id.
 
-    A file has no splits of its own: its `eval` (or `test`) split is the ceil(eval_fraction * prompts) rows whose prompt
-    has the smallest hash, `train` the others, `all` every row; so it is with hub data that has a train split alone.
-    Survey data of many countries takes the country after a colon, `goqa:Germany`. `dropped` counts rows left out, by
-    reason. Raises UserError for an unknown name or split, or an invalid row.
+    A file has no splits of its own: its `eval` (or `test`) split is the ceil(eval_fraction * prompts) rows
+    whose prompt has the smallest hash, `train` the others, `all` every row; so it is with hub data that has a
+    train split alone. Survey data of many countries takes the country after a colon, `goqa:Germany`.
+    `dropped` counts rows left out, by reason.
+    Raises UserError for an unknown name or split, or an invalid row.
     """
     dropped = Counter() if dropped is None else dropped
     if name == "opinions" or name.startswith("opinions/"):

@@ -1,4 +1,4 @@
-"""Groups of responses, from text to token trees: the records, the readers, the views, the tokens and the audit."""
+"""Groups of responses, from text to token trees: records, readers, views, tokens and the audit."""
 
 from groups.audit import audit_groups, audit_splits
 from groups.beliefs import draw_pairs, read_goqa, read_mmoqa, read_opinions

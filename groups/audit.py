@@ -1,6 +1,7 @@
-"""What a data set holds, for data_audit.json: counts, drops and why, duplicates, ties, lengths, truncation, balance.
+"""What a data set holds, for data_audit.json: counts, drops, duplicates, ties, lengths, truncation, balance.
 
-Contract: every number is counted from the groups, examples and trees that a run uses, or was counted where it was dropped.
+Contract: every number is counted from the groups, examples and trees that a run uses, or was counted where
+something was dropped.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def audit_splits(
 def _of_data_set(
     name: str, groups: Sequence[Group], examples: Sequence[Example], trees: Sequence[TokenTree]
 ) -> Split:
-    """The part of a split that comes from one data set, its groups numbered anew (trees keep their numbers)."""
+    """The part of a split that comes from one data set; its groups are numbered anew, its trees are not."""
     numbers = [i for i, group in enumerate(groups) if group.dataset == name]
     new_number = {old: new for new, old in enumerate(numbers)}
     return (
@@ -52,9 +53,11 @@ def audit_groups(
     trees: Sequence[TokenTree] = (),
     counts: Counter | None = None,
 ) -> Audit:
-    """What a split of a data set holds, for data_audit.json: counts, what was dropped and why, duplicates, ties, lengths
-    (tokens where there are trees, else characters), truncation, the share of tokens that sharing saves, and label
-    balance."""
+    """What a split of a data set holds, for data_audit.json.
+
+    Counts, what was dropped and why, duplicates, ties, lengths (tokens where there are trees, else
+    characters), truncation, the share of tokens that sharing saves, and label balance.
+    """
     drops = Counter(counts or {})
     rows_read = drops.pop("rows_read", len(groups))
     in_other_splits = drops.pop("in_other_splits", 0)
@@ -102,7 +105,7 @@ def _rewards_of(group: Group) -> list[float]:
 
 
 def _token_counts(trees: Sequence[TokenTree], truncated: dict[str, int]) -> Audit:
-    """Lengths in tokens, what was cut, what sharing saves, and how many examples prefer the majority's belief."""
+    """Lengths in tokens, what was cut, what sharing saves, and how often the majority's belief leads."""
     by_prompt: defaultdict[tuple[int, ...], list[TokenTree]] = defaultdict(list)
     for tree in trees:
         by_prompt[tree.prompt].append(tree)

@@ -1,6 +1,6 @@
 """Readers of data with p*, the probabilities of a group of people over the belief classes.
 
-Contract: every group has `belief_probs`, one entry a class, with sum 1, and a belief on each of its responses.
+Contract: every group has `belief_probs` (one entry a class, sum 1), and every response has a belief.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from groups.record import CLASSES, Belief, Group, Pair, Response
 from groups.rows import PairsOfPrompt, Row, Rows, Source, is_share, text_field
 from utils import UserError
 
-# --- the embedded opinions -------------------------------------------------------------------------------------------
+# --- the embedded opinions ----------------------------------------------------------------------------------
 
 
 def read_opinions(name: str, split: str, seed: int, pairs_per_prompt: int) -> list[Group]:
-    """The embedded survey opinions of a US party group: 49 questions in five phrasings, p* from the surveys' counts.
+    """The embedded survey opinions of a US party group.
 
+    49 questions in five phrasings, with p* from the surveys' counts.
     Raises UserError for an unknown group or split.
     """
     party = name.removeprefix("opinions").removeprefix("/")
@@ -63,7 +64,8 @@ def _opinion_group(row: Row, question: Row, party: str) -> Group:
 def draw_pairs(group: Group, classes: Sequence[str], num_pairs: int, seed: int) -> tuple[Pair, ...]:
     """GDPO's pairing: b_w is drawn from p*, b_l uniformly from the other beliefs that have a response.
 
-    Fixed by (seed, group id). Raises UserError where fewer than two beliefs have a response, or none with p* > 0 has.
+    Fixed by (seed, group id). Raises UserError where fewer than two beliefs have a response, or where p* is 0
+    for all that have one.
     """
     members = [_indices_under(group, label) for label in classes]
     present = [k for k, indices in enumerate(members) if indices]
@@ -90,14 +92,15 @@ def _indices_under(group: Group, label: str) -> list[int]:
     return [i for i, r in enumerate(group.responses) if r.belief is not None and r.belief.label == label]
 
 
-# --- the GDPO authors' files -----------------------------------------------------------------------------------------
+# --- the GDPO authors' files --------------------------------------------------------------------------------
 
 
 def read_mmoqa(rows: Rows, source: Source) -> list[Group]:
-    """The GDPO authors' opinions and movie reviews (Binwei01/*): rows of one prompt and p* are its pairs, in one group.
+    """The GDPO authors' opinions and movie reviews (Binwei01/*).
 
-    Movie reviews have no accept_choice: their belief is the class token alone. A `context` stands before the question.
-    Rows with all-zero probabilities or equal sides carry no preference; they are left out and counted.
+    The rows of one prompt and p* are the pairs of one group. Movie reviews have no accept_choice: their
+    belief is the class token alone. A `context` stands before the question. Rows with all-zero probabilities
+    or equal sides carry no preference; they are left out and counted.
     """
     merged: dict[tuple[str, tuple[float, ...]], PairsOfPrompt] = {}
     for where, row in rows:
@@ -121,7 +124,8 @@ def _mmoqa_probs(row: Row, where: str, num_classes: int) -> tuple[float, ...]:
     probs = row.get("probabilities")
     if not isinstance(probs, list) or len(probs) != num_classes or not all(is_share(p) for p in probs):
         raise UserError(
-            f"{where}: field probabilities: {probs} are not {num_classes} non-negative numbers; correct the row"
+            f"{where}: field probabilities: {probs} are not {num_classes} non-negative numbers; "
+            "correct the row"
         )
     return tuple(probs)
 
@@ -151,22 +155,23 @@ def _mmoqa_group(prompt: str, probs: Sequence[float], gathered: PairsOfPrompt) -
     )
 
 
-# --- surveys of many countries ---------------------------------------------------------------------------------------
+# --- surveys of many countries ------------------------------------------------------------------------------
 
 
 class _Question(NamedTuple):
-    """A survey question in raw values: who was asked, and how the chosen country answered (None: it was not asked)."""
+    """A survey question in raw values."""
 
-    countries: list[str]
-    shares: Any
+    countries: list[str]  # that were asked
+    shares: Any  # the chosen country's answers; None: it was not asked
     options: Any
 
 
 def read_goqa(rows: Rows, source: Source) -> list[Group]:
-    """Anthropic/llm_global_opinions: survey questions with the answers' shares in many countries, one country a data set.
+    """Anthropic/llm_global_opinions: survey questions with the answers' shares in many countries.
 
-    The options stand in the prompt, labelled with the belief classes in their order; a response is its belief alone, so
-    this is data for calibration and for evaluation. Raises UserError where no such country was asked.
+    One country is a data set. The options stand in the prompt, labelled with the belief classes in their
+    order; a response is its belief alone, so this is data for calibration and for evaluation. Raises
+    UserError where no such country was asked.
     """
     groups = []
     countries: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Random draws that a run can repeat: each depends on the seed and on names, never on the order of the data."""
+"""Random draws that a run can repeat: they depend on the seed and on names, not on the order of the data."""
 
 from __future__ import annotations
 

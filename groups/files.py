@@ -1,7 +1,7 @@
 """A name or a path -> rows: files on the disk, data sets of the hub, and the names that we know.
 
-Contract: rows come out as raw JSON, in the order of the file. A file that cannot be read raises `UserError` with the place
-and the remedy; nothing is repaired.
+Contract: rows come out as raw JSON, in the order of the file. A file that cannot be read raises `UserError`
+with the place and the remedy; nothing is repaired.
 """
 
 from __future__ import annotations
@@ -71,13 +71,14 @@ def numbered(table: Table) -> Rows:
     return rows
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
+# --- files --------------------------------------------------------------------------------------------------
 
 
 def read_rows(path: Path) -> list[Any]:
-    """Rows of a .jsonl, .json, .parquet or .csv file: dicts, where the file is as it should be (see `numbered`).
+    """Rows of a .jsonl, .json, .parquet or .csv file.
 
-    Raises UserError where there is no such file, it cannot be read, or it holds no rows.
+    They are dicts where the file is as it should be; `numbered` checks that. Raises UserError where there is
+    no such file, it cannot be read, or it holds no rows.
     """
     if not path.is_file():
         raise UserError(
@@ -100,11 +101,8 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
-    unreadable = (
-        pyarrow.ArrowException,
-        OSError,
-        ValueError,
-    )  # OSError also for values that it does not know
+    # pyarrow raises OSError also for values that it does not know
+    unreadable = (pyarrow.ArrowException, OSError, ValueError)
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
     except unreadable as error:
@@ -128,7 +126,8 @@ def _parse_csv(path: Path, text: str) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         if None in row:
             raise UserError(
-                f"{path}, row {number}: has more fields than the header; put quotes around fields that hold commas"
+                f"{path}, row {number}: has more fields than the header; "
+                "put quotes around fields that hold commas"
             )
     return rows
 
@@ -166,14 +165,14 @@ def _loads(text: str, place: str, remedy: str) -> Any:
         raise UserError(f"{place}: not usable JSON ({str(error)[:80]}); {remedy}") from error
 
 
-# --- the hub ---------------------------------------------------------------------------------------------------------
+# --- the hub ------------------------------------------------------------------------------------------------
 
 
 def _read_hub(name: str, split: str) -> tuple[list[Any], bool]:
-    """Rows of a hub data set through `datasets` (its own cache and offline mode apply), and whether they hold all splits.
+    """Rows of a hub data set, and whether they hold all splits.
 
-    Splits go by their usual names: eval is eval, validation, test_prefs or test; data with none of these is all in one
-    split.
+    They come through `datasets`: its own cache and offline mode apply. Splits go by their usual names: eval
+    is eval, validation, test_prefs or test; data with none of these is all in one split.
     """
     unknown = (
         f"data set {name}: unknown; give opinions/{{{','.join(OPINION_GROUPS)}}}, {', '.join(ALIASES)}, "
@@ -203,14 +202,14 @@ def _hub_split(split: str, present: Sequence[str]) -> str | None:
     return None
 
 
-# --- splits of what has none -----------------------------------------------------------------------------------------
+# --- splits of what has none --------------------------------------------------------------------------------
 
 
 def hold_out(groups: Sequence[Group], split: str, fraction: float) -> list[Group]:
     """One split of data that has no splits of its own.
 
-    `eval` (or `test`) is the ceil(fraction * groups) ones whose prompt has the smallest hash, `train` the others, `all`
-    every one. The order of the groups stays.
+    `eval` (or `test`) is the ceil(fraction * groups) ones whose prompt has the smallest hash, `train` the
+    others, `all` every one. The order of the groups stays.
     """
     if split == "all":
         return list(groups)

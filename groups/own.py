@@ -1,10 +1,11 @@
 """This project's own format, one prompt a row:
 
     {"id": "...", "prompt": "..." or [{"role": ..., "content": ...}, ...],
-     "responses": [{"text": "...", "reward": 7.5, "belief": {"class": "4", "text": "Somewhat good job"}}, ...],
-     "pairs": [[0, 2], ...], "belief_probs": [0.06, 0.08, ...]}
+     "responses": [{"text": "...", "reward": 7.5, "belief": {"class": "4", "text": "Good job"}}, ...],
+     "pairs": [[0, 2], ...],              optional: preferred index, other index
+     "belief_probs": [0.06, 0.08, ...]}   optional: the group's p*, one entry a class
 
-Contract: a row becomes a group as it stands, or raises a `UserError` that names the row, the field and the remedy.
+Contract: a row becomes a group as it stands, or raises `UserError` with the row, the field and the remedy.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def read_own(rows: Rows, source: Source) -> list[Group]:
 
 
 def parse_group(row: Any, where: str, classes: Sequence[str] = CLASSES) -> Group:
-    """Check one row of this project's own format. Raises UserError that names the row, the field and the remedy."""
+    """Check one row of our own format. Raises UserError that names the row, the field and the remedy."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: not a JSON object; write one object a line")
     row = _without_nulls(row)

@@ -1,7 +1,7 @@
 """Readers of preference data: pairs that people chose between, and responses with a reward.
 
-Contract: every group has two or more different responses, with pairs or with a reward on each. What carries no preference
-is left out and counted.
+Contract: every group has pairs, or two or more responses with a reward on each. What carries no preference is
+left out and counted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from utils import UserError
 
 HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant:"  # the DPO repository's turns
 
-# --- responses with a reward -----------------------------------------------------------------------------------------
+# --- responses with a reward --------------------------------------------------------------------------------
 
 
 def read_ultrafeedback(rows: Rows, source: Source) -> list[Group]:
@@ -39,7 +39,10 @@ def read_ultrafeedback(rows: Rows, source: Source) -> list[Group]:
 
 
 def read_armorm(rows: Rows, source: Source) -> list[Group]:
-    """princeton-nlp/*-ultrafeedback-armorm: five sampled responses with ArmoRM scores; repeated responses are counted."""
+    """princeton-nlp/*-ultrafeedback-armorm: five sampled responses with ArmoRM scores.
+
+    Repeated responses are counted.
+    """
     groups = []
     for where, row in rows:
         texts, scores = row["all_generated_responses"], row["all_rm_scores"]
@@ -98,7 +101,7 @@ def _rated_group(
     source: Source,
     truncation: str = "keep_end",
 ) -> list[Group]:
-    """A group of (text, score) candidates, or none where fewer than two can be used; what is left out is counted."""
+    """A group of (text, score) candidates, or none where fewer than two can be used; drops are counted."""
     kept: dict[str, Response] = {}
     for number, (text, score) in enumerate(candidates, 1):
         if not isinstance(text, str) or not text.strip():
@@ -138,7 +141,7 @@ def _plain_messages(side: Sequence[Row]) -> list[dict[str, str]]:
     return [{"role": m["role"], "content": m["content"]} for m in side]
 
 
-# --- pairs -----------------------------------------------------------------------------------------------------------
+# --- pairs --------------------------------------------------------------------------------------------------
 
 
 def read_hh(rows: Rows, source: Source) -> list[Group]:
@@ -165,16 +168,17 @@ def read_hh(rows: Rows, source: Source) -> list[Group]:
 
 
 def read_shp(rows: Rows, source: Source) -> list[Group]:
-    """stanfordnlp/SHP, as in the DPO repository: pairs of comments whose scores differ by a factor of 2 or more.
+    """stanfordnlp/SHP, as in the DPO repository: pairs of comments.
 
-    Long prompts keep their start.
+    Their scores differ by a factor of 2 or more. Long prompts keep their start.
     """
     merged: dict[str, PairsOfPrompt] = {}
     for where, row in rows:
         scores = [row["score_A"], row["score_B"]]
         if not all(is_number(s) and math.isfinite(s) for s in scores) or row["labels"] not in (0, 1):
             raise UserError(
-                f"{where}: fields score_A, score_B, labels: need two finite numbers and 0 or 1; correct the row"
+                f"{where}: fields score_A, score_B, labels: need two finite numbers and 0 or 1; "
+                "correct the row"
             )
         if max(scores) < 2 * min(scores):
             source.dropped["score_ratio_below_2"] += 1
@@ -202,7 +206,7 @@ def _paired_group(prompt: str, gathered: PairsOfPrompt, truncation: str) -> Grou
     return Group(where, prompt, tuple(responses), tuple(pairs), where=where, truncation=truncation)
 
 
-# --- HTML ------------------------------------------------------------------------------------------------------------
+# --- HTML ---------------------------------------------------------------------------------------------------
 
 
 def _plain_text(html: str) -> str:

@@ -1,7 +1,7 @@
 """What readers share: the rows that they get, what they are told beside them, and the checks of one field.
 
-Contract: a reader takes (rows, source) and gives groups. A bad row raises `UserError`; a row that is left out on purpose
-is counted in `source.dropped`.
+Contract: a reader takes (rows, source) and gives groups. A bad row raises `UserError`; a row that is left out
+on purpose is counted in `source.dropped`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class PairsOfPrompt(NamedTuple):
 
 
 def is_number(value: Any) -> bool:
-    """Whether a raw value is an int that fits 64 bits or a float (NaN and infinities included), and no bool."""
+    """Whether a raw value is an int of 64 bits or a float (NaN and infinities included), and no bool."""
     if isinstance(value, bool):
         return False
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)

@@ -1,6 +1,6 @@
-"""Solved examples before a prompt: few-shot prompting and in-context finetuning (ICF, the GDPO paper's baseline).
+"""Solved examples before a prompt, for few-shot prompting and in-context finetuning.
 
-Contract: shots come from other prompts, are drawn by the seed and the group's id, and read as the model writes.
+Contract: shots come from other prompts, are drawn by the seed and the group's id, and read as a model writes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ Shot = tuple[Prompt, str]  # a prompt and its preferred response
 
 
 def with_shots(groups: Sequence[Group], donors: Sequence[Group], shots: int, seed: int) -> list[Group]:
-    """Put `shots` solved examples before every prompt: prompts of other donors with a preferred response, by the seed.
+    """Put `shots` solved examples before every prompt.
 
-    Text prompts follow one another after a blank line; message prompts get turns. Few-shot prompting and, trained on,
-    in-context finetuning (ICF, the GDPO paper's baseline). Raises UserError where there are not enough donors, or where
+    They are prompts of other donors with a preferred response, drawn by the seed. Text prompts follow one
+    another after a blank line; message prompts get turns. Few-shot prompting and, trained on, in-context
+    finetuning (ICF, the GDPO paper's baseline). Raises UserError where there are not enough donors, or where
     messages and texts mix.
     """
     if not shots:
@@ -36,7 +37,10 @@ def with_shots(groups: Sequence[Group], donors: Sequence[Group], shots: int, see
 
 
 def response_text(response: Response) -> str:
-    """A response as the model reads it: `4<Somewhat good job>The ...`, `4The ...` where the belief is its class alone."""
+    """A response as the model reads it: `4<Somewhat good job>The ...`.
+
+    Where the belief is its class alone, `4The ...`.
+    """
     if response.belief is None:
         return response.text
     label, words = response.belief
@@ -49,10 +53,8 @@ def _draw(group: Group, pool: dict[str, Group], shots: int, seed: int) -> list[S
     rng = rng_of(seed, "shots", group.id)
     names = list(pool)
     own_name = json.dumps(group.prompt)
-    drawn = [
-        names[i] for i in rng.choice(len(names), shots + 1, replace=False)
-    ]  # one more: its own may be among them
-    others = [pool[name] for name in drawn if name != own_name][:shots]
+    drawn = rng.choice(len(names), shots + 1, replace=False)  # one more: its own prompt may be among them
+    others = [pool[names[i]] for i in drawn if names[i] != own_name][:shots]
     return [(donor.prompt, response_text(_preferred(donor, rng))) for donor in others]
 
 

@@ -1,7 +1,8 @@
 """Text -> ids: class tokens, prompts, and examples as token trees.
 
-Contract: prompt, belief and answer are encoded apart and then joined, so that no token crosses a border. Truncation lives
-here only: a prompt is cut to its limit, then a response to the room that is left, and what was cut is counted.
+Contract: prompt, belief and answer are encoded apart and then joined, so that no token crosses a border.
+Truncation lives here only: a prompt is cut to its limit, then a response to the room that is left, and what
+was cut is counted.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ if TYPE_CHECKING:  # slow to import, and needed for its name alone
 
 
 class Limits(NamedTuple):
-    """Token limits of one example's path: prompt and response together, and the prompt alone (None: no own limit)."""
+    """Token limits of one example's path."""
 
-    max_length: int
-    max_prompt_length: int | None
+    max_length: int  # prompt and response together
+    max_prompt_length: int | None  # the prompt alone; None: no limit of its own
     truncation: str | None = None  # keep_end or keep_start; None: as the data set's reader says
 
 
@@ -33,16 +34,19 @@ def limits_with_shots(
     max_length: int, max_prompt_length: int | None, truncation: str | None, shots: int
 ) -> Limits:
     """Limits where every shot before the prompt may take as much as an example."""
-    if max_prompt_length:
+    if max_prompt_length:  # None: no limit, with shots neither
         max_prompt_length += max_length * shots
     return Limits(max_length * (1 + shots), max_prompt_length, truncation)
 
 
-# --- classes and prompts ---------------------------------------------------------------------------------------------
+# --- classes and prompts ------------------------------------------------------------------------------------
 
 
 def class_token_ids(tokenizer: PreTrainedTokenizerBase, classes: Sequence[str]) -> Ids:
-    """The single token of every belief class. Raises UserError where a label is not one token or two labels share one."""
+    """The single token of every belief class.
+
+    Raises UserError where a label is not one token, or two labels share one.
+    """
     ids = tuple(_class_token_id(tokenizer, label) for label in classes)
     if len(set(ids)) < len(ids):
         raise UserError("belief_classes: two labels share a token; use distinct labels")
@@ -63,9 +67,10 @@ def _class_token_id(tokenizer: PreTrainedTokenizerBase, label: str) -> int:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Ids:
-    """A prompt's ids: messages through the chat template, text with the tokenizer's own BOS; never an EOS at its end.
+    """A prompt's ids: messages through the chat template, text with the tokenizer's own BOS.
 
-    A tokenizer without a chat template gets the DPO repository's plain turns, "Human: ..." and "Assistant:".
+    There is never an EOS at its end. A tokenizer without a chat template gets the DPO repository's plain
+    turns, "Human: ..." and "Assistant:".
     Raises UserError where the text holds the EOS or BOS token, or the template refuses the messages.
     """
     if isinstance(prompt, str):
@@ -127,7 +132,7 @@ def cut_prompt(prompt: Ids, limit: int | None, truncation: str) -> Ids:
     return prompt[-limit:] if truncation == "keep_end" else prompt[:limit]
 
 
-# --- examples as token trees -----------------------------------------------------------------------------------------
+# --- examples as token trees --------------------------------------------------------------------------------
 
 
 def tokenize(
@@ -138,12 +143,14 @@ def tokenize(
     classes: Sequence[str] = CLASSES,
     audit: Counter | None = None,
 ) -> list[TokenTree]:
-    """Encode examples as token trees: prompt, belief and answer apart and then joined, so that no token crosses a border.
+    """Encode examples as token trees.
 
-    A response is `4<Somewhat good job>The ...` + EOS; under a shared belief the belief's span ends before the closing
-    `>`. Prompts are cut to max_prompt_length, then responses to what max_length leaves; a cut response has no EOS, is
-    marked in `truncated` and counted. Examples whose prompt leaves no token for a response are left out and counted;
-    `TokenTree.group` says which remain. Raises UserError where none does, and where a text holds the EOS token.
+    Prompt, belief and answer are encoded apart and then joined, so that no token crosses a border. A response
+    is `4<Somewhat good job>The ...` + EOS; under a shared belief the belief's span ends before the closing
+    `>`. Prompts are cut to max_prompt_length, then responses to what max_length leaves; a cut response has no
+    EOS, is marked in `truncated` and counted. Examples whose prompt leaves no token for a response are left
+    out and counted; `TokenTree.group` says which remain. Raises UserError where none does, and where a text
+    holds the EOS token.
     """
     audit = Counter() if audit is None else audit
     class_ids = class_token_ids(tokenizer, classes) if any(_has_beliefs(g) for g in groups) else ()
@@ -160,16 +167,20 @@ def tokenize(
             audit["examples_without_room"] += 1
             without_room.append(_no_room(group, len(prompt) + len(branches.belief), limits.max_length))
             continue
-        tree = _fit(prompt, branches, room)._replace(
+        answers, truncated = _fit(branches.answers, room)
+        cut_responses |= {(example.group, c) for c, is_cut in zip(example.columns, truncated) if is_cut}
+        tree = TokenTree(
+            prompt,
+            branches.belief,
+            answers,
             rewards=example.rewards,
             class_ids=class_ids if group.belief_probs else (),
             class_probs=group.belief_probs,
             is_majority=_is_majority(group, example, classes),
             group=example.group,
+            truncated=truncated,
         )
         trees.append(tree)
-        cut_columns = [c for c, is_cut in zip(example.columns, tree.truncated) if is_cut]
-        cut_responses.update((example.group, c) for c in cut_columns)
     if without_room and not trees:
         raise UserError(without_room[0])
     audit["responses_truncated"] += len(cut_responses)
@@ -255,11 +266,11 @@ def _branch(example: Example, group: Group, encoder: ResponseEncoder) -> Branche
     return Branches(shared_belief, tuple(answers))
 
 
-def _fit(prompt: Ids, branches: Branches, room: int) -> TokenTree:
-    """A tree whose answers have at most `room` tokens (1 or more) each."""
-    answers = tuple(answer[:room] for answer in branches.answers)
-    truncated = tuple(len(answer) > room for answer in branches.answers)
-    return TokenTree(prompt, branches.belief, answers, truncated=truncated)
+def _fit(answers: Sequence[Ids], room: int) -> tuple[tuple[Ids, ...], tuple[bool, ...]]:
+    """Answers of at most `room` tokens (1 or more) each, and which of them were cut."""
+    fitting = tuple(answer[:room] for answer in answers)
+    truncated = tuple(len(answer) > room for answer in answers)
+    return fitting, truncated
 
 
 def _no_room(group: Group, length: int, max_length: int) -> str:
@@ -270,7 +281,7 @@ def _no_room(group: Group, length: int, max_length: int) -> str:
 
 
 def _is_majority(group: Group, example: Example, classes: Sequence[str]) -> bool | None:
-    """Whether the example's first response holds the most common belief of p*; None where there are no beliefs."""
+    """Whether the example's first response holds the most common belief of p* (None: no beliefs)."""
     first = next(c for c in example.columns if c is not None)
     belief = group.responses[first].belief
     if belief is None or not group.belief_probs:
@@ -281,10 +292,10 @@ def _is_majority(group: Group, example: Example, classes: Sequence[str]) -> bool
 def mismatch(
     trees: Sequence[TokenTree], donors: Sequence[TokenTree], seed: int, max_length: int
 ) -> list[TokenTree]:
-    """For every tree its prompt (and belief) with an answer drawn from a donor of another prompt: KTO's pairs for z0.
+    """KTO's pairs for z0: every tree's prompt (and belief) with an answer to another prompt.
 
-    Fixed by the seed, so that their reference log-probs can be cached. Answers are cut to max_length.
-    Raises UserError where all donors have one prompt.
+    The answer is drawn from a donor, by the seed alone, so that reference log-probs can be cached.
+    Answers are cut to max_length. Raises UserError where all donors have one prompt.
     """
     if len({donor.prompt for donor in donors}) < 2:
         raise UserError(

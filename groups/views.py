@@ -1,7 +1,7 @@
 """Which responses an example compares: `VIEWS` holds one small function a view, and `view` is the way in.
 
-Contract: a view's function takes one group (and the seed, for what is drawn) and gives the columns of its examples. What
-a group must have for a view is said in the view's record and checked here, once for all views.
+Contract: a view's function takes one group (and the seed, for what is drawn) and gives the columns of its
+examples. What a group must have for a view is said in the view's record and checked here, once for all views.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ from utils import UserError
 class View(NamedTuple):
     """How one group becomes examples, and what it must have for that.
 
-    By reward, a group needs two or more responses and a reward on each; where all rewards are equal there is no
-    preference, and the group is dropped and counted.
+    By reward, a group needs two or more responses and a reward on each; where all rewards are equal there is
+    no preference, and the group is dropped and counted.
     """
 
     columns: Callable[[Group, int], Sequence[Columns]]  # (group, seed) -> the columns of its examples
     by_reward: Literal["always", "without pairs", "never"] = "without pairs"
     needs_beliefs: bool = False  # every response needs one
     conditioned: bool = False  # all answers of an example stand under the preferred one's belief
-    rewards_belief: bool = (
-        False  # an example's rewards are 1 for the preferred one's belief and 0 for other beliefs
-    )
+    rewards_belief: bool = False  # its rewards are 1 for the preferred one's belief and 0 for other beliefs
 
     def goes_by_reward(self, group: Group) -> bool:
         """Whether this view orders the group's responses by their rewards."""
@@ -40,15 +38,20 @@ def view(
 ) -> list[Example]:
     """Turn groups into examples, as config key `responses` says.
 
-    target: the preferred response alone. pairs: the group's own pairs, else best against worst by reward, each response
-    after its own belief. own_belief: the same, beliefs required (the GDPO paper's DPO baseline). conditioned: both
-    answers under the preferred one's belief (GDPO). conditioned.all: every answer of the prompt under the preferred one's
-    belief, with reward 1 where that is its own belief and 0 elsewhere. binary: both sides of `pairs` apart, or every
-    response by itself, desirable where its reward is above the prompt's mean. ranked: all responses, best first. By
-    reward, whatever pairs are given: pairs.best_vs_worst, pairs.best_vs_random (drawn by the seed), pairs.best_vs_rest,
-    pairs.all (ties left out).
-    Prompts whose rewards are all equal hold no preference: views by reward leave them out and count them in `dropped`.
-    Raises UserError for an unknown view, or a group that has not what the view needs.
+    - target: the preferred response alone.
+    - pairs: the group's own pairs, else best against worst by reward, each response after its own belief.
+    - own_belief: the same, beliefs required (the GDPO paper's DPO baseline).
+    - conditioned: both answers under the preferred one's belief (GDPO).
+    - conditioned.all: every answer of the prompt under the preferred one's belief, with reward 1 where that
+      is its own belief and 0 elsewhere.
+    - binary: both sides of `pairs` apart, or every response by itself, desirable where its reward is above
+      the prompt's mean.
+    - ranked: all responses, best first.
+    - by reward, whatever pairs are given: pairs.best_vs_worst, pairs.best_vs_random (drawn by the seed),
+      pairs.best_vs_rest, pairs.all (ties left out).
+
+    Prompts whose rewards are all equal hold no preference: views by reward leave them out and count them in
+    `dropped`. Raises UserError for an unknown view, or a group that lacks what the view needs.
     """
     if responses not in VIEWS:
         raise UserError(f"responses={responses}: choose one of {', '.join(VIEWS)}")
@@ -91,11 +94,7 @@ def _examples(number: int, group: Group, chosen: View, seed: int, dropped: Count
     """The examples of group `number`; those that have no other belief to compare with are counted."""
     examples = []
     for columns in chosen.columns(group, seed):
-        rewards: tuple[float, ...] = ()
-        if chosen.rewards_belief:
-            rewards = _belief_rewards(group, columns)
-        elif chosen.goes_by_reward(group):
-            rewards = tuple(0.0 if c is None else group.responses[c].reward for c in columns)
+        rewards = _example_rewards(group, chosen, columns)
         if chosen.rewards_belief and all(rewards):
             dropped["without_another_belief"] += 1
         else:
@@ -103,16 +102,23 @@ def _examples(number: int, group: Group, chosen: View, seed: int, dropped: Count
     return examples
 
 
-def _belief_rewards(group: Group, columns: Columns) -> tuple[float, ...]:
-    beliefs = [group.responses[c].belief for c in columns]
-    return tuple(float(belief == beliefs[0]) for belief in beliefs)
+def _example_rewards(group: Group, chosen: View, columns: Columns) -> tuple[float, ...]:
+    if chosen.rewards_belief:
+        beliefs = [group.responses[c].belief for c in columns]
+        return tuple(float(belief == beliefs[0]) for belief in beliefs)
+    if chosen.goes_by_reward(group):
+        return tuple(0.0 if c is None else group.responses[c].reward for c in columns)
+    return ()
 
 
-# --- one function a view: (group, seed) -> the columns of its examples -----------------------------------------------
+# --- one function a view: (group, seed) -> the columns of its examples --------------------------------------
 
 
 def target(group: Group, seed: int) -> list[Columns]:
-    """The preferred response of every pair; without pairs the one of highest reward, or the first where one is missing."""
+    """The preferred response of every pair.
+
+    Without pairs it is the one of highest reward, or the first where a reward is missing.
+    """
     if group.pairs:
         return [(preferred,) for preferred, _ in group.pairs]
     rewards = _rewards(group)
