@@ -1,0 +1,237 @@
+"""Readers of preference data: pairs that people chose between, and responses with a reward.
+
+Contract: every group has pairs, or two or more responses with a reward on each. What carries no preference is
+left out and counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from typing import Any
+
+from groups.record import Group, Prompt, Response
+from groups.rows import PairsOfPrompt, Row, Rows, Source, is_number, text_field
+from utils import UserError
+
+HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant:"  # the DPO repository's turns
+
+# --- responses with a reward --------------------------------------------------------------------------------
+
+
+def read_ultrafeedback(rows: Rows, source: Source) -> list[Group]:
+    """openbmb/UltraFeedback: up to four completions with GPT-4's overall score.
+
+    Use a revision of the data from after that score was corrected.
+    """
+    groups = []
+    for where, row in rows:
+        completions = row["completions"]
+        if not _all_objects(completions, lambda c: "response" in c):
+            raise UserError(
+                f"{where}: field completions: is no list of objects with a response; correct the row"
+            )
+        candidates = [(c["response"], c.get("overall_score")) for c in completions]
+        prompt = _user_turn(text_field(row, "instruction", where))
+        groups += _rated_group(where, prompt, candidates, source)
+    return groups
+
+
+def read_armorm(rows: Rows, source: Source) -> list[Group]:
+    """princeton-nlp/*-ultrafeedback-armorm: five sampled responses with ArmoRM scores.
+
+    Repeated responses are counted.
+    """
+    groups = []
+    for where, row in rows:
+        texts, scores = row["all_generated_responses"], row["all_rm_scores"]
+        if not isinstance(texts, list) or not isinstance(scores, list) or len(texts) != len(scores):
+            raise UserError(
+                f"{where}: fields all_generated_responses and all_rm_scores: need lists of one length; "
+                "correct the row"
+            )
+        prompt = _user_turn(text_field(row, "prompt", where))
+        groups += _rated_group(where, prompt, list(zip(texts, scores)), source)
+    return groups
+
+
+def read_binarized(rows: Rows, source: Source) -> list[Group]:
+    """HuggingFaceH4/ultrafeedback_binarized: two conversations that differ in the last turn, with scores."""
+    groups = []
+    for where, row in rows:
+        sides = [row["chosen"], row["rejected"]]
+        if not all(_is_conversation(side) for side in sides):
+            raise UserError(f"{where}: fields chosen and rejected: need lists of messages; correct the row")
+        if not all(_is_answered(side) for side in sides):  # the splits for generation have no answer
+            source.dropped["without_assistant_turn"] += 1
+            continue
+        chosen, rejected = [_plain_messages(side) for side in sides]
+        if chosen[:-1] != rejected[:-1]:
+            raise UserError(f"{where}: fields chosen and rejected: have different prompts; correct the row")
+        if chosen == rejected:
+            source.dropped["preferred_equal_to_rejected"] += 1
+            continue
+        texts = [chosen[-1]["content"], rejected[-1]["content"]]
+        scores = [row["score_chosen"], row["score_rejected"]]
+        groups += _rated_group(where, chosen[:-1], list(zip(texts, scores)), source)
+    return groups
+
+
+def read_se(rows: Rows, source: Source) -> list[Group]:
+    """HuggingFaceH4/stack-exchange-preferences: answers with pm_score.
+
+    The DPO repository takes `responses=pairs.all` of them.
+    """
+    groups = []
+    for where, row in rows:
+        answers = row["answers"]
+        if not _all_objects(answers, lambda a: isinstance(a.get("text"), str)):
+            raise UserError(f"{where}: field answers: is no list of objects with a text; correct the row")
+        prompt = f"{HUMAN}{_plain_text(text_field(row, 'question', where))}{ASSISTANT}"
+        candidates = [(f" {_plain_text(a['text'])}", a.get("pm_score")) for a in answers]
+        groups += _rated_group(where, prompt, candidates, source, truncation="keep_start")
+    return groups
+
+
+def _rated_group(
+    where: str,
+    prompt: Prompt,
+    candidates: Sequence[tuple[Any, Any]],
+    source: Source,
+    truncation: str = "keep_end",
+) -> list[Group]:
+    """A group of (text, score) candidates, or none where fewer than two can be used; drops are counted."""
+    kept: dict[str, Response] = {}
+    for number, (text, score) in enumerate(candidates, 1):
+        if not isinstance(text, str) or not text.strip():
+            source.dropped["empty_responses"] += 1
+        elif not is_number(score):  # UltraFeedback writes "N/A"
+            source.dropped["responses_without_score"] += 1
+        elif not math.isfinite(score):
+            raise UserError(f"{where}: response {number}: score {score} is no finite number; correct the row")
+        elif text in kept:
+            source.dropped["repeated_responses"] += 1
+        else:
+            kept[text] = Response(text, float(score))
+    if len(kept) < 2:
+        source.dropped["prompts_with_fewer_than_two_responses"] += 1
+        return []
+    return [Group(where, prompt, tuple(kept.values()), where=where, truncation=truncation)]
+
+
+def _user_turn(text: str) -> Prompt:
+    return [{"role": "user", "content": text}]
+
+
+def _all_objects(values: Any, holds: Callable[[Row], bool]) -> bool:
+    """Whether a raw value is a list of objects for each of which `holds` is true."""
+    return isinstance(values, list) and all(isinstance(v, dict) and holds(v) for v in values)
+
+
+def _is_conversation(side: Any) -> bool:
+    return bool(side) and _all_objects(side, lambda m: isinstance(m.get("content"), str))
+
+
+def _is_answered(side: Sequence[Row]) -> bool:
+    return len(side) >= 2 and side[-1].get("role") == "assistant"
+
+
+def _plain_messages(side: Sequence[Row]) -> list[dict[str, str]]:
+    return [{"role": m["role"], "content": m["content"]} for m in side]
+
+
+# --- pairs --------------------------------------------------------------------------------------------------
+
+
+def read_hh(rows: Rows, source: Source) -> list[Group]:
+    """Anthropic/hh-rlhf, as in the DPO repository: the prompt ends with the last "Assistant:".
+
+    Long prompts keep their end.
+    """
+    merged: dict[str, PairsOfPrompt] = {}
+    for where, row in rows:
+        chosen, rejected = text_field(row, "chosen", where), text_field(row, "rejected", where)
+        prompt = chosen[: chosen.rfind(ASSISTANT) + len(ASSISTANT)]
+        if ASSISTANT not in chosen or not rejected.startswith(prompt):
+            source.dropped["sides_without_a_common_prompt"] += 1
+            continue
+        sides = [text[len(prompt) :] for text in (chosen, rejected)]
+        if not all(side.strip() for side in sides):
+            source.dropped["empty_responses"] += 1
+        elif sides[0] == sides[1]:
+            source.dropped["preferred_equal_to_rejected"] += 1
+        else:
+            gathered = merged.setdefault(prompt, PairsOfPrompt(where, {}, []))
+            _add_pair(gathered, Response(sides[0]), Response(sides[1]), source)
+    return [_paired_group(prompt, gathered, "keep_end") for prompt, gathered in merged.items()]
+
+
+def read_shp(rows: Rows, source: Source) -> list[Group]:
+    """stanfordnlp/SHP, as in the DPO repository: pairs of comments.
+
+    Their scores differ by a factor of 2 or more. Long prompts keep their start.
+    """
+    merged: dict[str, PairsOfPrompt] = {}
+    for where, row in rows:
+        scores = [row["score_A"], row["score_B"]]
+        if not all(is_number(s) and math.isfinite(s) for s in scores) or row["labels"] not in (0, 1):
+            raise UserError(
+                f"{where}: fields score_A, score_B, labels: need two finite numbers and 0 or 1; "
+                "correct the row"
+            )
+        if max(scores) < 2 * min(scores):
+            source.dropped["score_ratio_below_2"] += 1
+            continue
+        first = Response(f" {text_field(row, 'human_ref_A', where)}", float(scores[0]))
+        second = Response(f" {text_field(row, 'human_ref_B', where)}", float(scores[1]))
+        prompt = f"{HUMAN}{text_field(row, 'history', where)}{ASSISTANT}"
+        preferred, other = (first, second) if row["labels"] == 1 else (second, first)
+        gathered = merged.setdefault(prompt, PairsOfPrompt(where, {}, []))
+        _add_pair(gathered, preferred, other, source)
+    return [_paired_group(prompt, gathered, "keep_start") for prompt, gathered in merged.items()]
+
+
+def _add_pair(gathered: PairsOfPrompt, preferred: Response, other: Response, source: Source) -> None:
+    """Add a pair to its prompt's; the same pair once more is counted."""
+    pair = gathered.pair_of(preferred, other)
+    if pair in gathered.pairs:
+        source.dropped["repeated_pairs"] += 1
+    else:
+        gathered.pairs.append(pair)
+
+
+def _paired_group(prompt: str, gathered: PairsOfPrompt, truncation: str) -> Group:
+    where, responses, pairs = gathered
+    return Group(where, prompt, tuple(responses), tuple(pairs), where=where, truncation=truncation)
+
+
+# --- HTML ---------------------------------------------------------------------------------------------------
+
+
+def _plain_text(html: str) -> str:
+    """The text of an HTML page; code keeps its tags, paragraphs become blank lines."""
+    parser = _PlainText()
+    parser.feed(html)
+    parser.close()
+    return "".join(parser.parts).strip()
+
+
+class _PlainText(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "code":
+            self.parts.append("<code>")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "code":
+            self.parts.append("</code>")
+        elif tag == "p":
+            self.parts.append("\n\n")
+
+    def handle_data(self, data: str) -> None:
+        if data.strip() or "\n" not in data:  # line breaks between tags are no text
+            self.parts.append(data)

@@ -1,0 +1,56 @@
+"""What the data's way hands on: groups (a prompt with its responses) and examples (what a loss compares).
+
+Contract: records are frozen. Readers make groups, views make examples, and nothing changes them afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# GDPO: 5 strongly positive ... 1 strongly negative, 0 don't know / refused
+CLASSES = ("0", "1", "2", "3", "4", "5")
+
+Prompt = str | list[dict[str, str]]  # a text, or messages: {"role": ..., "content": ...}
+Pair = tuple[int, int]  # response indices: preferred, other
+Columns = tuple[int | None, ...]  # an example's response indices, the preferred one first; None: no response
+
+
+class Belief(NamedTuple):
+    """What a response holds before it argues."""
+
+    label: str  # of its class
+    text: str  # the option's words; "" where the class stands alone
+
+
+class Response(NamedTuple):
+    """One response to a prompt, with its reward and its belief where the data set has them."""
+
+    text: str
+    reward: float | None = None
+    belief: Belief | None = None
+
+
+class Group(NamedTuple):
+    """A prompt with its responses."""
+
+    id: str
+    prompt: Prompt
+    responses: tuple[Response, ...]
+    pairs: tuple[Pair, ...] = ()
+    belief_probs: tuple[float, ...] = ()  # the group's p*, one entry a class; (): there is none
+    where: str = ""  # file and row, for errors
+    truncation: str = "keep_end"  # which end of a long prompt to keep, unless the run says otherwise
+    dataset: str = ""  # as the user named it
+
+
+class Example(NamedTuple):
+    """One row of a loss's table: which group and which of its responses (column 0 is the preferred one).
+
+    `conditioned` says whether all of them stand under the first one's belief. `rewards` has one entry a
+    column where the view goes by reward, and none elsewhere.
+    """
+
+    group: int
+    columns: Columns
+    conditioned: bool
+    rewards: tuple[float, ...] = ()

@@ -1,0 +1,201 @@
+"""Which responses an example compares: `VIEWS` holds one small function a view, and `view` is the way in.
+
+Contract: a view's function takes one group (and the seed, for what is drawn) and gives the columns of its
+examples. What a group must have for a view is said in the view's record and checked here, once for all views.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from groups.draws import rng_of
+from groups.record import Columns, Example, Group, Pair
+from utils import UserError
+
+
+class View(NamedTuple):
+    """How one group becomes examples, and what it must have for that.
+
+    By reward, a group needs two or more responses and a reward on each; where all rewards are equal there is
+    no preference, and the group is dropped and counted.
+    """
+
+    columns: Callable[[Group, int], Sequence[Columns]]  # (group, seed) -> the columns of its examples
+    by_reward: Literal["always", "without pairs", "never"] = "without pairs"
+    needs_beliefs: bool = False  # every response needs one
+    conditioned: bool = False  # all answers of an example stand under the preferred one's belief
+    rewards_belief: bool = False  # its rewards are 1 for the preferred one's belief and 0 for other beliefs
+
+    def goes_by_reward(self, group: Group) -> bool:
+        """Whether this view orders the group's responses by their rewards."""
+        return self.by_reward == "always" or (self.by_reward == "without pairs" and not group.pairs)
+
+
+def view(
+    groups: Sequence[Group], responses: str, seed: int = 0, dropped: Counter | None = None
+) -> list[Example]:
+    """Turn groups into examples, as config key `responses` says.
+
+    - target: the preferred response alone.
+    - pairs: the group's own pairs, else best against worst by reward, each response after its own belief.
+    - own_belief: the same, beliefs required (the GDPO paper's DPO baseline).
+    - conditioned: both answers under the preferred one's belief (GDPO).
+    - conditioned.all: every answer of the prompt under the preferred one's belief, with reward 1 where that
+      is its own belief and 0 elsewhere.
+    - binary: both sides of `pairs` apart, or every response by itself, desirable where its reward is above
+      the prompt's mean.
+    - ranked: all responses, best first.
+    - by reward, whatever pairs are given: pairs.best_vs_worst, pairs.best_vs_random (drawn by the seed),
+      pairs.best_vs_rest, pairs.all (ties left out).
+
+    Prompts whose rewards are all equal hold no preference: views by reward leave them out and count them in
+    `dropped`. Raises UserError for an unknown view, or a group that lacks what the view needs.
+    """
+    if responses not in VIEWS:
+        raise UserError(f"responses={responses}: choose one of {', '.join(VIEWS)}")
+    chosen = VIEWS[responses]
+    dropped = Counter() if dropped is None else dropped
+    examples = []
+    for number, group in enumerate(groups):
+        _check_beliefs(group, chosen, responses)
+        if chosen.goes_by_reward(group):
+            _check_rewards(group, responses)
+            if len(set(_rewards(group))) == 1:
+                dropped["equal_rewards"] += 1
+                continue
+        examples += _examples(number, group, chosen, seed, dropped)
+    return examples
+
+
+def _check_beliefs(group: Group, chosen: View, responses: str) -> None:
+    if chosen.needs_beliefs and not all(r.belief for r in group.responses):
+        raise UserError(
+            f"{group.where}: responses={responses} needs a belief on every response; "
+            "add belief or set responses=pairs"
+        )
+
+
+def _check_rewards(group: Group, responses: str) -> None:
+    if len(group.responses) < 2:
+        needed = "two or more responses"
+    elif None in _rewards(group):
+        needed = "a reward on each"
+    else:
+        return
+    raise UserError(
+        f"{group.where}: field responses: responses={responses} needs {needed}; "
+        "add them or set responses=target"
+    )
+
+
+def _examples(number: int, group: Group, chosen: View, seed: int, dropped: Counter) -> list[Example]:
+    """The examples of group `number`; those that have no other belief to compare with are counted."""
+    examples = []
+    for columns in chosen.columns(group, seed):
+        rewards = _example_rewards(group, chosen, columns)
+        if chosen.rewards_belief and all(rewards):
+            dropped["without_another_belief"] += 1
+        else:
+            examples.append(Example(number, columns, chosen.conditioned, rewards))
+    return examples
+
+
+def _example_rewards(group: Group, chosen: View, columns: Columns) -> tuple[float, ...]:
+    if chosen.rewards_belief:
+        beliefs = [group.responses[c].belief for c in columns]
+        return tuple(float(belief == beliefs[0]) for belief in beliefs)
+    if chosen.goes_by_reward(group):
+        return tuple(0.0 if c is None else group.responses[c].reward for c in columns)
+    return ()
+
+
+# --- one function a view: (group, seed) -> the columns of its examples --------------------------------------
+
+
+def target(group: Group, seed: int) -> list[Columns]:
+    """The preferred response of every pair.
+
+    Without pairs it is the one of highest reward, or the first where a reward is missing.
+    """
+    if group.pairs:
+        return [(preferred,) for preferred, _ in group.pairs]
+    rewards = _rewards(group)
+    if None in rewards:
+        return [(0,)]
+    return [(rewards.index(max(rewards)),)]
+
+
+def binary(group: Group, seed: int) -> list[Columns]:
+    """Every response by itself: in column 0 where it is desirable, in column 1 where it is not."""
+    if group.pairs:
+        sides = [((preferred, None), (None, other)) for preferred, other in group.pairs]
+        return [side for both in sides for side in both]
+    rewards = _rewards(group)
+    mean = sum(rewards) / len(rewards)
+    return [(i, None) if reward > mean else (None, i) for i, reward in enumerate(rewards)]
+
+
+def pairs(group: Group, seed: int) -> Sequence[Columns]:
+    """The group's own pairs, else its best response against its worst."""
+    return group.pairs or best_vs_worst(group, seed)
+
+
+def every_answer(group: Group, seed: int) -> list[Columns]:
+    """For the preferred response of every pair: it and all others of the group."""
+    indices = range(len(group.responses))
+    return [(preferred, *(i for i in indices if i != preferred)) for preferred, _ in pairs(group, seed)]
+
+
+def ranked(group: Group, seed: int) -> list[Columns]:
+    """All responses, highest reward first; equal ones keep their order."""
+    return [tuple(_best_first(group))]
+
+
+def best_vs_worst(group: Group, seed: int) -> list[Pair]:
+    """The best response against the worst."""
+    return [best_vs_rest(group, seed)[-1]]
+
+
+def best_vs_random(group: Group, seed: int) -> list[Pair]:
+    """The best response against another one, drawn by the seed."""
+    candidates = best_vs_rest(group, seed)
+    return [candidates[rng_of(seed, group.id).integers(len(candidates))]]
+
+
+def best_vs_rest(group: Group, seed: int) -> list[Pair]:
+    """The best response against every one of lower reward."""
+    best = _best_first(group)[0]
+    return [pair for pair in all_pairs(group, seed) if pair[0] == best]
+
+
+def all_pairs(group: Group, seed: int) -> list[Pair]:
+    """Every pair of responses whose rewards differ."""
+    rewards, order = _rewards(group), _best_first(group)
+    ordered = [(better, worse) for n, better in enumerate(order) for worse in order[n + 1 :]]
+    return [(better, worse) for better, worse in ordered if rewards[better] > rewards[worse]]
+
+
+def _rewards(group: Group) -> list[float | None]:
+    return [r.reward for r in group.responses]
+
+
+def _best_first(group: Group) -> list[int]:
+    """Response indices, highest reward first; equal ones keep their order."""
+    return sorted(range(len(group.responses)), key=lambda i: -group.responses[i].reward)
+
+
+VIEWS = {
+    "target": View(target, by_reward="never"),
+    "binary": View(binary),
+    "pairs": View(pairs),
+    "own_belief": View(pairs, needs_beliefs=True),
+    "conditioned": View(pairs, needs_beliefs=True, conditioned=True),
+    "conditioned.all": View(every_answer, needs_beliefs=True, conditioned=True, rewards_belief=True),
+    "ranked": View(ranked, by_reward="always"),
+    "pairs.best_vs_worst": View(best_vs_worst, by_reward="always"),
+    "pairs.best_vs_random": View(best_vs_random, by_reward="always"),
+    "pairs.best_vs_rest": View(best_vs_rest, by_reward="always"),
+    "pairs.all": View(all_pairs, by_reward="always"),
+}
