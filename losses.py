@@ -37,26 +37,21 @@ Keys = Mapping[str, Any]  # of a loss, as its YAML has them
 
 
 class Scores(NamedTuple):
-    """What a loss may look at: N examples, K responses, C belief classes. Log-probs are sums over tokens, in
-    nats, fp32.
+    """What a loss may look at: N examples, K responses, C belief classes.
+
+    Log-probs are sums over tokens, in nats, fp32.
     """
 
     policy: torch.Tensor  # (N, K) log pi(y | x), or log pi(y | x, b) where answers stand under a belief
-    reference: (
-        torch.Tensor
-    )  # (N, K) the same under the reference, without gradient; NaN where it was not computed
+    reference: torch.Tensor  # (N, K) the same under the reference, no gradient; NaN where it was not computed
     length: torch.Tensor  # (N, K) scored tokens of each response
     reward: torch.Tensor  # (N, K)
     valid: torch.Tensor  # (N, K) bool: False where an example has fewer than K responses
-    class_logps: torch.Tensor | None = (
-        None  # (N, C) log q_k over the full vocabulary at the last prompt token
-    )
+    class_logps: torch.Tensor | None = None  # (N, C) log q_k over the vocabulary at the last prompt token
     class_probs: torch.Tensor | None = None  # (N, C) the group's p*
     belief_logp: torch.Tensor | None = None  # (N,) log pi(b | x) of the accepted belief
     belief_length: torch.Tensor | None = None  # (N,) tokens that it sums over
-    kl: torch.Tensor | None = (
-        None  # () mean log-ratio of mismatched (prompt, answer) pairs over the global batch, no gradient
-    )
+    kl: torch.Tensor | None = None  # () mean log-ratio of mismatched pairs over the whole step, no gradient
 
 
 def sft(scores: Scores) -> torch.Tensor:
@@ -105,10 +100,10 @@ def kto(
     """
     z0 = scores.kl.detach().clamp_min(0.0)
     ratio = (scores.policy - scores.reference).masked_fill(~scores.valid, 0.0)
-    terms = undesirable_weight * torch.sigmoid(
-        beta * (ratio - z0)
-    )  # 1 - sigmoid(x) = sigmoid(-x), without cancellation
-    terms = torch.cat([desirable_weight * torch.sigmoid(beta * (z0 - ratio[:, :1])), terms[:, 1:]], dim=1)
+    # 1 - sigmoid(x) = sigmoid(-x), without cancellation
+    desirable = desirable_weight * torch.sigmoid(beta * (z0 - ratio[:, :1]))
+    undesirable = undesirable_weight * torch.sigmoid(beta * (ratio - z0))
+    terms = torch.cat([desirable, undesirable[:, 1:]], dim=1)
     return terms.masked_fill(~scores.valid, 0.0).sum(-1) / scores.valid.sum(-1)
 
 
@@ -186,12 +181,11 @@ def swepo(
     else:
         log_w = power * deviation.abs().log() if power else torch.zeros_like(deviation)
     z = implied_rewards(scores, beta) + log_w
-    rewards = scores.reward.masked_fill(~scores.valid, -math.inf)
-    positive = (
-        deviation > 0
-        if positives == "above_mean"
-        else F.one_hot(rewards.argmax(-1), rewards.shape[-1]).bool()
-    )
+    if positives == "above_mean":
+        positive = deviation > 0
+    else:
+        rewards = scores.reward.masked_fill(~scores.valid, -math.inf)
+        positive = F.one_hot(rewards.argmax(-1), rewards.shape[-1]).bool()
     return z.logsumexp(-1) - z.masked_fill(~positive, -math.inf).logsumexp(-1)
 
 
