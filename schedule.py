@@ -22,6 +22,13 @@ LIMIT_SLACK = (1.0, 1.1, 1.25, 1.5)  # of a rank's equal part, as sizes of packs
 DENSE_WIDTH = 4096  # tokens of a row at which dense attention costs as much as everything else
 
 
+class Data(NamedTuple):
+    """Trees of one split, and, for losses that ask for it, every tree's prompt with an answer to another one."""
+
+    trees: list[TokenTree]
+    mismatched: list[TokenTree] | None = None
+
+
 class Packing(NamedTuple):
     """How examples become packs: forward passes of at most `max_tokens` rows of tokens."""
 
@@ -134,8 +141,7 @@ def plan_step(
 
 
 def _bundles(trees: Sequence[TokenTree], examples: Sequence[int], packing: Packing) -> list[Row]:
-    """Examples that must share a row, with the tokens they take: those of one prompt, while they fit a pack.
-    """
+    """Examples that must share a row, with the tokens they take: those of one prompt, while they fit a pack."""
     by_prompt: dict[object, list[int]] = {}
     for i in examples:
         by_prompt.setdefault(trees[i].prompt if packing.share else i, []).append(i)
@@ -149,8 +155,7 @@ def _bundles(trees: Sequence[TokenTree], examples: Sequence[int], packing: Packi
 
 
 def _fitting(trees: Sequence[TokenTree], members: Sequence[int], packing: Packing) -> tuple[int, int]:
-    """(tokens, number) of the first members that fit a pack together: all, or half of them, or a quarter ...
-    """
+    """(tokens, number) of the first members that fit a pack together: all, or half of them, or a quarter ..."""
     count = len(members)
     while True:
         size = forest.tree_tokens([trees[i] for i in members[:count]], packing.share)

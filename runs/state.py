@@ -17,3 +17,7 @@ class State(NamedTuple):
     bad_evals: int = 0  # validations since the best one
     pending: bool = False  # a signal cut the validation of this step
     lines: int = 0  # of metrics.jsonl
+
+    def out_of_patience(self, patience: int | None) -> bool:
+        """Have `patience` validations (None: no number of them) passed without a better eval_metric?"""
+        return patience is not None and self.bad_evals >= patience

@@ -1,0 +1,213 @@
+"""The run at work: its folder, its lock, what it remembers, writes and saves.
+
+Contract: `log`, `save` and `show_samples` are called on every rank, alike; only the main one writes. A folder
+belongs to one config and to one process at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedTokenizerBase
+
+import models
+from forest import TokenTree
+from ranks import World
+from runs import checkpoint, folder
+from runs.logs import MetricsFile, Samples, Tracker, samples_file, say_validation
+from runs.state import State
+from settings import TrainSettings, as_config, flatten, free_to_change
+from utils import UserError, atomic_path, locked, log, setup_logging, write_json
+
+
+class Run:
+    """A run at work."""
+
+    def __init__(
+        self,
+        path: Path,
+        state: State,
+        settings: TrainSettings,
+        tokenizer: PreTrainedTokenizerBase,
+        world: World,
+    ):
+        self.folder, self.state, self.tokenizer = path, state, tokenizer
+        self.saves = not settings.debug
+        self.writes = world.is_main and not settings.debug
+        self.writer = checkpoint.Writer(world, settings.async_save, settings.keep_last)
+        self.metrics: MetricsFile | None = None
+        self.tracker: Tracker | None = None
+        self.samples: Samples | None = None
+        if self.writes:
+            self.metrics = MetricsFile(path / "metrics.jsonl", state.lines)
+            self.tracker = Tracker(settings.wandb, settings.exp_name, as_config(settings), path)
+
+    def sample_from(self, policy: models.Scorer, prompts: Sequence[tuple[int, ...]], seed: int) -> None:
+        """Sample responses to these prompts whenever `show_samples` is called."""
+        resumed_at = self.state.step if self.state.lines else None
+        file = samples_file(self.folder, resumed_at) if self.writes else None
+        self.samples = Samples(policy, self.tokenizer, prompts, seed, file)
+
+    def update(self, **changes: Any) -> None:
+        """Remember something else: fields of `State`."""
+        self.state = self.state._replace(**changes)
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """One line of metrics: to metrics.jsonl, to the tracker, and, of a validation, to the terminal."""
+        line = {"counters/examples": self.state.examples, "counters/updates": self.state.step, **values}
+        if self.metrics and self.tracker:
+            self.metrics.write(line)
+            self.tracker.log(line)
+            if "loss/eval" in line:
+                say_validation(line)
+        self.update(lines=self.state.lines + 1)
+
+    def show_samples(self) -> None:
+        """Sample responses where that was asked for."""
+        if self.samples:
+            self.samples.show(self.state.step)
+
+    def save(self, policy: models.Scorer, optimizer: torch.optim.Optimizer, best: bool = False) -> None:
+        """A checkpoint of this state, in the background where that was asked for."""
+        if self.saves:
+            checkpoint.save(self.folder, policy, optimizer, self.tokenizer, self.state, self.writer, best)
+
+    def wait(self) -> None:
+        """Wait for the checkpoint under way. Raises UserError on all ranks where it could not be written."""
+        self.writer.wait()
+
+    def close(self) -> None:
+        """Finish what is under way and close the files."""
+        self.writer.close()
+        if self.metrics:
+            self.metrics.close()
+        if self.samples and self.samples.file:
+            self.samples.file.close()
+
+    def decoded(self, tree: TokenTree) -> dict[str, Any]:
+        """An example's texts."""
+        return {
+            "prompt": self.tokenizer.decode(tree.prompt),
+            "belief": self.tokenizer.decode(tree.belief),
+            "answers": [self.tokenizer.decode(ids) for ids in tree.answers],
+        }
+
+
+# --- the folder ---------------------------------------------------------------------------------------------
+
+
+def open_folder(settings: TrainSettings, stack: contextlib.ExitStack) -> Path:
+    """Make or reopen the run folder, and lock it until the stack closes.
+
+    Raises UserError where it belongs to another config or to a run at work, and where it cannot be written.
+    """
+    path = Path(settings.output_dir) / settings.exp_name
+    if settings.debug:
+        return path
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not stack.enter_context(locked(path)):
+            raise UserError(
+                f"run folder {path}: another run is writing it; wait for its end or choose another exp_name"
+            )
+        folder.tidy(path)
+        setup_logging(path)
+        stack.callback(setup_logging)
+    except (OSError, UnicodeEncodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"run folder {path}: cannot be written ({reason}); set output_dir") from error
+    _check_resume(path, settings)
+    return path
+
+
+def _check_resume(path: Path, settings: TrainSettings) -> None:
+    """Raises UserError where `resume` forbids what the folder holds, or its run has another config."""
+    if not folder.steps(path):
+        if settings.resume == "must":
+            raise UserError(f"resume=must: {path} holds no checkpoint; set resume=auto to start the run")
+        return
+    if settings.resume == "never":
+        raise UserError(
+            f"resume=never: {path} already holds a run; choose another exp_name or remove the folder"
+        )
+    changes = _changes(_saved_config(path), flatten(as_config(settings)))
+    if changes:
+        raise UserError(
+            f"{path} holds a run with another config: {changes}; choose another exp_name or restore the keys"
+        )
+
+
+def _saved_config(path: Path) -> dict[str, Any]:
+    """The flat config of the run in a folder."""
+    try:
+        return flatten(OmegaConf.to_container(OmegaConf.load(path / "config.yaml")))
+    except Exception as error:  # no file, or one that yaml or omegaconf refuse in their own ways
+        reason = (str(error).splitlines() or ["damaged"])[0]
+        raise UserError(
+            f"{path / 'config.yaml'}: cannot be read ({reason}), so these checkpoints may be of another config; "
+            "restore the file or choose another exp_name"
+        ) from error
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The keys that differ and may not, with both values; "" where there is none."""
+    keys = sorted(old.keys() | new.keys())
+    differing = [key for key in keys if old.get(key) != new.get(key) and not free_to_change(key)]
+    return ", ".join(f"{key} ({old.get(key)} -> {new.get(key)})" for key in differing)
+
+
+# --- start or resume ----------------------------------------------------------------------------------------
+
+
+def write_start(path: Path, config: DictConfig, audit: Mapping[str, Any]) -> None:
+    """What a folder holds from the first moment on: the audit of the data, and the config."""
+    write_json(path / "data_audit.json", audit)
+    with atomic_path(path / "config.yaml") as temporary:
+        OmegaConf.save(config, temporary, resolve=True)
+        temporary.chmod(0o644)
+
+
+def check_same_start(path: Path, resumed: State, fresh: State, settings: TrainSettings) -> None:
+    """Raises UserError where a run that resumes has other starting weights or other examples than when it
+    began.
+    """
+    if resumed.reference != fresh.reference:
+        weights = settings.model.archive or settings.model.name_or_path
+        raise UserError(
+            f"{path}: the starting weights ({weights}) changed since this run began, and they are its reference; "
+            "restore them or choose another exp_name"
+        )
+    changed = [split for split in fresh.data if resumed.data[split] != fresh.data[split]]
+    if changed:
+        raise UserError(
+            f"{path}: the examples of split {changed[0]} changed since this run began (datasets={settings.datasets}, "
+            "or its tokenizer); restore the data or choose another exp_name"
+        )
+
+
+def is_finished(path: Path, state: State, settings: TrainSettings, num_examples: int) -> bool:
+    """Is there nothing left to do? Says so."""
+    if state.pending:
+        return False
+    if state.examples < num_examples and not state.out_of_patience(settings.patience):
+        return False
+    log.info(
+        "run %s is finished (%d examples); set n_epochs higher to go on or exp_name to start another",
+        path,
+        state.examples,
+    )
+    return True
+
+
+def data_hash(trees: Sequence[TokenTree]) -> str:
+    """A hash of the examples as the loss will see them, without what is computed from them (their reference)."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tree in trees:
+        digest.update(repr(tuple(tree._replace(reference=()))).encode())
+    return digest.hexdigest()
