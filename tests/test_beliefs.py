@@ -1,10 +1,11 @@
 """Data with p*: the embedded opinions, the GDPO authors' files, surveys of many countries."""
 
+import csv
 from collections import Counter
 
 import numpy as np
 import pytest
-from data_helpers import GOOD, decode, write
+from data_helpers import GOOD, decode, group_of, write
 from helpers import byte_tokenizer
 
 import preference_datasets as data
@@ -27,9 +28,8 @@ def test_the_embedded_opinions_are_complete():
 
 def test_the_check_sees_a_repeated_word_and_an_own_language_answer():
     assert synthesize.repeated_words("Somewhat favorable", "A favorable view.") == {"favorable"}
-    assert synthesize.repeated_words("No", "No way.") and not synthesize.repeated_words(
-        "No", "There is no way."
-    )
+    assert synthesize.repeated_words("No", "No way.")
+    assert not synthesize.repeated_words("No", "There is no way.")
     assert not synthesize.repeated_words("About the right amount", "They found the right balance.")
 
 
@@ -47,40 +47,33 @@ def test_opinion_groups(group, prompts):
     groups = data.load_groups(f"opinions/{group}", "train")
     assert len(groups) <= 117 and abs(len(groups) - prompts) <= 12
     assert all(sum(g.belief_probs) == pytest.approx(1) and len(g.pairs) == 16 for g in groups)
-    held_out = {
-        g.prompt for s in ("eval", "test", "test_questions") for g in data.load_groups(f"opinions/{group}", s)
-    }
-    assert not held_out & {g.prompt for g in groups}
+    prompts_of_train = {g.prompt for g in groups}
+    for split in ("eval", "test", "test_questions"):
+        held_out = {g.prompt for g in data.load_groups(f"opinions/{group}", split)}
+        assert held_out and not held_out & prompts_of_train
 
 
 def test_questions_of_the_question_split_are_in_no_other_split():
-    names = {
-        s: {g.id.split("/")[0] for g in data.load_groups("opinions/republican", s)}
-        for s in data.OPINION_SPLITS
-    }
+    names = {}
+    for split in data.OPINION_SPLITS:
+        names[split] = {g.id.split("/")[0] for g in data.load_groups("opinions/republican", split)}
     assert names["train"] == names["eval"] == names["test"] and len(names["train"]) == 39
     assert len(names["test_questions"]) == 10 and not names["test_questions"] & names["train"]
 
 
 def test_pairs_follow_the_group_and_the_seed():
-    group = data.parse_group(GOOD, "here")
+    group = group_of(GOOD)
     pairs = data.draw_pairs(group, data.CLASSES, 4000, seed=1)
-    assert np.mean([w == 0 for w, _ in pairs]) == pytest.approx(
-        0.6 / 0.9, abs=0.03
-    )  # among the beliefs that have an answer
-    assert (
-        pairs
-        == data.draw_pairs(group, data.CLASSES, 4000, seed=1)
-        != data.draw_pairs(group, data.CLASSES, 4000, seed=2)
-    )
+    share = 0.6 / 0.9  # among the beliefs that have an answer
+    assert np.mean([w == 0 for w, _ in pairs]) == pytest.approx(share, abs=0.03)
+    assert pairs == data.draw_pairs(group, data.CLASSES, 4000, seed=1)
+    assert pairs != data.draw_pairs(group, data.CLASSES, 4000, seed=2)
 
 
 def test_several_responses_of_a_class_all_take_part():
-    row = {
-        **GOOD,
-        "responses": [*GOOD["responses"], {"text": "Splendid.", "belief": {"class": "4", "text": "Good"}}],
-    }
-    pairs = data.draw_pairs(data.parse_group(row, "here"), data.CLASSES, 200, seed=0)
+    third = {"text": "Splendid.", "belief": {"class": "4", "text": "Good"}}
+    group = group_of({**GOOD, "responses": [*GOOD["responses"], third]})
+    pairs = data.draw_pairs(group, data.CLASSES, 200, seed=0)
     assert {w for w, _ in pairs} == {0, 1, 2}
 
 
@@ -108,19 +101,16 @@ def test_the_authors_opinion_rows_become_groups(tmp_path):
     assert group.prompt == "<Q>How?<A>" and group.pairs == ((0, 1), (1, 0)) and len(group.responses) == 2
     dropped = Counter()
     same = {**row, "reject_response": "good", "reject_choice": "Good", "reject_choice_id": 4}
-    kept = data.load_groups(
-        write(tmp_path / "z.jsonl", row, {**row, "probabilities": [0] * 6}, same), "all", dropped=dropped
-    )
-    assert len(kept) == 1 and dropped == Counter(
-        rows_read=3, all_zero_probabilities=1, preferred_equal_to_rejected=1
-    )
+    path = write(tmp_path / "z.jsonl", row, {**row, "probabilities": [0] * 6}, same)
+    assert len(data.load_groups(path, "all", dropped=dropped)) == 1
+    assert dropped == Counter(rows_read=3, all_zero_probabilities=1, preferred_equal_to_rejected=1)
     for change, message in (
-        ({"prompt": None}, "field prompt: missing"),
-        ({"accept_choice_id": 9}, "field accept_choice_id: 9 is none of"),
+        ({"prompt": None}, "row 2: field prompt: missing"),
+        ({"accept_choice_id": 9}, "row 2: field accept_choice_id: 9 is none of"),
         ({"probabilities": [0.5, -0.5, 0, 0, 1, 0]}, "not 6 non-negative"),
         ({"probabilities": [1]}, "not 6 non-negative"),
     ):
-        with pytest.raises(UserError, match=f"row 2: {message}" if message.startswith("field") else message):
+        with pytest.raises(UserError, match=message):
             data.load_groups(write(tmp_path / "b.jsonl", row, {**row, **change}), "all")
 
 
@@ -134,17 +124,14 @@ def test_movie_reviews_and_contexts(tmp_path):
         "reject_choice_id": 2,
     }
     (group,) = data.load_groups(write(tmp_path / "m.jsonl", row), "all")
-    (tree,) = data.tokenize(
-        [group], data.view([group], "conditioned"), byte_tokenizer(), data.Limits(60, None)
-    )
+    examples = data.view([group], "conditioned")
+    (tree,) = data.tokenize([group], examples, byte_tokenizer(), data.Limits(60, None))
     assert decode(tree.belief) == "5" and decode(tree.answers[0]) == "10 of 10<eos>"
     (group,) = data.load_groups(write(tmp_path / "c.jsonl", {**row, "context": "Seen before."}), "all")
     assert group.prompt == "Seen before.<Q>A film<A>"
 
 
 def test_survey_data_of_countries(tmp_path):
-    import csv
-
     printed = "defaultdict(<class 'list'>, {'Chile (national)': [0.25, 0.75], 'Peru': [0.0, 0.0]})"
     with (tmp_path / "g.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["question", "selections", "options", "source"])
@@ -153,14 +140,10 @@ def test_survey_data_of_countries(tmp_path):
             {"question": "Good?", "selections": printed, "options": "['Yes', 'No']", "source": "S"}
         )
     (group,) = data.load_groups(f"{tmp_path}/g.csv:Chile (national)", "all")
-    assert (
-        group.prompt == "<Q>Good?\n0: Yes\n1: No<A>"
-        and group.belief_probs == (0.25, 0.75, 0, 0, 0, 0)
-        and len(group.pairs) == 16
-    )
-    (tree, *_) = data.tokenize(
-        [group], data.view([group], "conditioned"), byte_tokenizer(), data.Limits(60, None)
-    )
+    assert group.prompt == "<Q>Good?\n0: Yes\n1: No<A>" and len(group.pairs) == 16
+    assert group.belief_probs == (0.25, 0.75, 0, 0, 0, 0)
+    examples = data.view([group], "conditioned")
+    tree, *_ = data.tokenize([group], examples, byte_tokenizer(), data.Limits(60, None))
     assert decode(tree.belief) in ("0<Yes", "1<No") and decode(tree.answers[0]) == "><eos>"
     dropped = Counter()
     assert data.load_groups(f"{tmp_path}/g.csv:Peru", "all", dropped=dropped) == []

@@ -13,7 +13,8 @@ from utils import UserError
 CHAT = [{"role": "user", "content": "How?"}]
 
 
-TURN = lambda text: [*CHAT, {"role": "assistant", "content": text}]  # noqa: E731
+def turn(text):
+    return [*CHAT, {"role": "assistant", "content": text}]
 
 
 READERS = {  # name: rows with the data set's own fields; what they become; what is dropped
@@ -58,8 +59,8 @@ READERS = {  # name: rows with the data set's own fields; what they become; what
         [
             {
                 "prompt": "How?",
-                "chosen": TURN("a"),
-                "rejected": TURN("b"),
+                "chosen": turn("a"),
+                "rejected": turn("b"),
                 "messages": [],
                 "score_chosen": 8,
                 "score_rejected": 5.5,
@@ -74,8 +75,8 @@ READERS = {  # name: rows with the data set's own fields; what they become; what
             },
             {
                 "prompt": "How?",
-                "chosen": TURN("a"),
-                "rejected": TURN("a"),
+                "chosen": turn("a"),
+                "rejected": turn("a"),
                 "messages": [],
                 "score_chosen": 8,
                 "score_rejected": 8,
@@ -156,7 +157,7 @@ def test_readers(tmp_path, name):
         ("binarized", {"chosen": "x"}, "row 2: fields chosen and rejected: need lists"),
         (
             "binarized",
-            {"rejected": [{"role": "user", "content": "?"}, TURN("x")[-1]]},
+            {"rejected": [{"role": "user", "content": "?"}, turn("x")[-1]]},
             "have different prompts",
         ),
         ("hh", {"chosen": ""}, "row 2: field chosen: missing or empty"),
