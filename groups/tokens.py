@@ -155,32 +155,21 @@ def tokenize(
     audit = Counter() if audit is None else audit
     class_ids = class_token_ids(tokenizer, classes) if any(_has_beliefs(g) for g in groups) else ()
     prompts = _encode_prompts(groups, tokenizer, limits, audit)
-    encoder = ResponseEncoder(tokenizer, dict(zip(classes, class_ids)))
+    encoder = Encoder(tokenizer, classes, class_ids)
     trees: list[TokenTree] = []
     without_room: list[str] = []
     cut_responses: set[tuple[int, int]] = set()
     for example in examples:
         group, prompt = groups[example.group], prompts[example.group]
         branches = _branch(example, group, encoder)
-        room = limits.max_length - len(prompt) - len(branches.belief)
-        if room < 1:
+        length = len(prompt) + len(branches.belief)
+        if length >= limits.max_length:
             audit["examples_without_room"] += 1
-            without_room.append(_no_room(group, len(prompt) + len(branches.belief), limits.max_length))
+            without_room.append(_no_room(group, length, limits.max_length))
             continue
-        answers, truncated = _fit(branches.answers, room)
-        cut_responses |= {(example.group, c) for c, is_cut in zip(example.columns, truncated) if is_cut}
-        tree = TokenTree(
-            prompt,
-            branches.belief,
-            answers,
-            rewards=example.rewards,
-            class_ids=class_ids if group.belief_probs else (),
-            class_probs=group.belief_probs,
-            is_majority=_is_majority(group, example, classes),
-            group=example.group,
-            truncated=truncated,
-        )
+        tree = _fit(example, group, prompt, branches, limits.max_length - length, encoder)
         trees.append(tree)
+        cut_responses |= {(example.group, c) for c, is_cut in zip(example.columns, tree.truncated) if is_cut}
     if without_room and not trees:
         raise UserError(without_room[0])
     audit["responses_truncated"] += len(cut_responses)
@@ -212,12 +201,14 @@ def _encode_prompt_of(group: Group, tokenizer: PreTrainedTokenizerBase) -> Ids:
         raise UserError(f"{group.where}: field {field}{error}") from error
 
 
-class ResponseEncoder:
+class Encoder:
     """Encodes responses, every different text once: texts recur in many examples."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, class_tokens: dict[str, int]):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, classes: Sequence[str], class_ids: Ids):
         self.tokenizer = tokenizer
-        self.class_tokens = class_tokens
+        self.classes = classes
+        self.class_ids = class_ids  # one a class; (): no group has beliefs
+        self.class_tokens = dict(zip(classes, class_ids))
         self.encoded: dict[str, Ids] = {}
 
     def parts(self, response: Response, where: str) -> tuple[Ids, Ids]:
@@ -249,7 +240,7 @@ class Branches(NamedTuple):
     answers: tuple[Ids, ...]  # one a column, with its EOS; () where there is no response
 
 
-def _branch(example: Example, group: Group, encoder: ResponseEncoder) -> Branches:
+def _branch(example: Example, group: Group, encoder: Encoder) -> Branches:
     """The example's answers; their own beliefs stand in them, or the first one's above all of them."""
     shared_belief: Ids = ()
     answers: list[Ids] = []
@@ -266,11 +257,21 @@ def _branch(example: Example, group: Group, encoder: ResponseEncoder) -> Branche
     return Branches(shared_belief, tuple(answers))
 
 
-def _fit(answers: Sequence[Ids], room: int) -> tuple[tuple[Ids, ...], tuple[bool, ...]]:
-    """Answers of at most `room` tokens (1 or more) each, and which of them were cut."""
-    fitting = tuple(answer[:room] for answer in answers)
-    truncated = tuple(len(answer) > room for answer in answers)
-    return fitting, truncated
+def _fit(
+    example: Example, group: Group, prompt: Ids, branches: Branches, room: int, encoder: Encoder
+) -> TokenTree:
+    """The example's tree, its answers cut to `room` tokens (1 or more) each."""
+    return TokenTree(
+        prompt,
+        branches.belief,
+        answers=tuple(answer[:room] for answer in branches.answers),
+        rewards=example.rewards,
+        class_ids=encoder.class_ids if group.belief_probs else (),
+        class_probs=group.belief_probs,
+        is_majority=_is_majority(group, example, encoder.classes),
+        group=example.group,
+        truncated=tuple(len(answer) > room for answer in branches.answers),
+    )
 
 
 def _no_room(group: Group, length: int, max_length: int) -> str:

@@ -1,0 +1,41 @@
+"""What several tests of the data's way need: a good row, a file of rows, and text from ids."""
+
+import json
+
+from helpers import byte_tokenizer
+
+import preference_datasets as data
+
+GOOD = {
+    "id": "a",
+    "prompt": "How is it?",
+    "responses": [
+        {"text": "Fine.", "reward": 7.5, "belief": {"class": "4", "text": "Good"}},
+        {"text": "Bad!", "reward": 2, "belief": {"class": "2", "text": "Poor"}},
+    ],
+    "belief_probs": [0.1, 0, 0.3, 0, 0.6, 0],
+}
+
+
+def write(path, *rows):
+    """Write rows (JSON values, or lines as they are) to a file; return its path as a string."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines))
+    return str(path)
+
+
+def group_of(row, where="here"):
+    """A row of our own format as a group."""
+    return data.parse_group(row, where)
+
+
+def tree_of(group, columns, limits, conditioned=False, tokenizer=None, audit=None):
+    """The token tree of one example of one group."""
+    example = data.Example(0, columns, conditioned)
+    (tree,) = data.tokenize([group], [example], tokenizer or byte_tokenizer(), limits, audit=audit)
+    return tree
+
+
+def decode(ids):
+    """The text of byte tokens."""
+    return byte_tokenizer().decode(list(ids))
