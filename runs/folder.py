@@ -65,7 +65,7 @@ def link_back(run: Path, step: int, best_step: int | None) -> None:
 
 
 def appear(temporary: Path, path: Path) -> None:
-    """Rename a finished folder to its step's name, on the disk, in the place of an earlier one of this step."""
+    """Rename a finished folder to its step's name, on the disk; it replaces an earlier one of this step."""
     run = path.parent
     if path.exists():
         # of this step before its validation; tidy() knows the name, should the run die between the two
@@ -182,7 +182,7 @@ def find_model(ckpt: str) -> str:
 
 
 def _find_elsewhere(ckpt: str) -> str:
-    """The same name, where it is that of a file or of a model that is no local folder; else raises UserError."""
+    """The name as it is, of a file or of a model that is no local folder. Raises UserError for others."""
     is_file = Path(ckpt).is_file()
     if is_file or ckpt.startswith("embedded:") or HUB_NAME.fullmatch(ckpt):
         return ckpt  # what is no path is a hub name
