@@ -51,11 +51,10 @@ def import_data() -> None:
 def import_models() -> None:
     """What the model needs, once the data is known to be right: transformers takes as long again."""
     global models, reference, runs, trainers
-    import runs.checkpoint
-    import runs.folder
-
     import models
     import reference
+    import runs.checkpoint
+    import runs.folder
     import runs.plan
     import runs.run
     import trainers
@@ -93,10 +92,10 @@ def train(
     attention = models.choose_attention(settings.attention, world.device)
     packing = schedule.packing_of(settings, views, attention, world.device.type, tokenizer.pad_token_id)
     policy = models.make_policy(spec, world, sharded=world.mesh is not None)
-    # before any forward: FSDP2 leaves the root's parameters gathered after one
+    # both before any forward: FSDP2 leaves the root's parameters gathered after one
     optimizer = trainers.make_optimizer(policy, settings.optimizer, settings.lr)
-    check_model(policy, views, packing)
     fingerprint = models.fingerprint(policy) if needs.reference else ""
+    check_model(policy, views, packing)
     fresh = runs.run.State(fingerprint, runs.run.data_hashes(views))
     if settings.compile:
         models.compile_blocks(policy)
