@@ -218,6 +218,8 @@ def _plain_text(html: str) -> str:
 
 
 class _PlainText(HTMLParser):
+    """Gathers the parts of a page's text."""
+
     def __init__(self) -> None:
         super().__init__()
         self.parts: list[str] = []

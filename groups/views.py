@@ -144,8 +144,11 @@ def pairs(group: Group, seed: int) -> Sequence[Columns]:
 
 def every_answer(group: Group, seed: int) -> list[Columns]:
     """For the preferred response of every pair: it and all others of the group."""
-    indices = range(len(group.responses))
-    return [(preferred, *(i for i in indices if i != preferred)) for preferred, _ in pairs(group, seed)]
+    columns = []
+    for preferred, _ in pairs(group, seed):
+        others = [i for i in range(len(group.responses)) if i != preferred]
+        columns.append((preferred, *others))
+    return columns
 
 
 def ranked(group: Group, seed: int) -> list[Columns]:
