@@ -1,10 +1,13 @@
-"""Run two systems in turn on the same workloads, A B A B, and print the ratios of their speed and peak memory.
+"""Run two systems in turn on the same workloads, A B A B, and print the ratios of their speed and peak
+memory.
 
-    python benchmarks/compare.py --data ranked.jsonl --peer-python PATH/TO/PYTHON_WITH_TRL --repeats 3 --out compare.json
+python benchmarks/compare.py --data ranked.jsonl --peer-python PATH/TO/PYTHON_WITH_TRL --repeats 3 --out
+compare.json
 
-Contract: A is throughput.py in mode `shared`; B is the peer, or throughput.py in another mode. Each run is a process of its own,
-one at a time; a ratio is formed only between neighbours, so that a machine that slows down slows both. B must have seen the
-same prompts, pairs and, within 2%, tokens. Writes one JSON file with every run's line, and prints a Markdown table.
+Contract: A is throughput.py in mode `shared`; B is the peer, or throughput.py in another mode. Each run is a
+process of its own, one at a time; a ratio is formed only between neighbours, so that a machine that slows
+down slows both. B must have seen the same prompts, pairs and, within 2%, tokens. Writes one JSON file with
+every run's line, and prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from workload import EMBEDDED_MODEL, Parser, add_data_options, positive  # noqa: E402
+from options import EMBEDDED_MODEL, Parser, add_data_options, positive  # noqa: E402
 
 from utils import UserError, run_entry, write_json  # noqa: E402
 
@@ -121,7 +124,9 @@ def commands(workload: Workload, args: Namespace) -> tuple[list[str], list[str]]
 
 
 def run_once(command: list[str]) -> dict[str, Any]:
-    """Run a benchmark; return the JSON object on its last line. Raises UserError with its last words where it fails."""
+    """Run a benchmark; return the JSON object on its last line. Raises UserError with its last words where it
+    fails.
+    """
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:
@@ -168,7 +173,9 @@ def check_same_work(name: str, a: dict, b: dict) -> None:
 
 
 def summarize(pairs: list[tuple[dict, dict]]) -> dict[str, Any]:
-    """Ratios A / B of each pair of runs with their median, least and greatest: pairs a second (more is better), memory (less is)."""
+    """Ratios A / B of each pair of runs with their median, least and greatest: pairs a second (more is
+    better), memory (less is).
+    """
     result = {}
     for key in ("pairs_per_second", "peak_rss_gb", "peak_cuda_gb"):
         if all(run.get(key) for pair in pairs for run in pair):

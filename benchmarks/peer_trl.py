@@ -1,11 +1,13 @@
-"""Training speed and peak memory of TRL's DPOTrainer on the workload of throughput.py: what this project is compared with.
+"""Training speed and peak memory of TRL's DPOTrainer on the workload of throughput.py: what this project is
+compared with.
 
-    python benchmarks/peer_trl.py --model HF_FOLDER --data ranked.jsonl --pairs all --prompts 16 --batch-size 8 --precompute-ref
+python benchmarks/peer_trl.py --model HF_FOLDER --data ranked.jsonl --pairs all --prompts 16 --batch-size 8
+--precompute-ref
 
-Runs in any environment that has TRL (a development extra: pip install trl==1.16.0), in which case this project's other
-requirements need not be there. Prompts, pairs and cuts are those of throughput.py. The last line of stdout is one JSON object;
-its `seconds` are those of the optimizer steps: loading, tokenization, precomputed reference log-probs and warm-up steps are not
-in them.
+Runs in any environment that has TRL (a development extra: pip install trl==1.16.0), in which case this
+project's other requirements need not be there. Prompts, pairs and cuts are those of throughput.py. The last
+line of stdout is one JSON object; its `seconds` are those of the optimizer steps: loading, tokenization,
+precomputed reference log-probs and warm-up steps are not in them.
 """
 
 from __future__ import annotations
@@ -109,7 +111,9 @@ def make_trainer(args, folder: str) -> tuple[Any, int]:
 
 
 def timed_training(trainer, warmup_steps: int) -> float:
-    """Train; return the seconds from the end of the warm-up steps (0: the beginning of the first step) to the end of the last."""
+    """Train; return the seconds from the end of the warm-up steps (0: the beginning of the first step) to the
+    end of the last.
+    """
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):

@@ -1,13 +1,15 @@
-"""What a step costs as responses, prompt tokens or the batch grow, beside what the forest promises: P + k R tokens a prompt.
+"""What a step costs as responses, prompt tokens or the batch grow, beside what the forest promises: P + k R
+tokens a prompt.
 
-    python benchmarks/scaling.py --threads 2 --repeats 5 --plot scaling.png
+python benchmarks/scaling.py --threads 2 --repeats 5 --plot scaling.png
 
-Contract: a step is one forward and one backward pass over `batch` prompts of P random ids with k responses of R random ids,
-planned and packed as in training. Repeats are interleaved, the points in turn, and medians are compared, so that a slow minute
-falls on all points. The last line of stdout is one JSON object.
+Contract: a step is one forward and one backward pass over `batch` prompts of P random ids with k responses of
+R random ids, planned and packed as in training. Repeats are interleaved, the points in turn, and medians are
+compared, so that a slow minute falls on all points. The last line of stdout is one JSON object.
 
-The prediction has one free number a sweep, the c of seconds = c * batch * (P + k R). It leaves out that scored tokens also pay
-for the head and that attention grows faster than linearly; the second prediction, c times the model FLOPs, has them.
+The prediction has one free number a sweep, the c of seconds = c * batch * (P + k R). It leaves out that
+scored tokens also pay for the head and that attention grows faster than linearly; the second prediction, c
+times the model FLOPs, has them.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ from utils import UserError, run_entry, setup_logging  # noqa: E402
 
 
 class Point(NamedTuple):
-    """One size of step: `responses` (k) of `response_tokens` (R) under each of `batch` prompts of `prompt_tokens` (P)."""
+    """One size of step: `responses` (k) of `response_tokens` (R) under each of `batch` prompts of
+    `prompt_tokens` (P).
+    """
 
     responses: int
     prompt_tokens: int
@@ -132,7 +136,9 @@ def make_step(point: Point, policy, args: Namespace) -> tuple[list, int]:
 
 
 def step_seconds(policy, batches: Sequence) -> float:
-    """Seconds of one forward and backward pass over the batches; gradients are dropped within them, as a step drops them."""
+    """Seconds of one forward and backward pass over the batches; gradients are dropped within them, as a step
+    drops them.
+    """
     import models
 
     device = next(policy.parameters()).device
@@ -170,7 +176,9 @@ def measure(points: Sequence[Point], policy, args: Namespace) -> dict[Point, dic
 
 
 def per_unit(work: Sequence[float], seconds: Sequence[float]) -> float:
-    """The c of seconds = c * work that fits best in relative terms (least squares of logarithms): large points do not outvote."""
+    """The c of seconds = c * work that fits best in relative terms (least squares of logarithms): large
+    points do not outvote.
+    """
     return statistics.geometric_mean(s / w for s, w in zip(seconds, work))
 
 
@@ -180,7 +188,9 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def analyse(name: str, points: Sequence[Point], measured: dict[Point, dict[str, Any]]) -> dict[str, Any]:
-    """A sweep's points with both predictions and their deviations (%), and the fitted slope beside the predicted one."""
+    """A sweep's points with both predictions and their deviations (%), and the fitted slope beside the
+    predicted one.
+    """
     x, seconds = [getattr(p, name) for p in points], [measured[p]["seconds"] for p in points]
     predictions = {}
     for kind, work in (
@@ -239,7 +249,9 @@ def table(name: str, sweep: dict[str, Any]) -> str:
 
 
 def draw(sweeps: dict[str, dict], path: Path) -> None:
-    """A PNG: one panel a sweep, medians with their spread over the lines of P + kR and of k(P + R) at the same seconds a token."""
+    """A PNG: one panel a sweep, medians with their spread over the lines of P + kR and of k(P + R) at the
+    same seconds a token.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

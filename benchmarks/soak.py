@@ -1,11 +1,12 @@
 """Kill a run again and again until it is done, and compare it with one that nothing disturbed.
 
-    python benchmarks/soak.py                      # 200 steps of a tiny model, `kill -9` at random times
-    python benchmarks/soak.py --steps 2000 --longest 30 --seed 1
+python benchmarks/soak.py # 200 steps of a tiny model, `kill -9` at random times python benchmarks/soak.py
+--steps 2000 --longest 30 --seed 1
 
-Every attempt is a process of its own, forked before torch computes anything, that runs the same command (`resume=auto`); half of
-them save in the background. On a CPU the final weights, optimizer state and counters must be equal to the bit and metrics.jsonl
-must hold the same lines. Exit code 0: they are. The last line is one JSON object of numbers.
+Every attempt is a process of its own, forked before torch computes anything, that runs the same command
+(`resume=auto`); half of them save in the background. On a CPU the final weights, optimizer state and counters
+must be equal to the bit and metrics.jsonl must hold the same lines. Exit code 0: they are. The last line is
+one JSON object of numbers.
 """
 
 from __future__ import annotations

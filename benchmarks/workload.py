@@ -1,251 +1,161 @@
-"""What the benchmarks share: options, the workload of examples and tokens, the loss, the model on its device.
+"""What the benchmarks work on: examples and their tokens, the loss, the model on its device.
 
-Contract: every system is told the same options and gets the same prompts, pairs and cut texts from here. Nothing is imported
-at the top that takes time, and what the peer calls needs torch, numpy and transformers alone.
+Contract: every system is told the same options and gets the same prompts, pairs and cut texts from here. What
+the peer calls needs torch, numpy and transformers alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import torch
+from options import DTYPES, RANDOM, ROOT, SHAPE_KEYS, SHAPES
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
-from utils import UserError, keep_freed_memory, seed_everything  # noqa: E402
+import forest
+import losses
+import models
+import preference_datasets as data
+from ranks import seed_everything
+from utils import UserError, keep_freed_memory
 
-PAIRS = ("best_vs_worst", "best_vs_random", "best_vs_rest", "all")
-DTYPES = {
-    "float32": ("float32", "float32"),
-    "bfloat16": ("bfloat16", "bfloat16"),
-    "mixed": ("float32", "bfloat16"),
-}  # weights, passes
-SHAPES = {  # width, width of the MLP, layers, heads, key-value heads, vocabulary, one matrix for embedding and head
-    "llama-tiny": (64, 128, 2, 4, 2, 512, True),
-    "llama-1b": (2048, 8192, 16, 32, 8, 128256, True),
-    "llama-3b": (3072, 8192, 28, 24, 8, 128256, True),
-    "llama-8b": (4096, 14336, 32, 32, 8, 128256, False),
-}
-SHAPE_KEYS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-    "tie_word_embeddings",
-)
-RANDOM = "random"
-EMBEDDED_MODEL = "embedded:smollm2-135m-instruct"
+BY_ROWS = ("padded", "plain")  # modes in which every response is a row of its own
+
+# --- examples and tokens ------------------------------------------------------------------------------------
 
 
-# --- options ---------------------------------------------------------------------------------------------------------
+def make_groups(args: argparse.Namespace) -> list[data.Group]:
+    """The groups that the options ask for, of text or without."""
+    if args.data == RANDOM:
+        return random_groups(args.prompts, args.responses)
+    return read_groups(args.data, args.prompts, args.responses)
 
 
-class Parser(argparse.ArgumentParser):
-    """Options whose mistakes are one line, as everywhere in this project."""
-
-    def __init__(self, doc: str):
-        super().__init__(
-            description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-        )
-
-    def error(self, message: str) -> None:
-        raise UserError(f"{self.prog}: {message}; --help lists the options")
-
-
-def positive(text: str) -> int:
-    """A whole number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
-    return int(text)
-
-
-def not_negative(text: str) -> int:
-    """A whole number of 0 or more."""
-    return 0 if text == "0" else positive(text)
-
-
-def positives(text: str) -> list[int]:
-    """Whole numbers of 1 or more, separated by commas."""
-    return [positive(part) for part in text.split(",")]
-
-
-def add_data_options(parser: Parser) -> None:
-    """What every system is told, so that all see the same tokens and do the same work a step."""
-    parser.add_argument(
-        "--data",
-        required=True,
-        help="a .jsonl or .parquet file of ranked responses, or another data set's name",
-    )
-    parser.add_argument("--prompts", type=positive, default=16)
-    parser.add_argument(
-        "--responses", type=positive, default=4, help="of each prompt; prompts with fewer are left out"
-    )
-    parser.add_argument(
-        "--batch-size", type=positive, default=8, help="examples (pairs) of one optimizer step"
-    )
-    parser.add_argument(
-        "--max-length",
-        type=positive,
-        default=256,
-        help="tokens of a prompt (a third) with a response (the rest)",
-    )
-    parser.add_argument("--threads", type=positive, default=2)
-    parser.add_argument(
-        "--warmup-steps", type=not_negative, default=0, help="untimed optimizer steps before the timed ones"
-    )
-
-
-def add_model_options(parser: Parser) -> None:
-    parser.add_argument(
-        "--model", default=EMBEDDED_MODEL, help="an HF folder, a hub name or an embedded model"
-    )
-    parser.add_argument(
-        "--random-shape",
-        choices=sorted(SHAPES),
-        help="random weights of this Llama shape, made on the device; --model then gives the tokenizer alone",
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument(
-        "--dtype", choices=sorted(DTYPES), default="float32", help="mixed: float32 weights, bfloat16 passes"
-    )
-    parser.add_argument("--attention", choices=("auto", "segments", "sdpa", "flex_attention"), default="auto")
-    parser.add_argument(
-        "--compile", action="store_true", help="torch.compile every transformer block; give warm-up steps"
-    )
-    parser.add_argument("--activation-checkpointing", action="store_true")
-    parser.add_argument(
-        "--max-tokens",
-        type=positive,
-        default=1024,
-        help="tokens of one forward pass (not in modes padded and plain)",
-    )
-    parser.add_argument(
-        "--row-tokens", type=positive, help="fill rows up to this length; as train.py chooses where absent"
-    )
-    parser.add_argument("--seed", type=not_negative, default=0)
-
-
-# --- the workload ----------------------------------------------------------------------------------------------------
-
-
-def read_groups(name: str, num_prompts: int, num_responses: int) -> list:
+def read_groups(name: str, num_prompts: int, num_responses: int) -> list[data.Group]:
     """The first prompts that have so many responses, each with its first `num_responses`, best first.
 
-    Equal rewards are told apart by position, so that every system makes the same pairs. Groups with pairs or beliefs of
-    their own are taken whole. Raises UserError where no prompt is left.
+    Equal rewards are told apart by position, so that every system makes the same pairs. Groups with pairs or
+    beliefs of their own are taken whole. Raises UserError where no prompt is left.
     """
-    import preference_datasets as data
-
-    groups = data.load_groups(
-        name,
-        "all" if Path(name).suffix in (".json", ".jsonl", ".parquet") or Path(name).exists() else "train",
-    )
-    groups = [
-        g if g.pairs else g._replace(responses=_ranked(g.responses[:num_responses]))
-        for g in groups
-        if g.pairs or len(g.responses) >= num_responses
-    ][:num_prompts]
-    if not groups:
+    is_file = Path(name).suffix in (".json", ".jsonl", ".parquet") or Path(name).exists()
+    chosen = []
+    for group in data.load_groups(name, "all" if is_file else "train"):
+        if group.pairs:
+            chosen.append(group)
+        elif len(group.responses) >= num_responses:
+            chosen.append(group._replace(responses=_ranked(group.responses[:num_responses])))
+    if not chosen:
         raise UserError(f"--data {name}: no prompt has {num_responses} responses; lower --responses")
-    return groups
+    return chosen[:num_prompts]
 
 
-def _ranked(responses: Sequence) -> tuple:
-    if any(r.reward is None for r in responses):
+def _ranked(responses: Sequence[data.Response]) -> tuple[data.Response, ...]:
+    if any(response.reward is None for response in responses):
         return tuple(responses)
-    ordered = sorted(responses, key=lambda r: -r.reward)
+    ordered = sorted(responses, key=lambda response: -response.reward)
     return tuple(r._replace(reward=r.reward - 1e-6 * place) for place, r in enumerate(ordered))
 
 
-def cut_groups(groups: Sequence, tokenizer, max_length: int) -> list:
-    """Cut texts before any system sees them: prompts to a third of `max_length` tokens, responses to the rest less an EOS."""
+def cut_groups(
+    groups: Sequence[data.Group], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[data.Group]:
+    """Cut texts before any system sees them: prompts to a third of `max_length` tokens, responses to the rest
+    less an EOS.
+    """
+    room = max_length // 3
 
     def cut(text: str, count: int) -> str:
         return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][:count])
 
-    room = max_length // 3
-    return [
-        g._replace(
-            prompt=cut(g.prompt, room) if isinstance(g.prompt, str) else g.prompt,
-            responses=tuple(r._replace(text=cut(r.text, max_length - room - 1)) for r in g.responses),
-        )
-        for g in groups
-    ]
+    shorter = []
+    for group in groups:
+        prompt = cut(group.prompt, room) if isinstance(group.prompt, str) else group.prompt
+        responses = tuple(r._replace(text=cut(r.text, max_length - room - 1)) for r in group.responses)
+        shorter.append(group._replace(prompt=prompt, responses=responses))
+    return shorter
 
 
-def text_trees(groups: Sequence, examples: Sequence, tokenizer, max_length: int) -> list:
+def make_trees(
+    groups: Sequence[data.Group],
+    examples: Sequence[data.Example],
+    tokenizer: PreTrainedTokenizerBase | None,
+    policy: models.Scorer,
+    args: argparse.Namespace,
+) -> list[forest.TokenTree]:
+    """Token trees of the texts, or of random ids where there is no tokenizer."""
+    if tokenizer is not None:
+        return text_trees(groups, examples, tokenizer, args.max_length)
+    vocab_size = policy.model.config.get_text_config().vocab_size
+    return random_trees(groups, examples, args.max_length, vocab_size, args.seed)
+
+
+def text_trees(
+    groups: Sequence[data.Group],
+    examples: Sequence[data.Example],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> list[forest.TokenTree]:
     """Token trees of the cut texts: the one place where this benchmark meets the project's tokenization."""
-    import preference_datasets as data
-
-    limit = (
-        None if all(isinstance(g.prompt, str) for g in groups) else max_length // 3
-    )  # chats are cut as tokens
-    return data.tokenize(
-        cut_groups(groups, tokenizer, max_length),
-        examples,
-        tokenizer,
-        data.Limits(max_length, limit, "keep_start"),
-    )
+    are_texts = all(isinstance(group.prompt, str) for group in groups)
+    limits = data.Limits(
+        max_length, None if are_texts else max_length // 3, "keep_start"
+    )  # chats: cut as tokens
+    return data.tokenize(cut_groups(groups, tokenizer, max_length), examples, tokenizer, limits)
 
 
-def random_groups(num_prompts: int, num_responses: int) -> list:
+def random_groups(num_prompts: int, num_responses: int) -> list[data.Group]:
     """Groups without text, of descending rewards: what a view needs where the tokens are random."""
-    import preference_datasets as data
-
     rewards = [float(num_responses - k) for k in range(num_responses)]
-    return [
-        data.Group(str(i), "", tuple(data.Response("", r) for r in rewards), where=f"--data {RANDOM}")
-        for i in range(num_prompts)
-    ]
+    responses = tuple(data.Response("", reward) for reward in rewards)
+    return [data.Group(str(i), "", responses, where=f"--data {RANDOM}") for i in range(num_prompts)]
 
 
-def random_trees(groups: Sequence, examples: Sequence, max_length: int, vocab_size: int, seed: int) -> list:
+def random_trees(
+    groups: Sequence[data.Group],
+    examples: Sequence[data.Example],
+    max_length: int,
+    vocab_size: int,
+    seed: int,
+) -> list[forest.TokenTree]:
     """Trees of random ids: prompts of a third of `max_length` tokens, responses of half to all of the rest."""
-    import numpy as np
-
-    import forest
-
     rng, room = np.random.default_rng(seed), max_length - max_length // 3
 
     def draw(count: int) -> tuple[int, ...]:
         return tuple(rng.integers(1, vocab_size, count).tolist())
 
-    texts = [
-        (draw(max_length // 3), [draw(int(rng.integers(room // 2, room + 1))) for _ in g.responses])
-        for g in groups
-    ]
-    return [
-        forest.TokenTree(
-            texts[e.group][0],
-            (),
-            tuple(() if c is None else texts[e.group][1][c] for c in e.columns),
-            e.rewards,
-            group=e.group,
-        )
-        for e in examples
-    ]
+    texts = []
+    for group in groups:
+        prompt = draw(max_length // 3)
+        texts.append((prompt, [draw(int(rng.integers(room // 2, room + 1))) for _ in group.responses]))
+    trees = []
+    for example in examples:
+        prompt, responses = texts[example.group]
+        answers = tuple(() if column is None else responses[column] for column in example.columns)
+        trees.append(forest.TokenTree(prompt, (), answers, example.rewards, group=example.group))
+    return trees
+
+
+# --- the loss -----------------------------------------------------------------------------------------------
 
 
 def bound_loss(name: str, overrides: Sequence[str]) -> tuple[Callable, Any, str]:
-    """The loss with its file's keys and `overrides` (key=value), what it needs of the data, and its file's view."""
-    import hydra
+    """The loss with its file's keys and `overrides` (key=value), what it needs of the data, and its file's
+    view.
+    """
+    import hydra  # the peer's environment has none
     from omegaconf import OmegaConf
-
-    import losses
 
     folder = ROOT / "config"
     if not (folder / "loss" / f"{name}.yaml").is_file():
-        raise UserError(
-            f"--loss {name}: no such loss; choose one of {', '.join(sorted(p.stem for p in (folder / 'loss').glob('*.yaml')))}"
-        )
-    if bad := next((text for text in overrides if "=" not in text), None):
-        raise UserError(f"--loss-key {bad}: no value; write --loss-key {bad}=VALUE")
+        known = ", ".join(sorted(path.stem for path in (folder / "loss").glob("*.yaml")))
+        raise UserError(f"--loss {name}: no such loss; choose one of {known}")
+    for text in overrides:
+        if "=" not in text:
+            raise UserError(f"--loss-key {text}: no value; write --loss-key {text}=VALUE")
     with hydra.initialize_config_dir(str(folder), version_base=None):
         config = hydra.compose(
             "config", overrides=[f"loss={name}", *(f"++loss.{text}" for text in overrides)]
@@ -259,53 +169,54 @@ def bound_loss(name: str, overrides: Sequence[str]) -> tuple[Callable, Any, str]
     return functools.partial(losses.LOSSES[kind], **keys), losses.needs(kind, keys), config.responses
 
 
-def check_trees(trees: Sequence, needs, args: argparse.Namespace, view: str) -> None:
-    """Raises UserError where the view's examples lack what the loss reads, or one is larger than a pack."""
-    import forest
+REMEDIES = {  # what a loss compares: in words, the view that gives it, and the view under a belief
+    "pair": ("two responses", "pairs", "conditioned"),
+    "side": ("single responses or pairs", "binary", "conditioned"),
+    "several": ("several responses", "ranked", "conditioned.all"),
+}
 
+
+def check_trees(
+    trees: Sequence[forest.TokenTree], needs: losses.Needs, args: argparse.Namespace, view: str
+) -> None:
+    """Raises UserError where the view's examples lack what the loss reads, or one is larger than a pack."""
     if not trees:
-        raise UserError(
-            f"--data {args.data}: no example is left under --view {view}; give data whose rewards differ"
-        )
-    if needs.beliefs and not all(t.belief and t.class_probs for t in trees):
+        problem = f"no example is left under --view {view}"
+        raise UserError(f"--data {args.data}: {problem}; give data whose rewards differ")
+    if needs.beliefs and not all(tree.belief and tree.class_probs for tree in trees):
         raise UserError(
             f"--view {view}: {args.loss} needs a shared belief and belief_probs; give --view conditioned and "
             "--data opinions/republican"
         )
-    fits = {
-        "any": lambda t: True,
-        "side": lambda t: len(t.answers) == 2,
-        "pair": lambda t: len(t.answers) == 2 and all(t.answers),
-        "several": lambda t: len(t.answers) > 1 and all(t.answers),
-    }[needs.columns]
-    if not all(map(fits, trees)):
-        what, remedy = {
-            "pair": ("two responses", "pairs"),
-            "side": ("single responses or pairs", "binary"),
-            "several": ("several responses", "ranked"),
-        }[needs.columns]
-        remedy = (
-            {"pair": "conditioned", "several": "conditioned.all"}[needs.columns] if needs.beliefs else remedy
-        )
+    if not all(_has_columns(tree, needs.columns) for tree in trees):
+        what, remedy, under_belief = REMEDIES[needs.columns]
+        remedy = under_belief if needs.beliefs else remedy
         raise UserError(f"--view {view}: {args.loss} compares {what}; give --view {remedy}")
-    if needs.rewards and not all(t.rewards for t in trees):
-        raise UserError(
-            f"--view {view}: {args.loss} needs rewards, and this view carries none; give --view ranked and data with rewards"
-        )
-    largest = max(forest.tree_tokens([t], args.mode == "shared") for t in trees)
-    if args.mode not in ("padded", "plain") and largest > args.max_tokens:
-        raise UserError(
-            f"--max-tokens {args.max_tokens}: the largest example has {largest} tokens; raise it or lower --max-length"
-        )
+    if needs.rewards and not all(tree.rewards for tree in trees):
+        problem = f"{args.loss} needs rewards, and this view carries none"
+        raise UserError(f"--view {view}: {problem}; give --view ranked and data with rewards")
+    largest = max(forest.tree_tokens([tree], args.mode == "shared") for tree in trees)
+    if args.mode not in BY_ROWS and largest > args.max_tokens:
+        problem = f"the largest example has {largest} tokens"
+        raise UserError(f"--max-tokens {args.max_tokens}: {problem}; raise it or lower --max-length")
 
 
-# --- the model -------------------------------------------------------------------------------------------------------
+def _has_columns(tree: forest.TokenTree, wanted: str) -> bool:
+    """Does an example have the columns that a loss reads?"""
+    count, whole = len(tree.answers), all(tree.answers)
+    return {
+        "any": True,
+        "side": count == 2,
+        "pair": count == 2 and whole,
+        "several": count > 1 and whole,
+    }[wanted]
 
 
-def open_device(args: argparse.Namespace):
+# --- the model ----------------------------------------------------------------------------------------------
+
+
+def open_device(args: argparse.Namespace) -> torch.device:
     """The device to compute on, with threads, seed and allocator set as train.py has them."""
-    import torch
-
     torch.set_num_threads(args.threads)
     seed_everything(args.seed)
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -316,16 +227,14 @@ def open_device(args: argparse.Namespace):
     return device
 
 
-def open_policy(args: argparse.Namespace, device):
+def open_policy(args: argparse.Namespace, device: torch.device) -> models.Scorer:
     """The policy: `--model`, or random weights of a Llama shape made on the device."""
-    import models
-
     weights, passes = DTYPES[args.dtype]
-    policy = (
-        random_policy(args.random_shape, weights, passes, args.attention, device)
-        if args.random_shape
-        else models.load_policy(args.model, weights, args.attention, device, compute_dtype=passes)
-    )
+    spec = models.PolicySpec(args.model, dtype=weights, compute_dtype=passes, attention=args.attention)
+    if args.random_shape:
+        policy = random_policy(args.random_shape, spec, device)
+    else:
+        policy = models.load_policy(spec, device)
     if args.activation_checkpointing:
         models.gradient_checkpointing(policy)
     if args.compile:
@@ -334,20 +243,14 @@ def open_policy(args: argparse.Namespace, device):
     return policy
 
 
-def random_policy(shape: str, weights: str, passes: str, attention: str, device):
+def random_policy(shape: str, spec: models.PolicySpec, device: torch.device) -> models.Scorer:
     """A Llama of `shape` with freshly initialised weights, as `models.load_policy` would wrap it."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    import models
-
-    attention = models.choose_attention(attention, device)
+    attention = models.choose_attention(spec.attention, device)
     config = LlamaConfig(**dict(zip(SHAPE_KEYS, SHAPES[shape])), max_position_embeddings=131072)
+    weights = getattr(torch, spec.dtype)
     with device:
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, weights), attn_implementation=attention
-        )
-    return models.Scorer(model.eval(), attention, getattr(torch, passes))
+        model = AutoModelForCausalLM.from_config(config, dtype=weights, attn_implementation=attention)
+    return models.Scorer(model.eval(), attention, getattr(torch, spec.compute_dtype))
 
 
 def choose_row_tokens(args: argparse.Namespace, attention: str) -> int:
