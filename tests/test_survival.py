@@ -401,7 +401,7 @@ def test_another_model_under_the_same_name_is_refused(bench):
 
 
 def test_must_fails_before_any_work(bench, monkeypatch):
-    monkeypatch.setattr(models, "load_policy", None)
+    monkeypatch.setattr(models, "make_policy", None)
     with pytest.raises(UserError, match="resume=must: .* holds no checkpoint"):
         bench.go("run", "resume=must")
 
@@ -873,12 +873,12 @@ def test_code_beside_a_model_runs_only_when_asked(tmp_path):
     }
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="cannot be loaded"):
-        models.load_policy(str(folder), "float32", "auto", torch.device("cpu"))
+        models.load_policy(models.PolicySpec(str(folder)), torch.device("cpu"))
     with contextlib.suppress(UserError):
         models.load_tokenizer(str(folder))
     assert not (tmp_path / "owned").exists()
     with contextlib.suppress(Exception):
-        models.load_policy(str(folder), "float32", "auto", torch.device("cpu"), trust_remote_code=True)
+        models.load_policy(models.PolicySpec(str(folder), trust_remote_code=True), torch.device("cpu"))
     assert (tmp_path / "owned").exists()  # so it would have run
 
 

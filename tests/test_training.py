@@ -281,7 +281,9 @@ def test_reference_log_probs_are_cached_by_content(tmp_path, monkeypatch):
 def test_a_policy_pt_of_the_dpo_repository_loads(tmp_path, run):
     folder, other = save_tiny(tmp_path / "base"), tiny_policy(seed=5)
     torch.save({"step_idx": 3, "state": other.model.state_dict(), "metrics": {}}, tmp_path / "policy.pt")
-    loaded = models.load_policy(folder, "float32", "auto", torch.device("cpu"), str(tmp_path / "policy.pt"))
+    loaded = models.load_policy(
+        models.PolicySpec(folder, archive=str(tmp_path / "policy.pt")), torch.device("cpu")
+    )
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), other.parameters()))
     run("loss=dpo", f"model.archive={tmp_path}/policy.pt")
 
