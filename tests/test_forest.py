@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import forest
 import models
+import schedule
 from utils import UserError
 
 ids = st.lists(st.integers(0, 9), min_size=1, max_size=4).map(tuple)
@@ -267,36 +268,35 @@ def test_parity_probe_passes_these_models_and_names_one_that_mixes_branches():
     st.lists(trees, min_size=1, max_size=20), st.integers(1, 4), st.sampled_from([0, 16, 40]), st.booleans()
 )
 def test_a_plan_covers_every_example_once_within_its_budget(ts, world, row_tokens, share):
-    packs = forest.plan_step(ts, list(range(len(ts))), 64, row_tokens, world, share)
+    packing = schedule.Packing(64, row_tokens, share)
+    packs = schedule.plan_step(ts, range(len(ts)), packing, world)
     assert sorted(i for pack in packs for row in pack for i in row) == list(range(len(ts)))
     assert len(packs) % world == 0
     for rows in packs:
         assert not rows or forest.pack(ts, rows, 0, share).input_ids.numel() <= 64
-    assert packs == forest.plan_step(ts, list(range(len(ts))), 64, row_tokens, world, share)
+    assert packs == schedule.plan_step(ts, range(len(ts)), packing, world)
 
 
 def test_an_example_larger_than_a_pack_is_an_error():
     with pytest.raises(ValueError, match="max_tokens=8: raise max_tokens"):
-        forest.plan_step([forest.TokenTree((1,) * 20, (), ((1, 2),))], [0], 8, 8, 1)
+        schedule.plan_step([forest.TokenTree((1,) * 20, (), ((1, 2),))], [0], schedule.Packing(8, 8), 1)
 
 
 @pytest.mark.parametrize("shuffle", ["examples", "prompts"])
 def test_batches_are_a_function_of_seed_and_step_and_cover_every_epoch(shuffle):
     prompt_of = [i // 3 for i in range(32)]
-    per_epoch = forest.steps_per_epoch(32, 5)
-    assert per_epoch == 7
-    epochs = [
-        [forest.step_examples(prompt_of, 5, 3, e * per_epoch + s, shuffle) for s in range(per_epoch)]
-        for e in range(2)
-    ]
+    order = schedule.Order(prompt_of, 5, 3, shuffle)
+    assert order.steps_per_epoch == 7
+    steps = [order.examples(step) for step in range(14)]
+    epochs = [steps[:7], steps[7:]]
     for batches in epochs:
         assert sorted(sum(batches, [])) == list(range(32))  # the last, partial batch too
     assert epochs[0] != epochs[1]
-    assert forest.step_examples(prompt_of, 5, 3, 9, shuffle) == epochs[1][2]
-    assert forest.step_examples(prompt_of, 5, 4, 9, shuffle) != epochs[1][2]
+    assert order.examples(9) == epochs[1][2]
+    assert order._replace(seed=4).examples(9) != epochs[1][2]
     if shuffle == "prompts":
-        order = [prompt_of[i] for i in sum(epochs[0], [])]
-        assert len(list(itertools.groupby(order))) == math.ceil(32 / 3)
+        prompts = [prompt_of[i] for i in sum(epochs[0], [])]
+        assert len(list(itertools.groupby(prompts))) == math.ceil(32 / 3)
 
 
 def test_rows_padded_to_a_multiple_score_the_same():

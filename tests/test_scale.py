@@ -21,11 +21,12 @@ from safetensors.torch import load_file
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
-import checkpoint
 import evaluate
 import forest
 import models
+import schedule
 import train
+from runs import shards
 
 ROOT = Path(__file__).parent.parent
 LOSSES = ("sft", "dpo", "kto", "swepo", "gdpo")
@@ -61,7 +62,7 @@ def run_jobs(jobs):
             code = 1
             try:
                 models.matmul_rate = lambda *a: 1e9  # its measurement would be most of the run
-                checkpoint.FILE_BYTES = 20_000  # several files a checkpoint
+                shards.FILE_BYTES = 20_000  # several files a checkpoint
                 os.environ |= {
                     "RANK": str(rank),
                     "LOCAL_RANK": str(rank),
@@ -374,7 +375,7 @@ def test_every_rank_has_work_where_there_is_enough():
     trees = [forest.TokenTree(tuple(range(i, i + 40 + i % 5)), (), ((1, 2, 3),)) for i in range(32)]
     for row_tokens in (64, 4096):
         for world in (1, 3, 8):
-            packs = forest.plan_step(trees, range(32), 4096, row_tokens, world)
+            packs = schedule.plan_step(trees, range(32), schedule.Packing(4096, row_tokens), world)
             loads = [sum(forest.tree_tokens([trees[i]]) for row in pack for i in row) for pack in packs]
             assert len(packs) == world and max(loads) < 1.3 * sum(loads) / world
 

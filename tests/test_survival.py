@@ -4,6 +4,7 @@ Runs that must die do so in a forked child, which costs no imports; `die` patche
 """
 
 import contextlib
+import dataclasses
 import errno
 import faulthandler
 import functools
@@ -33,16 +34,17 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from transformers import LlamaForCausalLM
 
-import checkpoint
 import forest
 import losses
 import models
 import preference_datasets as data
 import reference
 import train
+import settings as config
 import trainers
 import utils
 from ranks import World
+from runs import checkpoint, folder, logs, meters, shards
 from utils import Stopped, UserError
 
 ROOT = Path(__file__).parent.parent
@@ -208,23 +210,23 @@ DEATHS = {
     "as the reference cache is written": (reference, "save_file", 2, True),
     "between two parts of the reference": (reference, "_compute", 3),
     "before the first step": (trainers, "learning_rate", 1),
-    "in the middle of an epoch": (trainers.Watch, "note", 4),
+    "in the middle of an epoch": (meters.Watch, "note", 4),
     "after an optimizer step, before its save": (checkpoint, "save", 2),
-    "in a validation": (trainers.Meter, "read", 6),
-    "after a validation's line": (trainers.MetricsFile, "write", 5, True),
-    "between optimizer state and weights": (checkpoint.dcp, "save", 2, True),
-    "before the checkpoint appears": (checkpoint, "_seal", 2, True),
-    "before latest points to it": (checkpoint, "_link", 3),
-    "between latest and best": (checkpoint, "_link", 3, True),
-    "before older ones go": (checkpoint, "_prune", 2),
-    "after the last save": (checkpoint, "_prune", 3, True),
+    "in a validation": (meters.Meter, "read", 6),
+    "after a validation's line": (logs.MetricsFile, "write", 5, True),
+    "between optimizer state and weights": (shards.dcp, "save", 2, True),
+    "before the checkpoint appears": (folder, "seal", 2, True),
+    "before latest points to it": (folder, "link", 3),
+    "between latest and best": (folder, "link", 3, True),
+    "before older ones go": (folder, "prune", 2),
+    "after the last save": (folder, "prune", 3, True),
 }
 IN_BACKGROUND = {
-    "as the copy is made": (checkpoint, "_copied", 2),
-    "before latest points to it": (checkpoint, "_link", 3),
-    "between optimizer state and weights": (checkpoint, "write_json", 2),
-    "before older ones go": (checkpoint, "_prune", 2),
-    "before the checkpoint appears": (checkpoint, "_seal", 2, True),
+    "as the copy is made": (shards, "copied", 2),
+    "before latest points to it": (folder, "link", 3),
+    "between optimizer state and weights": (folder, "write_json", 1),
+    "before older ones go": (folder, "prune", 2),
+    "before the checkpoint appears": (folder, "seal", 2, True),
 }
 
 
@@ -246,7 +248,7 @@ def test_many_kills_in_one_run(bench, whole):
     for call in (2, 3, 4, 3, 2, 3, 50):
 
         def job(call=call):
-            die(trainers.Watch, "note", call)
+            die(meters.Watch, "note", call)
             bench.go("run", "save_every=4")
 
         code, text = forked(job)
@@ -269,7 +271,7 @@ def test_a_checkpoint_in_the_background_is_that_of_its_step(bench, monkeypatch):
     overrides = ["save_every=8", "keep_last=9", "eval_every=12"]
     once, writing, meanwhile = bench.go("once", *overrides), [], []
     note, write, export = (
-        trainers.Watch.note,
+        meters.Watch.note,
         HuggingFaceStorageWriter.write_data,
         LlamaForCausalLM.save_pretrained,
     )
@@ -284,12 +286,12 @@ def test_a_checkpoint_in_the_background_is_that_of_its_step(bench, monkeypatch):
 
         return wrapped
 
-    monkeypatch.setattr(trainers.Watch, "note", lambda *a: meanwhile.extend(writing[:1]) or note(*a))
+    monkeypatch.setattr(meters.Watch, "note", lambda *a: meanwhile.extend(writing[:1]) or note(*a))
     monkeypatch.setattr(HuggingFaceStorageWriter, "write_data", slowly(write))
     monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", slowly(export))
     run = bench.go("run", "async_save=true", *overrides)
-    assert len(meanwhile) > 2 and len(checkpoint.steps(run)) == 5
-    for ours, theirs in zip(checkpoint.steps(run), checkpoint.steps(once), strict=True):
+    assert len(meanwhile) > 2 and len(folder.steps(run)) == 5
+    for ours, theirs in zip(folder.steps(run), folder.steps(once), strict=True):
         for path in sorted(ours.rglob("*.safetensors")):
             same = load_file(theirs / path.relative_to(ours))
             assert all(torch.equal(v, same[k]) for k, v in load_file(path).items()), path
@@ -310,11 +312,11 @@ def test_tied_weights_are_stored_once(bench, background):
 def test_a_fault_in_the_background_ends_the_run_at_the_next_save(bench, whole, monkeypatch):
     with pytest.MonkeyPatch.context() as patch:
         seals = []
-        seal = checkpoint._seal
+        seal = folder.seal
         patch.setattr(
-            checkpoint,
-            "_seal",
-            lambda folder: seals.append(1) or (refuse() if len(seals) == 2 else seal(folder)),
+            folder,
+            "seal",
+            lambda path: seals.append(1) or (refuse() if len(seals) == 2 else seal(path)),
         )
         with pytest.raises(
             UserError, match=r"step-000006: cannot be saved .No space left.*goes on from step-000003"
@@ -325,7 +327,7 @@ def test_a_fault_in_the_background_ends_the_run_at_the_next_save(bench, whole, m
 
 
 def test_the_optimizer_state_is_split_into_files(bench, whole, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FILE_BYTES", 20_000)
+    monkeypatch.setattr(shards, "FILE_BYTES", 20_000)
     run = bench.go("run", "n_examples=12")
     assert len(list((run / "latest" / "trainer_state" / "optimizer").iterdir())) > 3
     assert_same(bench.go("run", "n_examples=32"), whole)
@@ -336,7 +338,7 @@ def test_every_optimizer_resumes_exactly(bench, optimizer):
     once = bench.go("once", f"optimizer={optimizer}", "n_examples=12")
 
     def job():
-        die(trainers.Watch, "note", 3)
+        die(meters.Watch, "note", 3)
         bench.go("cut", f"optimizer={optimizer}", "n_examples=12", "save_every=4")
 
     assert forked(job)[0] == -signal.SIGKILL
@@ -373,7 +375,7 @@ def test_early_stopping_goes_on_where_it_was(bench, monkeypatch):
 def test_save_every_spares_saves_after_validations(bench, monkeypatch):
     saved = []
     save = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda run, step, *a: saved.append(step) or save(run, step, *a))
+    monkeypatch.setattr(checkpoint, "save", lambda *a: saved.append(a[4].step) or save(*a))
     values = iter([3.0, 1.0, 2.0, 2.5])
     monkeypatch.setattr(trainers, "validate", lambda *a: {"loss/eval": next(values)})
     bench.go("run", "save_every=8", "eval_every=12")
@@ -447,12 +449,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(kept, tmp_path
     for number, damage in enumerate((flip, halve, Path.unlink, lambda p: p.write_bytes(b""))):
         run = tmp_path / f"run{number}"
         shutil.copytree(kept.out / "run", run, symlinks=True)
-        assert [f.name for f in checkpoint.steps(run)] == ["step-000003", "step-000006"]
+        assert [f.name for f in folder.steps(run)] == ["step-000003", "step-000006"]
         damage(run / "latest" / name)
         warned = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(utils.log, "warning", lambda text, *a, to=warned: to.append(text % a))
-            assert checkpoint.newest_intact(run)["step"] == 3
+            assert checkpoint.newest_intact(run).step == 3
         assert len(warned) == 1 and "step-000006: the checkpoint cannot be read" in warned[0], warned
     shutil.rmtree(run / "step-000003")
     with pytest.raises(
@@ -465,7 +467,7 @@ def test_a_run_goes_on_from_the_checkpoint_before(bench, whole):
     run = bench.go("run", "keep_last=2", "n_examples=24")
     flip(run / "step-000006" / "model.safetensors")
     with pytest.raises(UserError, match="step-000006 is damaged .model.safetensors does not match"):
-        checkpoint.find_model(str(run))
+        folder.find_model(str(run))
     bench.go("run", "keep_last=2", "n_examples=12")  # back at step 3, and finished there
     assert os.readlink(run / "latest") == os.readlink(run / "best") == "step-000003"
     bench.go("run", "keep_last=1")
@@ -489,7 +491,7 @@ def test_any_damage_to_any_file_is_noticed(kept, which, at, change):
     after = before[:at] if change is None else before[:at] + change + before[at + len(change) :]
     try:
         path.write_bytes(after)
-        found = checkpoint.newest_intact(kept.out / "run")["step"]
+        found = checkpoint.newest_intact(kept.out / "run").step
         same = after == before or path.name == "manifest.json" and _json(after) == _json(before)
         assert found == (6 if same else 3), path
     finally:
@@ -519,7 +521,7 @@ def test_an_optimizer_state_that_runs_code_is_refused(bench, tmp_path):
             with path.open("wb") as file:
                 write(Evil(tmp_path / "owned"), file)
         (run / "step-000001" / "trainer_state" / "manifest.json").unlink()
-        checkpoint._seal(run / "step-000001")  # by a forger who knows the manifest
+        folder.seal(run / "step-000001")  # by a forger who knows the manifest
         with pytest.raises(UserError, match="step-000001: the checkpoint cannot be read"):
             bench.go("run", "n_examples=8")
     assert not (tmp_path / "owned").exists()
@@ -530,12 +532,12 @@ def test_a_checkpoint_of_an_older_version_is_not_resumed_without_its_optimizer(b
     shutil.rmtree(folder / "trainer_state" / "optimizer")
     torch.save({}, folder / "trainer_state" / "optimizer.pt")
     (folder / "trainer_state" / "manifest.json").unlink()
-    checkpoint._seal(folder)
+    folder.seal(folder)
     with pytest.raises(
         UserError, match="step-000001: the checkpoint cannot be read .optimizer.pt is of an older version"
     ):
         bench.go("run", "n_examples=8")
-    assert checkpoint.find_model(str(folder)) == str(folder)  # its weights open as before
+    assert folder.find_model(str(folder)) == str(folder)  # its weights open as before
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------
@@ -604,8 +606,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(bench, whole, monkeypatch, what)
             elif len(saved) == 2:
                 place, name = {
                     "optimizer": (HuggingFaceStorageWriter, "write_data"),
-                    "weights": (type(args[2].model), "save_pretrained"),
-                    "manifest": (checkpoint, "to_disk"),
+                    "weights": (type(args[1].model), "save_pretrained"),
+                    "manifest": (folder, "to_disk"),
                 }[what]
                 patch.setattr(place, name, refuse)
             try:
@@ -621,7 +623,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(bench, whole, monkeypatch, what)
     assert "\n" not in str(caught.value) and not list((bench.out / "run").glob(".*"))
     assert (
         os.readlink(bench.out / "run" / "latest") == "step-000003"
-        and checkpoint.damage(bench.out / "run" / "latest") is None
+        and folder.damage(bench.out / "run" / "latest") is None
     )
     assert_same(bench.go("run"), whole)
 
@@ -629,7 +631,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(bench, whole, monkeypatch, what)
 def test_a_full_disk_while_a_line_is_written(bench, whole, monkeypatch):
     real, calls = os.fsync, []
     monkeypatch.setattr(
-        trainers,
+        logs,
         "os",
         types.SimpleNamespace(
             fsync=lambda handle: calls.append(1) or (refuse() if len(calls) == 7 else real(handle)),
@@ -704,8 +706,8 @@ def test_a_step_that_is_not_finite_stops_the_run(bench, whole, monkeypatch, bad)
 
 def test_where_no_step_is_looked_at_none_is_saved_after_a_bad_one(bench, monkeypatch):
     """As on a GPU, where the host asks only when a line is due."""
-    check, note, calls = trainers.check_finite, trainers.Watch.note, []
-    monkeypatch.setattr(trainers.Watch, "note", lambda *a: calls.clear() or note(*a))
+    check, note, calls = trainers.check_finite, meters.Watch.note, []
+    monkeypatch.setattr(meters.Watch, "note", lambda *a: calls.clear() or note(*a))
     monkeypatch.setattr(trainers, "check_finite", lambda *a: calls.append(1) or len(calls) == 2 and check(*a))
     monkeypatch.setitem(losses.LOSSES, "dpo", nan_at(5, lambda v: v * float("nan")))
     with pytest.raises(UserError, match="step 5: loss nan"):
@@ -776,7 +778,7 @@ def test_a_full_disk_of_another_rank_leaves_the_last_checkpoint(bench, backgroun
 
 
 def test_a_rank_dies_and_another_number_of_ranks_goes_on(bench, whole):
-    children = fork_two(bench, lambda: die(trainers.Watch, "note", 5), "optimizer=SGD")
+    children = fork_two(bench, lambda: die(meters.Watch, "note", 5), "optimizer=SGD")
     assert os.waitstatus_to_exitcode(os.waitpid(children[1], 0)[1]) == -signal.SIGKILL
     died = time.monotonic()
     while (done := os.waitpid(children[0], os.WNOHANG))[0] == 0 and time.monotonic() < died + 60:
@@ -1009,7 +1011,7 @@ VALUES = st.one_of(
 )
 KEYS = sorted(
     {
-        *train.RANGES,
+        *(field.name for field in dataclasses.fields(config.TrainSettings)),
         "wandb.enabled",
         "wandb.entity",
         "model.name_or_path",
@@ -1033,27 +1035,19 @@ def test_any_config_is_taken_or_refused_on_one_line(changes):
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    config = OmegaConf.to_container(PLAIN)
+    values = OmegaConf.to_container(OmegaConf.create(PLAIN))
     for key, value in changes.items():
         place, _, last = key.rpartition(".")
-        where = config[place] if place else config
+        where = values[place] if place else values
         if isinstance(where, dict):
             where[last] = value
 
     def job():
-        chosen = train.check_config(OmegaConf.create(config))
-        losses_of = {k: v for k, v in chosen["loss"].items() if k != "name"}
-        try:
-            losses.bind(chosen["loss"]["name"], losses_of)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        if chosen["datasets"] == ["opinions/republican"]:
-            train.read_data(
-                {**chosen, "eval_datasets": None},
-                losses.needs(chosen["loss"]["name"], losses_of),
-                {"train": {}, "eval": {}},
-            )
-        train.build_optimizer(chosen, tiny_policy())
+        chosen = config.train_settings(values)
+        needs = train.bind_loss(chosen)
+        if chosen.datasets == ["opinions/republican"]:
+            data.read_splits(dataclasses.replace(chosen, eval_datasets=None), needs)
+        trainers.make_optimizer(tiny_policy(), chosen.optimizer, chosen.lr)
 
     with contextlib.suppress(OmegaConfBaseException):  # run_entry makes one line of these
         only_user_errors(job)

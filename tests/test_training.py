@@ -18,16 +18,17 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import checkpoint
 import forest
 import losses
 import metrics
 import models
 import preference_datasets as data
 import reference
+import schedule
 import train
 import trainers
 from ranks import World
+from runs import checkpoint
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -233,12 +234,10 @@ def test_two_ranks_equal_one(tmp_path, run, loss, max_tokens):
 @pytest.mark.parametrize("shuffle", ["examples", "prompts"])
 def test_a_short_run_needs_the_reference_of_what_it_sees(shuffle):
     trees = [forest.TokenTree((1,), (), ((2,),), group=i // 4) for i in range(80)]
-    settings = {"n_examples": 20, "n_epochs": 1, "batch_size": 8, "seed": 3, "shuffle": shuffle}
-    seen = [
-        i for step in range(3) for i in forest.step_examples([t.group for t in trees], 8, 3, step, shuffle)
-    ]
-    assert sorted(train.used_examples(trees, settings)) == sorted(seen)
-    assert train.used_examples(trees, {**settings, "n_examples": 80}) is None
+    order = schedule.order_of(trees, 8, 3, shuffle)
+    seen = [*order.examples(0), *order.examples(1), *order.examples(2)]
+    assert sorted(order.seen(20)) == sorted(seen)
+    assert order.seen(80) is None
 
 
 def test_early_stopping_keeps_the_best(run, monkeypatch):
@@ -255,7 +254,11 @@ def test_reference_log_probs_are_cached_by_content(tmp_path, monkeypatch):
     trees = data.tokenize(groups, data.view(groups, "conditioned"), byte_tokenizer(), data.Limits(512, 256))
     policy = tiny_policy()
     mark = models.fingerprint(policy)
-    fill = lambda ts, m=mark: reference.reference_logps(policy, ts, m, 258, 2048, 256, CPU)  # noqa: E731
+    packing = schedule.Packing(2048, 256, pad_id=258)
+
+    def fill(trees):
+        return reference.reference_logps(policy, trees, mark, packing, CPU)
+
     live = fill(trees)
     assert live[0].reference == pytest.approx(models.score_one_by_one(policy, trees[0]), abs=1e-2)
     calls = []
@@ -264,7 +267,7 @@ def test_reference_log_probs_are_cached_by_content(tmp_path, monkeypatch):
     assert fill(trees[::-1]) == live[::-1] and not calls  # another order, no forward
     single = [t._replace(answers=t.answers[:1]) for t in trees]
     assert [t.reference for t in fill(single)] == [t.reference[:1] for t in live] and not calls  # a smaller k
-    some = reference.reference_logps(policy, trees, mark, 258, 2048, 256, CPU, wanted=[5, 2])
+    some = reference.reference_logps(policy, trees, mark, packing, CPU, wanted=[5, 2])
     assert [i for i, t in enumerate(some) if t.reference] == [2, 5] and some[5] == live[5]
     (file,) = (tmp_path / "cache" / "reference").iterdir()
     broken = bytearray(file.read_bytes())
@@ -321,7 +324,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
         (["datasets=foo"], "must be a list"),
         (["exp_name=null"], "plain folder name"),
         (["wandb=3"], "wandb must be a section"),
-        (["optimizer=null"], "no such class"),
+        (["optimizer=null"], "optimizer=None: must be a name"),
         (["loss=gdpo", "responses=pairs"], "responses=pairs: gdpo's answers"),
         (
             ["loss=dpo", "responses=binary"],
@@ -563,13 +566,10 @@ def test_other_families_train_in_their_own_dtype(tmp_path, run, family, model):
 
 
 def test_learning_rate_warms_up_and_step_counts_cover_all_examples():
-    settings = trainers.Settings(**dict.fromkeys(trainers.Settings._fields, 0))._replace(
-        lr=1.0, warmup_steps=3, batch_size=5, num_examples=32 + 7
-    )
-    assert [trainers.learning_rate(i, settings) for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert trainers.num_steps(32, settings) == 7 + 2
-    prompt_of = list(range(32))
-    assert sum(len(forest.step_examples(prompt_of, 5, 0, s)) for s in range(7)) == 32
+    assert [trainers.learning_rate(i, 1.0, 3) for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    order = schedule.Order(list(range(32)), 5, 0)
+    assert order.num_steps(32 + 7) == 7 + 2
+    assert sum(len(order.examples(step)) for step in range(7)) == 32
 
 
 def test_metrics_split_margins_by_majority():
