@@ -18,8 +18,6 @@ import models
 import ranks
 from evaluation.checkpoints import Checkpoint
 from evaluation.policies import limits_of, load
-from groups import Group
-from models import Sampling, Scorer
 from ranks import World
 from settings import EvaluationSettings
 
@@ -37,7 +35,7 @@ class Answers(NamedTuple):
 
 
 def ask(
-    checkpoint: Checkpoint, prompt_groups: Sequence[Group], settings: EvaluationSettings, world: World
+    checkpoint: Checkpoint, prompt_groups: Sequence[groups.Group], settings: EvaluationSettings, world: World
 ) -> Answers:
     """Load a checkpoint and ask it. Raises UserError for what cannot be loaded or encoded."""
     policy, tokenizer = load(checkpoint, world, settings.shard)
@@ -48,7 +46,7 @@ def ask(
     return Answers(class_probs, texts)
 
 
-def encode(group: Group, tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings) -> Prompt:
+def encode(group: groups.Group, tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings) -> Prompt:
     """A group's prompt as token ids, cut as in training."""
     limit = limits_of(settings).max_prompt_length
     ids = groups.encode_prompt(tokenizer, group.prompt)
@@ -56,7 +54,7 @@ def encode(group: Group, tokenizer: PreTrainedTokenizerBase, settings: Evaluatio
 
 
 def class_probabilities(
-    policy: Scorer, prompts: Sequence[Prompt], class_ids: Prompt, pad_id: int, world: World
+    policy: models.Scorer, prompts: Sequence[Prompt], class_ids: Prompt, pad_id: int, world: World
 ) -> np.ndarray:
     """(P, C) probabilities of the class tokens at each prompt's end."""
 
@@ -80,7 +78,7 @@ class Draw(NamedTuple):
 
 
 def sample(
-    policy: Scorer,
+    policy: models.Scorer,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     settings: EvaluationSettings,
@@ -109,18 +107,18 @@ def draws_of(prompts: Sequence[Prompt], n_samples: int) -> list[Draw]:
     return sorted(draws)
 
 
-def sampling_of(tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings) -> Sampling:
+def sampling_of(tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings) -> models.Sampling:
     """How to continue prompts."""
-    return Sampling(
+    return models.Sampling(
         settings.max_new_tokens, tokenizer.pad_token_id, tokenizer.eos_token_id, settings.temperature
     )
 
 
 def sample_ids(
-    policy: Scorer,
+    policy: models.Scorer,
     prompts: Sequence[Prompt],
     draws: Sequence[Draw],
-    sampling: Sampling,
+    sampling: models.Sampling,
     settings: EvaluationSettings,
     name: str,
     world: World,
