@@ -160,7 +160,7 @@ def _to_batch(
 def _read_classes(
     layout: Layout, placed: list[Placed], members: list[TokenTree], num_classes: int
 ) -> list[int]:
-    """Read every class token at the end of each example's prompt; return the number of the first of these C."""
+    """Read every class token at each prompt's end; return the number of the first of these C reads."""
     collected = layout.num_spans  # the span of no answer
     firsts = []
     for place, tree in zip(placed, members):

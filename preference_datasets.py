@@ -12,8 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from forest import TokenTree
 from groups import (
     CLASSES,
     DATA,
@@ -21,6 +26,7 @@ from groups import (
     OPINION_SPLITS,
     SUFFIXES,
     VIEWS,
+    Audit,
     Belief,
     Example,
     Group,
@@ -58,7 +64,12 @@ from groups import (
     view,
     with_shots,
 )
+from losses import Needs
+from settings import TrainSettings
 from utils import UserError, run_entry
+
+if TYPE_CHECKING:  # slow to import, and needed for its name alone
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "CLASSES",
@@ -164,6 +175,173 @@ def _reader_of(rows: Rows, place: str) -> Reader:
         f"{place}, row 1: columns {', '.join(sorted(columns)) or 'none'} are no known data set; write prompt "
         f"and responses, or the columns of a supported data set ({known})"
     )
+
+
+# --- the splits of a run ------------------------------------------------------------------------------------
+
+
+class Split(NamedTuple):
+    """The groups of all data sets of a split, what is compared of them, and by data set what was left out."""
+
+    groups: list[Group]
+    examples: list[Example]
+    dropped: dict[str, Counter]
+
+
+def read_splits(settings: TrainSettings, needs: Needs) -> dict[str, Split]:
+    """The train and eval splits of a run, checked against what its loss needs. Raises UserError."""
+    sources = {"train": settings.datasets, "eval": settings.eval_datasets or settings.datasets}
+    splits: dict[str, Split] = {}
+    for name, data_sets in sources.items():
+        splits[name] = _read_split(name, data_sets, settings, needs)
+        _check_split(name, splits[name], settings, needs)
+    donors = splits["train"].groups
+    for name, split in splits.items():
+        shown = with_shots(split.groups, donors, settings.icf_shots, settings.seed)
+        splits[name] = split._replace(groups=shown)
+    some = drawn(splits["eval"].examples, settings.n_eval_examples, settings.seed)
+    splits["eval"] = splits["eval"]._replace(examples=some)
+    return splits
+
+
+def _read_split(split: str, names: Sequence[str], settings: TrainSettings, needs: Needs) -> Split:
+    """Groups and examples of several data sets, one after the other."""
+    groups: list[Group] = []
+    examples: list[Example] = []
+    dropped: dict[str, Counter] = {}
+    for name in dict.fromkeys(names):
+        dropped[name] = Counter()
+        whole_file = settings.eval_datasets and Path(name).is_file()
+        of_name = load_groups(
+            name,
+            "all" if whole_file else split,
+            settings.seed,
+            settings.belief_classes,
+            settings.pairs_per_prompt,
+            settings.eval_fraction,
+            dropped[name],
+        )
+        if needs.beliefs:
+            _check_beliefs(of_name, settings.loss.name)
+        for example in view(of_name, settings.responses, settings.seed, dropped[name]):
+            examples.append(example._replace(group=example.group + len(groups)))
+        groups += of_name
+    if not groups:
+        raise UserError(f"datasets={list(names)}: split {split} is empty; add data or set eval_datasets")
+    return Split(groups, examples, dropped)
+
+
+def _check_beliefs(groups: Sequence[Group], loss: str) -> None:
+    """Raises UserError where a group has no distribution that the loss could calibrate to."""
+    for group in groups:
+        if not group.belief_probs:
+            raise UserError(
+                f"{group.where}: field belief_probs: missing, and loss.name={loss} needs it; add the group's "
+                "distribution or choose loss=dpo"
+            )
+
+
+def _check_split(name: str, split: Split, settings: TrainSettings, needs: Needs) -> None:
+    """Raises UserError where the examples do not have the columns or rewards that the loss reads."""
+    if not split.examples:
+        raise UserError(
+            f"datasets={settings.datasets}: split {name} has no example left (all rewards are equal); "
+            "add data"
+        )
+    if needs.beliefs and not settings.responses.startswith("conditioned"):
+        raise UserError(
+            f"responses={settings.responses}: gdpo's answers stand under one belief; "
+            "set responses=conditioned"
+        )
+    _check_columns(split, settings, needs)
+    if needs.rewards:
+        _check_rewards(split, settings, needs)
+
+
+# what a loss compares: in words, the view that gives it, and the view where answers stand under a belief
+COLUMNS = {
+    "pair": ("two responses", "pairs", "conditioned"),
+    "side": ("responses to like with others to avoid", "binary", "conditioned.all"),
+    "several": ("several responses", "ranked", "conditioned.all"),
+}
+
+
+def _check_columns(split: Split, settings: TrainSettings, needs: Needs) -> None:
+    if all(_has_columns(example.columns, needs.columns) for example in split.examples):
+        return
+    what, remedy, under_belief = COLUMNS[needs.columns]
+    raise UserError(
+        f"responses={settings.responses}: loss.name={settings.loss.name} compares {what}; "
+        f"set responses={under_belief if needs.beliefs else remedy}"
+    )
+
+
+def _has_columns(columns: Sequence[int | None], wanted: str) -> bool:
+    """Does an example have the columns that a loss reads?"""
+    whole = None not in columns
+    return {
+        "any": True,
+        "side": len(columns) == 2,
+        "pair": len(columns) == 2 and whole,
+        "several": len(columns) > 1 and whole,
+    }[wanted]
+
+
+def _check_rewards(split: Split, settings: TrainSettings, needs: Needs) -> None:
+    bare = next((example for example in split.examples if not example.rewards), None)
+    if bare is None:
+        return
+    remedy = "set responses=ranked, with a reward on each, or choose loss=dpo"
+    if needs.beliefs:
+        remedy = "set responses=conditioned.all"
+    raise UserError(
+        f"{split.groups[bare.group].where}: field responses: loss.name={settings.loss.name} needs rewards, "
+        f"and responses={settings.responses} carries none; {remedy}"
+    )
+
+
+def drawn(values: list, count: int | None, seed: int) -> list:
+    """`count` values (None: all) drawn by the seed, in their old order: the first ones would be of a few
+    topics.
+    """
+    if count is None or count >= len(values):
+        return values
+    chosen = np.random.default_rng(seed).permutation(len(values))[:count]
+    return [values[i] for i in sorted(chosen)]
+
+
+def limits_of(settings: TrainSettings) -> Limits:
+    """The token limits of a run's examples."""
+    return limits_with_shots(
+        settings.max_length, settings.max_prompt_length, settings.truncation, settings.icf_shots
+    )
+
+
+def tokenize_splits(
+    splits: Mapping[str, Split], tokenizer: PreTrainedTokenizerBase, settings: TrainSettings
+) -> dict[str, list[TokenTree]]:
+    """Token trees of every split; what was cut or left out is added to the counts of its data set."""
+    limits = limits_of(settings)
+    trees: dict[str, list[TokenTree]] = {}
+    for name, split in splits.items():
+        trees[name] = []
+        for data_set, dropped in split.dropped.items():
+            members = [e for e in split.examples if split.groups[e.group].dataset == data_set]
+            trees[name] += tokenize(
+                split.groups, members, tokenizer, limits, settings.belief_classes, dropped
+            )
+    return trees
+
+
+def audit_of(
+    splits: Mapping[str, Split], trees: Mapping[str, list[TokenTree]]
+) -> dict[str, dict[str, Audit]]:
+    """{data set: {split: audit}} of a run, for its data_audit.json."""
+    parts = {name: (split.groups, split.examples, trees[name]) for name, split in splits.items()}
+    return audit_splits(parts, {name: split.dropped for name, split in splits.items()})
+
+
+# --- the command line ---------------------------------------------------------------------------------------
 
 
 def main() -> None:

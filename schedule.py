@@ -7,7 +7,7 @@ Contract: the batch of step i depends on (seed, i) alone; a rank decides only wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,12 @@ import numpy as np
 import forest
 from forest import ForestBatch, Pack, TokenTree
 from ranks import World
+from settings import TrainSettings
+from utils import UserError
 
+GPU_TOKENS, CPU_TOKENS = 8192, 1024  # of one forward pass, where the config does not say
+DENSE_ROW_TOKENS = 256  # of a row under a dense mask, which costs the square of its length
+BLOCK = 128  # tokens of a block of flex_attention's masks
 MOST_ROWS = 64  # of a pack that are tried as a way to spread its trees evenly
 WIDTH_SLACK = 16  # tokens that a row of evenly spread trees may be longer
 LIMIT_SLACK = (1.0, 1.1, 1.25, 1.5)  # of a rank's equal part, as sizes of packs worth trying
@@ -23,7 +28,7 @@ DENSE_WIDTH = 4096  # tokens of a row at which dense attention costs as much as 
 
 
 class Data(NamedTuple):
-    """Trees of one split, and, for losses that ask for it, every tree's prompt with an answer to another one."""
+    """Trees of one split; where the loss asks for it, every tree's prompt with an answer to another one."""
 
     trees: list[TokenTree]
     mismatched: list[TokenTree] | None = None
@@ -37,6 +42,37 @@ class Packing(NamedTuple):
     share: bool = True  # examples of one prompt share its tokens
     multiple: int = 1  # rows are padded to a multiple of this: few widths, few compilations
     pad_id: int = 0
+
+
+def packing_of(
+    settings: TrainSettings, views: Mapping[str, Data], attention: str, device_type: str, pad_id: int
+) -> Packing:
+    """How a run packs. Small passes keep a CPU's caches and memory; a GPU wants large ones.
+
+    Raises UserError where max_tokens is given and one example alone is larger.
+    """
+    share = settings.share_prefixes
+    largest = max(forest.tree_tokens([tree], share) for tree in all_trees(views))
+    max_tokens = settings.max_tokens
+    if max_tokens is None:
+        max_tokens = max(largest, GPU_TOKENS if device_type == "cuda" else CPU_TOKENS)
+    if largest > max_tokens:
+        raise UserError(
+            f"config key max_tokens={max_tokens}: the largest example has {largest} tokens; "
+            "raise max_tokens or lower max_length"
+        )
+    row_tokens = settings.row_tokens or (DENSE_ROW_TOKENS if attention == "sdpa" else max_tokens)
+    blocks = max(1, row_tokens // 1024)
+    multiple = BLOCK * blocks if attention == "flex_attention" else 1
+    return Packing(max_tokens, row_tokens, share, multiple, pad_id)
+
+
+def all_trees(views: Mapping[str, Data]) -> Iterator[TokenTree]:
+    """Every tree of every split, and then every mismatched one."""
+    for view in views.values():
+        yield from view.trees
+    for view in views.values():
+        yield from view.mismatched or ()
 
 
 class Order(NamedTuple):
@@ -141,7 +177,7 @@ def plan_step(
 
 
 def _bundles(trees: Sequence[TokenTree], examples: Sequence[int], packing: Packing) -> list[Row]:
-    """Examples that must share a row, with the tokens they take: those of one prompt, while they fit a pack."""
+    """Examples that must share a row, and their tokens: those of one prompt, while they fit a pack."""
     by_prompt: dict[object, list[int]] = {}
     for i in examples:
         by_prompt.setdefault(trees[i].prompt if packing.share else i, []).append(i)
@@ -155,7 +191,7 @@ def _bundles(trees: Sequence[TokenTree], examples: Sequence[int], packing: Packi
 
 
 def _fitting(trees: Sequence[TokenTree], members: Sequence[int], packing: Packing) -> tuple[int, int]:
-    """(tokens, number) of the first members that fit a pack together: all, or half of them, or a quarter ..."""
+    """(tokens, number) of the first members that fit a pack together: all, or half of them, ..."""
     count = len(members)
     while True:
         size = forest.tree_tokens([trees[i] for i in members[:count]], packing.share)

@@ -174,19 +174,19 @@ def check_finite(watch: Watch, data: Data, order: Order, run: Run) -> None:
     examples = order.examples(step - 1)
     place = run.folder / f"not-finite-step-{step:06d}.json"
     if run.writes:
-        rows = [
-            {"example": i, "text": run.decoded(data.trees[i]), **data.trees[i]._asdict()} for i in examples
-        ]
+        rows = []
+        for i in examples:
+            rows.append({"example": i, "text": run.decoded(data.trees[i]), **data.trees[i]._asdict()})
+        record = {"step": step, "loss": str(loss), "grad_norm": str(grad_norm), "examples": rows}
         try:
-            write_json(
-                place, {"step": step, "loss": str(loss), "grad_norm": str(grad_norm), "examples": rows}
-            )
+            write_json(place, record)
         except OSError as error:
             log.warning("%s cannot be written (%s)", place, error.strerror)
     some = ", ".join(map(str, examples[:8])) + (", ..." if len(examples) > 8 else "")
     raise UserError(
-        f"step {step}: loss {loss}, gradient norm {grad_norm} is not finite; its examples {some} are in {place}; "
-        "nothing was saved since; lower lr, or look for a target with zero probability (kl_direction=reverse)"
+        f"step {step}: loss {loss}, gradient norm {grad_norm} is not finite; its examples {some} are in "
+        f"{place}; nothing was saved since; lower lr, or look for a target with zero probability "
+        "(kl_direction=reverse)"
     )
 
 

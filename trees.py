@@ -47,6 +47,11 @@ class TokenTree(NamedTuple):
     group: int = 0
     truncated: tuple[bool, ...] = ()
 
+    @property
+    def path_tokens(self) -> int:
+        """Tokens of the longest path from the prompt's first to a response's last token."""
+        return len(self.prompt) + len(self.belief) + max(map(len, self.answers))
+
 
 # --- growing: equal text of one prompt becomes one node -----------------------------------------------------
 
@@ -80,7 +85,7 @@ class Grove:
         return self._known[key]
 
     def rows(self, node: int) -> int:
-        """Rows that a node takes. Nothing is predicted from a scored leaf's last token, so that one has none."""
+        """Rows that a node takes. Nothing is predicted from a scored leaf's last token: it has no row."""
         is_scored_leaf = self.scored[node] and not self.children[node]
         return len(self.ids[node]) - is_scored_leaf
 

@@ -1,6 +1,6 @@
 """Groups of responses, from text to token trees: records, readers, views, tokens and the audit."""
 
-from groups.audit import audit_groups, audit_splits
+from groups.audit import Audit, audit_groups, audit_splits
 from groups.beliefs import draw_pairs, read_goqa, read_mmoqa, read_opinions
 from groups.draws import rng_of
 from groups.files import (
@@ -37,6 +37,7 @@ from groups.tokens import (
 from groups.views import VIEWS, view
 
 __all__ = [
+    "Audit",
     "CLASSES",
     "DATA",
     "OPINION_GROUPS",

@@ -15,7 +15,7 @@ from models.loading import load_archive, load_policy, load_tokenizer, load_weigh
 from models.making import empty_policy, make_policy
 from models.scorer import Sampling, Scorer, class_distributions, device_of, generate, score, versions
 from models.sharding import blocks, compile_blocks, gradient_checkpointing, shard
-from models.spec import Lora, PolicySpec
+from models.spec import Lora, PolicySpec, spec_of
 from models.weights import fingerprint, local_part
 
 __all__ = [
@@ -58,5 +58,6 @@ __all__ = [
     "score_one_by_one",
     "segment_masks",
     "shard",
+    "spec_of",
     "versions",
 ]

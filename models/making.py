@@ -32,9 +32,9 @@ def make_policy(spec: PolicySpec, world: World, sharded: bool) -> Scorer:
     return policy
 
 
-def empty_policy(spec: PolicySpec, device: torch.device) -> Scorer:
+def empty_policy(spec: PolicySpec) -> Scorer:
     """The same policy without its weights, on one process: its sizes are real, and it takes no memory."""
-    return _apply(spec, load_policy(spec, device, empty=True))
+    return _apply(spec, load_policy(spec, torch.device("cpu"), empty=True))
 
 
 def _apply(spec: PolicySpec, policy: Scorer) -> Scorer:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from settings import ModelSettings
+
 
 class Lora(NamedTuple):
     """Low-rank adapters beside frozen layers (LoRA, arXiv 2106.09685)."""
@@ -47,3 +49,15 @@ class PolicySpec(NamedTuple):
         if not self.archive or Path(self.archive).is_dir():
             return None
         return Path(self.archive)
+
+
+def spec_of(model: ModelSettings, archive: str | None) -> PolicySpec:
+    """The spec of a file of config/model/, with the archive that was found for it."""
+    return PolicySpec(
+        name_or_path=model.name_or_path,
+        archive=archive,
+        dtype=model.policy_dtype,
+        compute_dtype=model.compute_dtype,
+        trust_remote_code=model.trust_remote_code,
+        block_name=model.block_name,
+    )

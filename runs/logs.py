@@ -155,11 +155,11 @@ class Samples:
                 self.file.write({"counters/updates": step, **texts})
 
 
-def samples_file(folder: Path, step: int | None) -> MetricsFile:
-    """samples.jsonl of a run that goes on after `step` (None: it begins)."""
+def samples_file(folder: Path, step: int) -> MetricsFile:
+    """samples.jsonl of a run that goes on after `step` (0: it begins)."""
     path = folder / "samples.jsonl"
     kept = 0
-    if step is not None and path.exists():
+    if step and path.exists():
         lines = path.read_text(encoding="utf-8").splitlines()
         whole = [json.loads(line) for line in lines if line.endswith("}")]
         kept = sum(line["counters/updates"] <= step for line in whole)

@@ -22,6 +22,7 @@ from ranks import World
 from runs import checkpoint, folder
 from runs.logs import MetricsFile, Samples, Tracker, samples_file, say_validation
 from runs.state import State
+from schedule import Data
 from settings import TrainSettings, as_config, flatten, free_to_change
 from utils import UserError, atomic_path, locked, log, setup_logging, write_json
 
@@ -50,8 +51,7 @@ class Run:
 
     def sample_from(self, policy: models.Scorer, prompts: Sequence[tuple[int, ...]], seed: int) -> None:
         """Sample responses to these prompts whenever `show_samples` is called."""
-        resumed_at = self.state.step if self.state.lines else None
-        file = samples_file(self.folder, resumed_at) if self.writes else None
+        file = samples_file(self.folder, self.state.step) if self.writes else None
         self.samples = Samples(policy, self.tokenizer, prompts, seed, file)
 
     def update(self, **changes: Any) -> None:
@@ -150,8 +150,8 @@ def _saved_config(path: Path) -> dict[str, Any]:
     except Exception as error:  # no file, or one that yaml or omegaconf refuse in their own ways
         reason = (str(error).splitlines() or ["damaged"])[0]
         raise UserError(
-            f"{path / 'config.yaml'}: cannot be read ({reason}), so these checkpoints may be of another config; "
-            "restore the file or choose another exp_name"
+            f"{path / 'config.yaml'}: cannot be read ({reason}), so these checkpoints may be of another "
+            "config; restore the file or choose another exp_name"
         ) from error
 
 
@@ -180,14 +180,14 @@ def check_same_start(path: Path, resumed: State, fresh: State, settings: TrainSe
     if resumed.reference != fresh.reference:
         weights = settings.model.archive or settings.model.name_or_path
         raise UserError(
-            f"{path}: the starting weights ({weights}) changed since this run began, and they are its reference; "
-            "restore them or choose another exp_name"
+            f"{path}: the starting weights ({weights}) changed since this run began, and they are its "
+            "reference; restore them or choose another exp_name"
         )
     changed = [split for split in fresh.data if resumed.data[split] != fresh.data[split]]
     if changed:
         raise UserError(
-            f"{path}: the examples of split {changed[0]} changed since this run began (datasets={settings.datasets}, "
-            "or its tokenizer); restore the data or choose another exp_name"
+            f"{path}: the examples of split {changed[0]} changed since this run began "
+            f"(datasets={settings.datasets}, or its tokenizer); restore the data or choose another exp_name"
         )
 
 
@@ -205,8 +205,13 @@ def is_finished(path: Path, state: State, settings: TrainSettings, num_examples:
     return True
 
 
+def data_hashes(views: Mapping[str, Data]) -> dict[str, str]:
+    """A hash of the examples of every split."""
+    return {name: data_hash([*view.trees, *(view.mismatched or ())]) for name, view in views.items()}
+
+
 def data_hash(trees: Sequence[TokenTree]) -> str:
-    """A hash of the examples as the loss will see them, without what is computed from them (their reference)."""
+    """A hash of the examples as the loss will see them, without their reference, which is computed."""
     digest = hashlib.blake2b(digest_size=16)
     for tree in trees:
         digest.update(repr(tuple(tree._replace(reference=()))).encode())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+KEYS = ("step", "examples", "best", "best_step", "bad_evals", "pending", "lines", "reference", "data")
 
 
 class State(NamedTuple):
@@ -21,3 +24,16 @@ class State(NamedTuple):
     def out_of_patience(self, patience: int | None) -> bool:
         """Have `patience` validations (None: no number of them) passed without a better eval_metric?"""
         return patience is not None and self.bad_evals >= patience
+
+
+def to_json(state: State) -> dict[str, Any]:
+    """The state as state.json holds it, in the order of `KEYS`."""
+    values = state._asdict()
+    return {key: values[key] for key in KEYS}
+
+
+def from_json(values: Mapping[str, Any]) -> State:
+    """The state that `to_json` turned into these values. Raises ValueError where the keys are not `KEYS`."""
+    if set(values) != set(KEYS):
+        raise ValueError("state.json is of another version")
+    return State(**values)
