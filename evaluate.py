@@ -5,8 +5,8 @@ record; data set and settings come from the run's saved config unless they are g
 
 Data with belief_probs: probabilities of the beliefs at the prompt's end, sampled responses, the papers'
 metrics (JSD, CBC, BPC, RS, majority share). Data with rewards instead: how the implied rewards of the given
-responses order them (pair and set accuracy, Kendall's tau, mass on Y-, KL to the reference). Then report.json,
-predictions.jsonl, a plot and an HTML page.
+responses order them (pair and set accuracy, Kendall's tau, mass on Y-, KL to the reference). Then
+report.json, predictions.jsonl, a plot and an HTML page.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def main(config: DictConfig) -> None:
     world = ranks.init_distributed()
     setup_logging(is_main=world.is_main)
     keep_freed_memory()
-    found = measure(checkpoints, groups, settings, world)
-    if found is not None:
-        page = report.write_report(output, found)
-        show(found, page)
+    outcome = measure(checkpoints, groups, settings, world)
+    if outcome is not None:
+        page = report.write_report(output, outcome)
+        show(outcome, page)
 
 
 def import_all() -> None:
-    """What evaluates, once the config and the checkpoints are checked: torch and transformers take seconds."""
+    """What evaluates, once config and checkpoints are checked: torch and transformers take seconds."""
     global beliefs, data, order, ranks, report
     import preference_datasets as data
     import ranks
@@ -100,10 +100,10 @@ def measure(
     return order.evaluate_order(checkpoints, groups, settings, world)
 
 
-def show(found: report.Report, page: Path) -> None:
+def show(outcome: report.Report, page: Path) -> None:
     """Print the table and where the report lies."""
-    print("\n" + report.markdown_table(found.results, found.facts["n_samples"]) + "\n")
-    print(f"{found.scope}; means with 95% intervals.")
+    print("\n" + report.markdown_table(outcome.results, outcome.facts["n_samples"]) + "\n")
+    print(f"{outcome.scope}; means with 95% intervals.")
     print(f"report: {os.path.relpath(page)}")
 
 

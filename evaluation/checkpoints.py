@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from checkpoint import find_model, find_run
+from runs.folder import find_model, find_run
 from settings import EvaluationSettings, ModelSettings
 from utils import UserError
 
