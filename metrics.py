@@ -17,7 +17,6 @@ from scipy.spatial.distance import jensenshannon
 
 from losses import Scores
 
-
 Summary = dict[str, float | int | None]  # {"value", "low", "high", "n"}, see `summarize`
 Column = tuple[torch.Tensor, torch.Tensor]  # (N,) values, (N,) bool of the examples they hold for
 
@@ -114,12 +113,12 @@ def summarize(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> 
 
 
 def example_metrics(
-    scores: Scores, losses: torch.Tensor, is_majority: torch.Tensor, beta: float
+    scores: Scores, loss: torch.Tensor, is_majority: torch.Tensor, beta: float
 ) -> dict[str, Column]:
     """What is logged for every loss: name -> ((N,) values, (N,) bool of the examples it holds for). {} is the
     split's name.
 
-    `losses` are (N,); `is_majority` (N,) is 1, 0, or -1 for no beliefs. Implied rewards are beta * (policy -
+    `loss` is (N,); `is_majority` (N,) is 1, 0, or -1 for no beliefs. Implied rewards are beta * (policy -
     reference). `rejected` averages over the responses that are not preferred; `set_accuracies` asks for all
     of Y+ above all of Y-, `kendall_tau` compares the order of implied rewards with that of the rewards (ties
     in the rewards left out), and `negative_mass` is the share of softmax(implied rewards) on Y-. Y+ holds the
@@ -128,19 +127,19 @@ def example_metrics(
     reference's own, and is a drift elsewhere. `kl_mismatched` is KTO's.
     """
     policy, valid = scores.policy.detach(), scores.valid
-    everyone, first = torch.ones_like(losses, dtype=torch.bool), valid[:, 0]
-    metrics = {"loss/{}": (losses, everyone), "logps_{}/chosen": (policy[:, 0], first)}
+    everyone, first = torch.ones_like(loss, dtype=torch.bool), valid[:, 0]
+    columns = {"loss/{}": (loss, everyone), "logps_{}/chosen": (policy[:, 0], first)}
     if scores.kl is not None:
-        metrics["kl_mismatched_{}"] = (scores.kl.expand_as(losses), everyone)
+        columns["kl_mismatched_{}"] = (scores.kl.expand_as(loss), everyone)
     known = torch.where(valid, scores.reference, 0.0).isfinite().all(1)
     ratio = (policy - scores.reference).masked_fill(~valid, 0.0)
-    metrics["kl_reference_{}"] = (-ratio.sum(1) / valid.sum(1).clamp_min(1), known)
+    columns["kl_reference_{}"] = (-ratio.sum(1) / valid.sum(1).clamp_min(1), known)
     if valid.shape[1] > 1:
         compared = Compared(policy, beta * ratio, scores.reward, valid, known)
-        metrics |= _comparisons(compared, is_majority)
+        columns |= _comparisons(compared, is_majority)
     if scores.class_logps is not None:
-        metrics |= _class_metrics(scores.class_logps.detach(), scores.class_probs)
-    return metrics
+        columns |= _class_metrics(scores.class_logps.detach(), scores.class_probs)
+    return columns
 
 
 def _class_metrics(log_q: torch.Tensor, p: torch.Tensor) -> dict[str, Column]:
@@ -178,7 +177,7 @@ def _comparisons(compared: Compared, is_majority: torch.Tensor) -> dict[str, Col
 
     some, both = others.any(1), valid[:, 0] & others.any(1)
     chosen, rejected = implied[:, 0], mean_others(implied[:, 1:])
-    metrics = {"logps_{}/rejected": (mean_others(policy[:, 1:]), some)}
+    columns = {"logps_{}/rejected": (mean_others(policy[:, 1:]), some)}
     values = {
         "chosen": (chosen, known & valid[:, 0]),
         "rejected": (rejected, known & some),
@@ -186,12 +185,12 @@ def _comparisons(compared: Compared, is_majority: torch.Tensor) -> dict[str, Col
         "accuracies": (mean_others((implied[:, :1] > implied[:, 1:]).float()), known & both),
     }
     for name, (value, mask) in values.items():
-        metrics[f"rewards_{{}}/{name}"] = (value, mask)
+        columns[f"rewards_{{}}/{name}"] = (value, mask)
         for label, flag in (("majority", 1), ("minority", 0)):
-            metrics[f"rewards_{{}}/{name}_{label}"] = (value, mask & (is_majority == flag))
+            columns[f"rewards_{{}}/{name}_{label}"] = (value, mask & (is_majority == flag))
     for name, value in order_metrics(implied, reward, valid).items():
-        metrics[f"rewards_{{}}/{name}"] = (value, known & both)
-    return metrics
+        columns[f"rewards_{{}}/{name}"] = (value, known & both)
+    return columns
 
 
 def order_metrics(
@@ -214,7 +213,7 @@ def order_metrics(
 
 
 def _reward_levels(reward: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """The rewards (N, K), 0 where there is no response; 1 for column 0 and 0 for others where all are equal."""
+    """The rewards (N, K), 0 where there is no response; where all are equal, 1 for column 0 and 0 elsewhere."""
     level = torch.where(valid, reward, 0.0)
     most = torch.where(valid, reward, -torch.inf).amax(1, keepdim=True)
     least = torch.where(valid, reward, torch.inf).amin(1, keepdim=True)

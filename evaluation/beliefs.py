@@ -241,7 +241,7 @@ def report_of(
 
 
 def reference_rows(groups: Sequence[Group], classes: Sequence[str]) -> dict[str, dict[str, metrics.Summary]]:
-    """What guessing gets: the uniform distribution over a prompt's own options, and all mass on the majority."""
+    """What guessing gets: equal shares for a prompt's own options, and all mass on the majority."""
     p = np.asarray([group.belief_probs for group in groups])  # (P, C)
     offered = np.asarray([_offered(group, classes) for group in groups], float)
     guesses = {"(uniform over options)": offered, "(majority only)": np.eye(p.shape[1])[p.argmax(1)]}
