@@ -1,7 +1,8 @@
 """Metrics of group preferences: pure functions of arrays, with the papers' definitions.
 
-Contract: arrays in, floats or arrays out; every mean over prompts comes with n and a bootstrap interval (`summarize`).
-`example_metrics` is the one place for what is logged of every loss, in training, validation and evaluation.
+Contract: arrays in, floats or arrays out; every mean over prompts comes with n and a bootstrap interval
+(`summarize`). `example_metrics` is the one place for what is logged of every loss, in training, validation
+and evaluation.
 """
 
 from __future__ import annotations
@@ -14,117 +15,161 @@ import numpy as np
 import torch
 from scipy.spatial.distance import jensenshannon
 
+from losses import Scores
+
+Summary = dict[str, float | int | None]  # {"value", "low", "high", "n"}, see `summarize`
+Column = tuple[torch.Tensor, torch.Tensor]  # (N,) values, (N,) bool of the examples they hold for
+
+
+# --- of distributions and sampled responses -----------------------------------------------------------------
+
 
 class Parsed(NamedTuple):
-    """A sampled response taken apart: the class label (None: unparsable), the belief's words, and the answer."""
+    """A sampled response taken apart."""
 
-    label: str | None
-    belief: str | None
+    label: str | None  # of its class; None: unparsable
+    belief: str | None  # its words; None: there are none
     answer: str
 
 
 def js_distance(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Jensen-Shannon distance (square root of the divergence, natural log, at most sqrt(ln 2) = 0.8326) along the last axis.
+    """Jensen-Shannon distance along the last axis: the square root of the divergence, natural log, at most
+    sqrt(ln 2) = 0.8326.
 
     p, q: (..., C) non-negative; each is normalised to sum to 1. This is what the GDPO paper reports as JSD.
     Raises ValueError for negative or all-zero rows.
     """
     p, q = np.asarray(p, float), np.asarray(q, float)
-    if (p < 0).any() or (q < 0).any() or (p.sum(-1) <= 0).any() or (q.sum(-1) <= 0).any():
-        raise ValueError("js_distance needs non-negative rows with a positive sum")
+    for rows in (p, q):
+        if (rows < 0).any() or (rows.sum(-1) <= 0).any():
+            raise ValueError("js_distance needs non-negative rows with a positive sum")
     return np.nan_to_num(jensenshannon(p, q, axis=-1))  # rounding may take the root of -1e-17
 
 
 def js_distance_floor(p: np.ndarray, num_samples: int, draws: int = 2000, seed: int = 0) -> float:
-    """Expected js_distance between p (C,) and the shares of `num_samples` draws from p itself: what a perfect model gets."""
+    """What a perfect model gets: the expected js_distance between p (C,) and the shares of `num_samples`
+    draws from p itself.
+    """
     p = np.asarray(p, float) / np.sum(p)
     counts = np.random.default_rng(seed).multinomial(num_samples, p, size=draws)
     return float(js_distance(counts / num_samples, np.broadcast_to(p, counts.shape)).mean())
 
 
 def parse_response(text: str, labels: Sequence[str]) -> Parsed:
-    """Take a response `4<Somewhat good job>The ...` apart; a class label alone before the answer (movie reviews) parses too."""
+    """Take a response `4<Somewhat good job>The ...` apart.
+
+    A class label alone before the answer (movie reviews) parses too.
+    """
     text = text.lstrip()
-    label = next((c for c in sorted(labels, key=len, reverse=True) if text.startswith(c)), None)
+    longest_first = sorted(labels, key=len, reverse=True)
+    label = next((label for label in longest_first if text.startswith(label)), None)
     if label is None:
         return Parsed(None, None, text)
     rest = text[len(label) :]
-    match = re.match(r"\s*<([^<>]*)>", rest)
-    return (
-        Parsed(label, match.group(1).strip(), rest[match.end() :].strip())
-        if match
-        else Parsed(label, None, rest.strip())
-    )
+    belief = re.match(r"\s*<([^<>]*)>", rest)
+    if belief is None:
+        return Parsed(label, None, rest.strip())
+    return Parsed(label, belief.group(1).strip(), rest[belief.end() :].strip())
 
 
 def class_shares(parsed: Sequence[Parsed], labels: Sequence[str], unparsable_as: str) -> np.ndarray:
-    """Shares (C,) of the class labels among sampled responses; one without a label counts as class `unparsable_as`."""
-    found = [p.label if p.label is not None else unparsable_as for p in parsed]
-    return np.asarray([found.count(label) for label in labels], float) / len(found)
+    """Shares (C,) of the class labels among sampled responses; one without a label counts as class
+    `unparsable_as`.
+    """
+    stated = [unparsable_as if response.label is None else response.label for response in parsed]
+    return np.asarray([stated.count(label) for label in labels], float) / len(stated)
 
 
 def class_belief_consistent(parsed: Parsed, class_of_option: Mapping[str, str]) -> bool | None:
-    """CBC of one response: is its class label that of the belief text it gives? None where the text is no known option."""
-    stated = {option.casefold(): label for option, label in class_of_option.items()}.get(
-        (parsed.belief or "").casefold()
-    )
+    """CBC of one response: is its class label that of the belief text it gives? None where the text is no
+    known option.
+    """
+    by_option = {option.casefold(): label for option, label in class_of_option.items()}
+    stated = by_option.get((parsed.belief or "").casefold())
     return None if stated is None else stated == parsed.label
 
 
 def majority_share(shares: np.ndarray, p: np.ndarray) -> float:
-    """Sampled share of p*'s most common belief over its share in p*: 1 is faithful, 1 / max(p) is collapse to the majority."""
+    """Sampled share of p*'s most common belief over its share in p*: 1 is faithful, 1 / max(p) is collapse to
+    the majority.
+    """
     top = int(np.argmax(p))
     return float(shares[top] / np.asarray(p)[top])
 
 
-def summarize(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> dict[str, float | int | None]:
-    """Mean over prompts with its 95% percentile-bootstrap interval: {"value", "low", "high", "n"}; None where n = 0."""
+def summarize(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> Summary:
+    """Mean over prompts with its 95% percentile-bootstrap interval: {"value", "low", "high", "n"}; None where
+    n = 0.
+    """
     values = np.asarray(values, float)
     if not len(values):
         return {"value": None, "low": None, "high": None, "n": 0}
-    picks = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
+    drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    low, high = np.percentile(values[drawn].mean(1), [2.5, 97.5])
     return {"value": float(values.mean()), "low": float(low), "high": float(high), "n": len(values)}
 
 
-def example_metrics(
-    scores, losses: torch.Tensor, is_majority: torch.Tensor, beta: float
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """What is logged for every loss: name -> ((N,) values, (N,) bool of the examples it holds for). {} is the split's name.
+# --- of training examples -----------------------------------------------------------------------------------
 
-    `scores` are `losses.Scores`; `is_majority` (N,) is 1, 0, or -1 for no beliefs. Implied rewards are beta * (policy -
-    reference). `rejected` averages over the responses that are not preferred; `set_accuracies` asks for all of Y+ above all
-    of Y-, `kendall_tau` compares the order of implied rewards with that of the rewards (ties in the rewards left out), and
-    `negative_mass` is the share of softmax(implied rewards) on Y-. Y+ holds the responses above the mean reward, or column 0
-    where there are no rewards. `kl_reference` is the mean of reference - policy in nats a response: it estimates
-    KL(reference || policy) where the responses are the reference's own, and is a drift elsewhere. `kl_mismatched` is KTO's.
+
+def example_metrics(
+    scores: Scores, loss: torch.Tensor, is_majority: torch.Tensor, beta: float
+) -> dict[str, Column]:
+    """What is logged for every loss: name -> ((N,) values, (N,) bool of the examples it holds for). {} is the
+    split's name.
+
+    `loss` is (N,); `is_majority` (N,) is 1, 0, or -1 for no beliefs. Implied rewards are beta * (policy -
+    reference). `rejected` averages over the responses that are not preferred; `set_accuracies` asks for all
+    of Y+ above all of Y-, `kendall_tau` compares the order of implied rewards with that of the rewards (ties
+    in the rewards left out), and `negative_mass` is the share of softmax(implied rewards) on Y-. Y+ holds the
+    responses above the mean reward, or column 0 where there are no rewards. `kl_reference` is the mean of
+    reference - policy in nats a response: it estimates KL(reference || policy) where the responses are the
+    reference's own, and is a drift elsewhere. `kl_mismatched` is KTO's.
     """
     policy, valid = scores.policy.detach(), scores.valid
-    everyone, first = torch.ones_like(losses, dtype=torch.bool), valid[:, 0]
-    metrics = {"loss/{}": (losses, everyone), "logps_{}/chosen": (policy[:, 0], first)}
+    everyone, first = torch.ones_like(loss, dtype=torch.bool), valid[:, 0]
+    columns = {"loss/{}": (loss, everyone), "logps_{}/chosen": (policy[:, 0], first)}
     if scores.kl is not None:
-        metrics["kl_mismatched_{}"] = (scores.kl.expand_as(losses), everyone)
+        columns["kl_mismatched_{}"] = (scores.kl.expand_as(loss), everyone)
     known = torch.where(valid, scores.reference, 0.0).isfinite().all(1)
     ratio = (policy - scores.reference).masked_fill(~valid, 0.0)
-    metrics["kl_reference_{}"] = (-ratio.sum(1) / valid.sum(1).clamp_min(1), known)
+    columns["kl_reference_{}"] = (-ratio.sum(1) / valid.sum(1).clamp_min(1), known)
     if valid.shape[1] > 1:
-        metrics |= _comparisons(policy, beta * ratio, scores.reward, valid, known, is_majority)
+        compared = Compared(policy, beta * ratio, scores.reward, valid, known)
+        columns |= _comparisons(compared, is_majority)
     if scores.class_logps is not None:
-        log_q, p = scores.class_logps.detach(), scores.class_probs
-        held = p.sum(1) > 0
-        q = log_q.softmax(1)
-        mixture = 0.5 * (p + q)
-        divergence = (0.5 * (torch.xlogy(p, p) + torch.xlogy(q, q)) - torch.xlogy(mixture, mixture)).sum(1)
-        metrics["js_distance_{}"] = (divergence.clamp_min(0).sqrt(), held)
-        metrics["class_mass_{}"] = (log_q.exp().sum(1), held)
-        metrics["kl_{}"] = ((torch.xlogy(p, p) - p * log_q).sum(1), held)
-    return metrics
+        columns |= _class_metrics(scores.class_logps.detach(), scores.class_probs)
+    return columns
 
 
-def _comparisons(
-    policy, implied, reward, valid, known, is_majority
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """The metrics of examples with several responses: implied (N, K) rewards against the preference."""
+def _class_metrics(log_q: torch.Tensor, p: torch.Tensor) -> dict[str, Column]:
+    """The model's belief classes, log q over the vocabulary (N, C), against p* (N, C), all 0 where there is
+    none.
+    """
+    held = p.sum(1) > 0
+    q = log_q.softmax(1)
+    mixture = 0.5 * (p + q)
+    divergence = (0.5 * (torch.xlogy(p, p) + torch.xlogy(q, q)) - torch.xlogy(mixture, mixture)).sum(1)
+    return {
+        "js_distance_{}": (divergence.clamp_min(0).sqrt(), held),
+        "class_mass_{}": (log_q.exp().sum(1), held),
+        "kl_{}": ((torch.xlogy(p, p) - p * log_q).sum(1), held),
+    }
+
+
+class Compared(NamedTuple):
+    """Examples of several responses."""
+
+    policy: torch.Tensor  # (N, K) log-probs
+    implied: torch.Tensor  # (N, K) implied rewards
+    reward: torch.Tensor  # (N, K)
+    valid: torch.Tensor  # (N, K) bool
+    known: torch.Tensor  # (N,) bool: all reference log-probs are there
+
+
+def _comparisons(compared: Compared, is_majority: torch.Tensor) -> dict[str, Column]:
+    """The metrics of examples with several responses: implied rewards against the preference."""
+    policy, implied, reward, valid, known = compared
     others = valid[:, 1:]
 
     def mean_others(table: torch.Tensor) -> torch.Tensor:
@@ -132,7 +177,7 @@ def _comparisons(
 
     some, both = others.any(1), valid[:, 0] & others.any(1)
     chosen, rejected = implied[:, 0], mean_others(implied[:, 1:])
-    metrics = {"logps_{}/rejected": (mean_others(policy[:, 1:]), some)}
+    columns = {"logps_{}/rejected": (mean_others(policy[:, 1:]), some)}
     values = {
         "chosen": (chosen, known & valid[:, 0]),
         "rejected": (rejected, known & some),
@@ -140,34 +185,24 @@ def _comparisons(
         "accuracies": (mean_others((implied[:, :1] > implied[:, 1:]).float()), known & both),
     }
     for name, (value, mask) in values.items():
-        metrics[f"rewards_{{}}/{name}"] = (value, mask)
+        columns[f"rewards_{{}}/{name}"] = (value, mask)
         for label, flag in (("majority", 1), ("minority", 0)):
-            metrics[f"rewards_{{}}/{name}_{label}"] = (value, mask & (is_majority == flag))
-    metrics |= {
-        f"rewards_{{}}/{name}": (value, known & both)
-        for name, value in order_metrics(implied, reward, valid).items()
-    }
-    return metrics
+            columns[f"rewards_{{}}/{name}_{label}"] = (value, mask & (is_majority == flag))
+    for name, value in order_metrics(implied, reward, valid).items():
+        columns[f"rewards_{{}}/{name}"] = (value, known & both)
+    return columns
 
 
 def order_metrics(
     implied: torch.Tensor, reward: torch.Tensor, valid: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """set_accuracies, kendall_tau and negative_mass (N,) of implied (N, K) rewards; see `example_metrics`."""
-    level = torch.where(valid, reward, 0.0)
-    flat = (torch.where(valid, reward, -torch.inf).amax(1) == torch.where(valid, reward, torch.inf).amin(1))[
-        :, None
-    ]
-    level = torch.where(
-        flat, (torch.arange(reward.shape[1], device=reward.device) == 0).to(level.dtype), level
-    )
+    level = _reward_levels(reward, valid)
     mean = torch.where(valid, level, 0.0).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp_min(1)
     positive, negative = valid & (level > mean), valid & (level <= mean)
-    worst, best = (
-        torch.where(positive, implied, torch.inf).amin(1),
-        torch.where(negative, implied, -torch.inf).amax(1),
-    )
-    above = (level[:, :, None] > level[:, None, :]) & valid[:, :, None] & valid[:, None, :]
+    worst = torch.where(positive, implied, torch.inf).amin(1)  # of Y+
+    best = torch.where(negative, implied, -torch.inf).amax(1)  # of Y-
+    above = (level[:, :, None] > level[:, None, :]) & valid[:, :, None] & valid[:, None, :]  # (N, K, K)
     signs = torch.where(above, torch.sign(implied[:, :, None] - implied[:, None, :]), 0.0).sum((1, 2))
     mass = torch.where(valid, implied, -torch.inf).softmax(1)
     return {
@@ -175,3 +210,12 @@ def order_metrics(
         "kendall_tau": signs / above.sum((1, 2)).clamp_min(1),
         "negative_mass": torch.where(negative, mass, 0.0).sum(1),
     }
+
+
+def _reward_levels(reward: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The rewards (N, K), 0 where there is no response; where all are equal, 1 for column 0 and 0 elsewhere."""
+    level = torch.where(valid, reward, 0.0)
+    most = torch.where(valid, reward, -torch.inf).amax(1, keepdim=True)
+    least = torch.where(valid, reward, torch.inf).amin(1, keepdim=True)
+    is_first = torch.arange(reward.shape[1], device=reward.device) == 0
+    return torch.where(most == least, is_first.to(level.dtype), level)

@@ -16,17 +16,18 @@ from utils import UserError
 
 
 class Verdict(NamedTuple):
-    """consistent: the answer voices the stated option (None: no reference answers to judge by); similarity: RS, see there."""
+    """What a judge says of one answer."""
 
-    consistent: bool | None
-    similarity: float
+    consistent: bool | None  # it voices the stated option; None: no reference answers to judge by
+    similarity: float  # RS: cosine to the stated option's reference answer, 0 where there is none
 
 
 class EmbeddingJudge:
-    """BPC and RS by sentence embeddings: an answer is consistent if the nearest reference answer is the stated option's.
+    """BPC and RS by sentence embeddings: an answer is consistent if the nearest reference answer is the
+    stated option's.
 
-    model: a sentence-transformers folder or hub name; None takes the one that a Python package carries (all-MiniLM-L6-v2).
-    Raises UserError where no embedder can be loaded.
+    model: a sentence-transformers folder or hub name; None takes the one that a Python package carries
+    (all-MiniLM-L6-v2). Raises UserError where no embedder can be loaded.
     """
 
     def __init__(self, model: str | None = None):
@@ -46,39 +47,41 @@ class EmbeddingJudge:
                 "give a sentence-transformers folder or hub name"
             ) from error
         self.name = "all-MiniLM-L6-v2" if model is None else model
-        self.known: dict[str, np.ndarray] = {}
+        self.known: dict[str, np.ndarray] = {}  # unit embeddings by text
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit embeddings (len(texts), d); each text is encoded once."""
-        if new := sorted({t for t in texts if t not in self.known}):
+        new = sorted({text for text in texts if text not in self.known})
+        if new:
             vectors = self.encoder.encode(
                 new, batch_size=64, normalize_embeddings=True, show_progress_bar=False
             )
             self.known.update(zip(new, vectors))
-        return np.stack([self.known[t] for t in texts])
+        return np.stack([self.known[text] for text in texts])
 
     def verdicts(
         self, answers: Sequence[str], stated: Sequence[str | None], references: Sequence[Mapping[str, str]]
     ) -> list[Verdict]:
-        """Judge answers. `stated[i]` is the class label that answer i claims (None: unparsable), `references[i]` maps the
-        prompt's class labels to reference answers. RS is the cosine to the stated class's reference, 0 where there is none."""
-        if answers:
-            self.embed([*answers, *(text for r in references for text in r.values())])
-        verdicts = []
-        for answer, label, reference in zip(answers, stated, references):
-            if not reference:
-                verdicts.append(Verdict(None, 0.0))
-                continue
-            labels = list(reference)
-            cosines = self.embed([reference[c] for c in labels]) @ self.known[answer]
-            held = label in reference and bool(answer)
-            verdicts.append(
-                Verdict(
-                    bool(held and labels[int(cosines.argmax())] == label),
-                    float(cosines[labels.index(label)]) if held else 0.0,
-                )
-            )
-        return verdicts
+        """Judge answers.
+
+        `stated[i]` is the class label that answer i claims (None: unparsable), `references[i]` maps the class
+        labels of its prompt to reference answers.
+        """
+        if answers:  # all at once: texts that are encoded together cost less
+            reference_texts = [text for of_prompt in references for text in of_prompt.values()]
+            self.embed([*answers, *reference_texts])
+        return list(map(self._verdict, answers, stated, references))
+
+    def _verdict(self, answer: str, label: str | None, references: Mapping[str, str]) -> Verdict:
+        """Judge one answer, whose embedding is known."""
+        if not references:
+            return Verdict(None, 0.0)
+        if label not in references or not answer:
+            return Verdict(False, 0.0)
+        labels = list(references)
+        cosines = self.embed(list(references.values())) @ self.known[answer]
+        nearest = labels[int(cosines.argmax())]
+        return Verdict(nearest == label, float(cosines[labels.index(label)]))
 
 
 def embedding_model_path() -> Path | None:

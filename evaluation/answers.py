@@ -1,0 +1,137 @@
+"""What a checkpoint answers: its probabilities of the belief classes, and sampled responses.
+
+Contract: ranks share the work and all of them get everything. An answer depends on the weights, the prompts
+and the settings, never on the number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+import groups
+import models
+import ranks
+from evaluation.checkpoints import Checkpoint
+from evaluation.policies import limits_of, load
+from ranks import World
+from settings import EvaluationSettings
+
+PROMPTS_OF_A_JOB = 16  # whose class probabilities a rank computes in one turn
+SEEDS_APART = 1_000_003  # batches of one evaluation draw with seeds from seed * this on
+
+Prompt = tuple[int, ...]  # token ids
+
+
+class Answers(NamedTuple):
+    """One checkpoint's answers to P prompts."""
+
+    class_probs: np.ndarray  # (P, C) of the belief classes, over the whole vocabulary at the prompt's end
+    texts: list[list[str]]  # `n_samples` sampled responses a prompt
+
+
+def ask(
+    checkpoint: Checkpoint, prompt_groups: Sequence[groups.Group], settings: EvaluationSettings, world: World
+) -> Answers:
+    """Load a checkpoint and ask it. Raises UserError for what cannot be loaded or encoded."""
+    policy, tokenizer = load(checkpoint, world, settings.shard)
+    class_ids = groups.class_token_ids(tokenizer, settings.belief_classes)
+    prompts = [encode(group, tokenizer, settings) for group in prompt_groups]
+    class_probs = class_probabilities(policy, prompts, class_ids, tokenizer.pad_token_id, world)
+    texts = sample(policy, tokenizer, prompts, settings, checkpoint.name, world)
+    return Answers(class_probs, texts)
+
+
+def encode(group: groups.Group, tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings) -> Prompt:
+    """A group's prompt as token ids, cut as in training."""
+    limit = limits_of(settings).max_prompt_length
+    ids = groups.encode_prompt(tokenizer, group.prompt)
+    return groups.cut_prompt(ids, limit, settings.truncation or group.truncation)
+
+
+def class_probabilities(
+    policy: models.Scorer, prompts: Sequence[Prompt], class_ids: Prompt, pad_id: int, world: World
+) -> np.ndarray:
+    """(P, C) probabilities of the class tokens at each prompt's end."""
+
+    def of_some(some: Sequence[Prompt]) -> np.ndarray:
+        return models.class_distributions(policy, some, class_ids, pad_id).double().numpy()
+
+    starts = range(0, len(prompts), PROMPTS_OF_A_JOB)
+    jobs = [prompts[first : first + PROMPTS_OF_A_JOB] for first in starts]
+    return np.concatenate(ranks.spread(jobs, of_some, world))
+
+
+# --- sampling -----------------------------------------------------------------------------------------------
+
+
+class Draw(NamedTuple):
+    """One response to sample. Draws sort by length, so that prompts of similar length share a batch."""
+
+    length: int  # of the prompt, in tokens
+    prompt: int
+    number: int  # among the prompt's samples
+
+
+def sample(
+    policy: models.Scorer,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    settings: EvaluationSettings,
+    name: str,
+    world: World,
+) -> list[list[str]]:
+    """`n_samples` responses a prompt, as text; each batch has its own seed. name: of the checkpoint, for the
+    progress bar.
+    """
+    draws = draws_of(prompts, settings.n_samples)
+    responses = sample_ids(policy, prompts, draws, sampling_of(tokenizer, settings), settings, name, world)
+    texts = [[""] * settings.n_samples for _ in prompts]
+    for draw, ids in zip(draws, responses):
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        if settings.few_shot:
+            text = text.split("\n\n")[0]  # a prompted model writes on
+        texts[draw.prompt][draw.number] = text
+    return texts
+
+
+def draws_of(prompts: Sequence[Prompt], n_samples: int) -> list[Draw]:
+    """All responses to sample, shortest prompts first."""
+    draws = []
+    for i, prompt in enumerate(prompts):
+        draws += [Draw(len(prompt), i, number) for number in range(n_samples)]
+    return sorted(draws)
+
+
+def sampling_of(tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings) -> models.Sampling:
+    """How to continue prompts."""
+    return models.Sampling(
+        settings.max_new_tokens, tokenizer.pad_token_id, tokenizer.eos_token_id, settings.temperature
+    )
+
+
+def sample_ids(
+    policy: models.Scorer,
+    prompts: Sequence[Prompt],
+    draws: Sequence[Draw],
+    sampling: models.Sampling,
+    settings: EvaluationSettings,
+    name: str,
+    world: World,
+) -> list[list[int]]:
+    """The sampled token ids of every draw."""
+    with tqdm(total=len(draws), desc=f"sampling {name}", unit="response", disable=not world.is_main) as bar:
+
+        def sample_batch(first: int) -> list[list[int]]:
+            batch = [prompts[draw.prompt] for draw in draws[first : first + settings.batch_size]]
+            ids = models.generate(policy, batch, sampling, seed=settings.seed * SEEDS_APART + first)
+            bar.update(len(batch) * world.size)
+            return ids
+
+        starts = range(0, len(draws), settings.batch_size)
+        batches = ranks.spread(starts, sample_batch, world)
+    return [ids for batch in batches for ids in batch]
