@@ -208,7 +208,9 @@ def test_small_logit_chunks_change_nothing(monkeypatch):
     gradients = [p.grad.clone() for p in policy.parameters()]
     policy.zero_grad()
     monkeypatch.setattr(models.head, "CHUNK_BYTES", 4 * 259 * 3)  # three rows at a time
-    monkeypatch.setattr(models.head, "KEPT_BYTES", 4 * 259 * 7)  # two chunks are kept, the others computed again
+    monkeypatch.setattr(
+        models.head, "KEPT_BYTES", 4 * 259 * 7
+    )  # two chunks are kept, the others computed again
     chunked = models.score(policy, batch)
     chunked.policy.sum().backward()
     assert torch.allclose(whole.policy, chunked.policy, atol=1e-5)

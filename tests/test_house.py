@@ -1,4 +1,6 @@
-"""The house: imports run downward only and stand at the top, files and functions stay short, YAML and records agree."""
+"""The house: imports run downward only and stand at the top, files and functions stay short, YAML and records
+agree.
+"""
 
 import ast
 import dataclasses
@@ -11,7 +13,7 @@ from omegaconf import OmegaConf
 
 import settings
 
-# floors, the lowest first: a module imports from floors below its own, or, inside a wing, from those before it
+# floors, the lowest first: a module imports from floors below its own, or from its own wing
 FLOORS = [
     ["utils"],
     ["settings", "ranks"],
@@ -156,7 +158,9 @@ def test_settings_are_records_and_not_dicts():
         for function in functions_of(parsed(path)):
             for argument in function.args.args:
                 is_settings = argument.arg == "settings" and argument.annotation is not None
-                assert not (is_settings and "dict" in ast.unparse(argument.annotation)), f"{path}: {function.name}"
+                assert not (is_settings and "dict" in ast.unparse(argument.annotation)), (
+                    f"{path}: {function.name}"
+                )
 
 
 def test_the_contract_stays_importable():

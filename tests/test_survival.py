@@ -39,8 +39,8 @@ import losses
 import models
 import preference_datasets as data
 import reference
-import train
 import settings as config
+import train
 import trainers
 import utils
 from ranks import World

@@ -226,7 +226,9 @@ def test_two_ranks_equal_one(tmp_path, run, loss, max_tokens):
             "js_distance_train",
             "rewards_train/margins",
         } & set(x):
-            assert x[key] == pytest.approx(y[key], rel=2e-5, abs=2e-6), key
+            # log-ratios near 0 are differences of large sums, in fp32
+            absolute = 1e-5 if key == "rewards_train/margins" else 2e-6
+            assert x[key] == pytest.approx(y[key], rel=2e-5, abs=absolute), key
     ours, theirs = weights(one), weights(two)
     assert ours.keys() == theirs.keys() and all(torch.allclose(ours[k], theirs[k], atol=1e-6) for k in ours)
 

@@ -1,10 +1,11 @@
 """Trajectories of tiny runs, recorded: `python tests/recorded/record.py` writes trajectories.json anew.
 
-Contract: five losses on one and on two processes, each a run of five steps and its evaluation, as numbers that compare
-to the bit on one kind of machine. Record anew only where a change is meant to change them, and say so in its commit.
+Contract: five losses on one and on two processes, each a run of five steps and its evaluation, as numbers
+that compare to the bit on one kind of machine. Record anew only where a change is meant to change them, and
+say so in its commit.
 
-    python tests/recorded/record.py            # write trajectories.json beside this file
-    python tests/recorded/record.py out.json   # write another file, to compare two commits
+python tests/recorded/record.py # write trajectories.json beside this file python tests/recorded/record.py
+out.json # write another file, to compare two commits
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ def calls(folder: Path, tiny: str) -> list[tuple]:
 
 
 def run_world(size: int, cache: Path, job: tuple) -> None:
-    """Fork `size` ranks of this process, which has imported everything, let them do the job, and wait for them."""
+    """Fork `size` ranks of this process, which has imported everything, let them do the job, and wait for
+    them.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
