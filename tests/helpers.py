@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 
+import hydra
 import torch
+from omegaconf import DictConfig
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -14,7 +19,11 @@ from transformers import (
 )
 
 import models
+from ranks import World
 
+ROOT = Path(__file__).parent.parent
+CPU = World(0, 1, torch.device("cpu"), None)
+LOSSES = ("sft", "dpo", "kto", "swepo", "gdpo")
 VOCAB = 259  # 256 bytes, bos, eos, pad
 CONFIGS = {
     "llama": LlamaConfig(
@@ -77,3 +86,37 @@ def save_tiny(folder, family: str = "llama", seed: int = 0, **changes):
     tiny_policy(family, seed, **changes).model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+def compose(*overrides: str, entry: str = "config") -> DictConfig:
+    """The config of an entry point, as its command line would make it."""
+    with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):
+        return hydra.compose(entry, overrides=list(overrides))
+
+
+def lines(run: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a run's newest checkpoint."""
+    tensors = {}
+    for path in (run / "latest").glob("model*.safetensors"):
+        tensors |= load_file(path)
+    return tensors
+
+
+QUICK = [
+    "datasets=[opinions/republican]",
+    "n_eval_examples=16",
+    "pairs_per_prompt=2",
+    "batch_size=8",
+    "n_examples=24",
+    "eval_every=1000",
+    "lr=1e-3",
+    "warmup_steps=0",
+    "max_length=256",
+    "log_every_seconds=0.0001",
+    "wandb.enabled=false",
+]

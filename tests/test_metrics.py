@@ -1,11 +1,30 @@
-"""Metrics against their definitions and the papers' published side figures."""
+"""Metrics against their definitions."""
 
 import math
 
 import numpy as np
 import pytest
+import torch
 
+import losses
 import metrics
+
+
+def test_metrics_split_margins_by_majority():
+    scores = losses.Scores(
+        policy=torch.tensor([[-1.0, -3.0], [-2.0, -2.5]]),
+        reference=torch.zeros(2, 2),
+        length=None,
+        reward=torch.zeros(2, 2),
+        valid=torch.ones(2, 2, dtype=torch.bool),
+    )
+    found = metrics.example_metrics(scores, torch.zeros(2), torch.tensor([1, 0]), beta=0.1)
+    mean = lambda name: (found[name][0][found[name][1]]).mean().item()  # noqa: E731
+    assert mean("rewards_{}/margins") == pytest.approx(0.125)
+    assert mean("rewards_{}/margins_majority") == pytest.approx(0.2)
+    assert mean("rewards_{}/margins_minority") == pytest.approx(0.05)
+    assert mean("rewards_{}/accuracies") == 1.0
+
 
 SLIDE = [0.06, 0.56, 0.24, 0.08, 0.06]
 
