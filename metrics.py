@@ -213,7 +213,7 @@ def order_metrics(
 
 
 def _reward_levels(reward: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """The rewards (N, K), 0 where there is no response; where all are equal, 1 for column 0 and 0 elsewhere."""
+    """The rewards (N, K), 0 where there is no response; where all are equal, 1 for column 0, else 0."""
     level = torch.where(valid, reward, 0.0)
     most = torch.where(valid, reward, -torch.inf).amax(1, keepdim=True)
     least = torch.where(valid, reward, torch.inf).amin(1, keepdim=True)

@@ -87,7 +87,9 @@ class Scorer(nn.Module):
         return {plain_name(n): p for n, p in self.named_parameters() if "lora_" not in n}
 
     def export(self, state: Tensors) -> tuple[Tensors, Tensors]:
-        """A full state dict as two: the model's own, adapters merged into it; and the adapters in peft's names."""
+        """A full state dict as two: the model's own, adapters merged into it; and the adapters in peft's
+        names.
+        """
         adapters = {f"base_model.{k.replace('.default.', '.')}": v for k, v in state.items() if "lora_" in k}
         merged = {plain_name(k): v for k, v in state.items() if "lora_" not in k}
         for name, up in state.items():

@@ -1,7 +1,7 @@
 """What tests of survival share: a tiny model and file, runs that must die, and what must be equal after them.
 
-Runs that must die do so in a forked child, which costs no imports; `die` patches a function so that its n-th call
-kills.
+Runs that must die do so in a forked child, which costs no imports; `die` patches a function so that its n-th
+call kills.
 """
 
 import errno

@@ -24,7 +24,8 @@ import models  # noqa: E402
 import reference  # noqa: E402
 import train  # noqa: E402
 
-# the same examples in every run, so that a change is what makes a test fail; HYPOTHESIS_PROFILE=search looks for new ones
+# the same examples in every run, so that a change is what makes a test fail;
+# HYPOTHESIS_PROFILE=search looks for new ones
 settings.register_profile("same", derandomize=True)
 settings.register_profile("search")
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))

@@ -1,71 +1,96 @@
-"""Worlds of several ranks, forked from one process that has imported everything, so that they cost no imports."""
+"""Worlds of several ranks, forked from one process that has imported everything, so that they cost no
+imports.
 
+`python tests/rank_jobs.py JOBS` runs the jobs of a JSON file, one world after another, each rank calling the
+same entry points as a user's command.
+"""
+
+import json
 import os
 import socket
+import subprocess
 import sys
+import traceback
+from pathlib import Path
 
-import hydra
-from helpers import ROOT
+import torch
+from helpers import ROOT, compose
 
 import evaluate
 import models
 import train
 from runs import shards
 
-RANKS_QUICK = [
-    "datasets=[opinions/republican]",
-    "n_eval_examples=12",
-    "pairs_per_prompt=2",
-    "batch_size=6",
-    "n_examples=30",
-    "max_length=256",
-    "eval_every=1000",
-    "lr=1e-3",
-    "warmup_steps=0",
-    "log_every_seconds=0",
-    "wandb.enabled=false",
-    "optimizer=SGD",
-    "max_tokens=700",
-]
+MAINS = {"config": train.main, "evaluate": evaluate.main}
+
+
+def call(entry, overrides):
+    """Run an entry point in this process, as its command line would: "config" trains, "evaluate" evaluates."""
+    MAINS[entry](compose(*overrides, entry=entry))
+
+
+def fork_world(size, work, **variables):
+    """Fork `size` ranks of this process, let each do `work()`, and wait for them. A rank that fails ends all."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), **variables}
+    children = []
+    for rank in range(size):
+        if child := os.fork():
+            children.append(child)
+            continue
+        code = 1
+        try:
+            models.matmul_rate = lambda *_: 1e9  # its measurement would be most of the run
+            os.environ |= {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    if any(codes):
+        sys.exit(f"world of {size}: exit codes {codes}")
 
 
 def run_jobs(jobs):
-    """Each job is [world size, [[entry, overrides], ...]]: fork that many ranks, which run the entries one after another."""
-    mains = {"train": ("config", train.main), "evaluate": ("evaluate", evaluate.main)}
-    for world, calls in jobs:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        pids = []
-        for rank in range(world):
-            if pid := os.fork():
-                pids.append(pid)
-                continue
-            code = 1
-            try:
-                models.matmul_rate = lambda *a: 1e9  # its measurement would be most of the run
-                shards.FILE_BYTES = 20_000  # several files a checkpoint
-                os.environ |= {
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                    "WORLD_SIZE": str(world),
-                    "MASTER_ADDR": "localhost",
-                    "MASTER_PORT": str(port),
-                    "GROVE_CACHE": f"{os.environ['GROVE_CACHE']}-{world}",
-                }
-                for entry, overrides in calls:
-                    name, main = mains[entry]
-                    with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):
-                        config = hydra.compose(name, overrides=overrides)
-                    main(config)
-                code = 0
-            except BaseException:
-                import traceback
+    """Each job is [world size, [[entry, overrides], ...]]: its ranks run the entries one after another."""
+    shards.FILE_BYTES = 20_000  # several files a checkpoint
+    for size, calls in jobs:
 
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-        if any(codes):
-            sys.exit(f"world of {world}: exit codes {codes}")
+        def work(calls=calls):
+            for entry, overrides in calls:
+                call(entry, overrides)
+
+        fork_world(size, work, GROVE_CACHE=f"{os.environ['GROVE_CACHE']}-{size}")
+
+
+def fork_ranks(folder, jobs):
+    """Run jobs in one process of their own; its output."""
+    file = Path(folder) / "jobs.json"
+    file.write_text(json.dumps(jobs))
+    own = {
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "GROVE_CACHE": f"{folder}/cache",
+        "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
+    }
+    done = subprocess.run(
+        [sys.executable, __file__, str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **own},
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    return done.stdout
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run_jobs(json.loads(Path(sys.argv[1]).read_text()))

@@ -70,7 +70,7 @@ def test_segments_allow_what_the_predicate_allows(ts, share):
 @pytest.mark.parametrize("attention", ["segments", "sdpa"])
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2"])
 def test_an_empty_pack_gives_every_parameter_a_gradient(family, attention):
-    """FSDP2 reduces the parameters that have one, so ranks that differ there would mix up their collectives."""
+    """FSDP2 reduces the parameters that have one: ranks that differ there would mix up their collectives."""
     policy, tree = (
         tiny_policy(family, attention=attention),
         forest.TokenTree((1, 2), (), ((3,),), reference=(0.0,)),

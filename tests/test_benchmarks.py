@@ -1,4 +1,6 @@
-"""The benchmarks measure what they say: JSON keys, modes that train alike, ratios, predictions, and errors of one line."""
+"""The benchmarks measure what they say: JSON keys, modes that train alike, ratios, predictions, and errors of
+one line.
+"""
 
 import json
 import subprocess
@@ -113,7 +115,9 @@ def test_all_modes_train_alike_on_the_same_work(model, ranked, capsys, monkeypat
 
 
 def test_padded_tables_are_those_of_the_forest():
-    """Ragged K, beliefs and class reads: single responses give the tables that a packed pass gives, field by field."""
+    """Ragged K, beliefs and class reads: single responses give the tables that a packed pass gives, field by
+    field.
+    """
     trees = [
         forest.TokenTree(
             (1, 2, 3), (4, 5), ((6, 7), (8,)), (2.0, 1.0), (10, 11), (0.25, 0.75), reference=(-1.0, -2.0)

@@ -83,7 +83,9 @@ def test_a_run_goes_on_from_the_checkpoint_before(bench, whole):
     change=st.one_of(st.binary(min_size=1, max_size=9), st.none()),
 )
 def test_any_damage_to_any_file_is_noticed(kept, which, at, change):
-    """Bytes overwritten, appended or cut off anywhere in the newest checkpoint: the one before is taken, or nothing changed."""
+    """Bytes overwritten, appended or cut off anywhere in the newest checkpoint: the one before is taken, or
+    nothing changed.
+    """
     folder = kept.out / "run" / "step-000006"
     path = sorted(p for p in folder.rglob("*") if p.is_file())[
         which % sum(p.is_file() for p in folder.rglob("*"))

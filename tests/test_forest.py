@@ -64,7 +64,8 @@ def test_mask_is_the_brute_force_table_and_positions_are_depths(ts, share):
 def test_shared_rows_cost_one_copy_of_what_is_shared(ts):
     batch = forest.pack(ts, [list(range(len(ts)))], pad_id=0)
     distinct = {p[:i] for t in ts for p in paths(t) for i in range(1, len(p))}
-    # spans are kept apart by (prompt, belief, answer), so equal beginnings of two answers stand twice: never fewer rows
+    # spans are kept apart by (prompt, belief, answer), so equal beginnings of two answers stand twice:
+    # never fewer rows
     assert len(distinct) <= batch.num_tokens <= batch.num_tokens_unshared
     assert batch.num_tokens == forest.tree_tokens(ts)
     assert batch.num_tokens_unshared == forest.pack(ts, [list(range(len(ts)))], 0, share=False).num_tokens

@@ -100,7 +100,9 @@ def test_gdpo_terms_of_weight_zero_are_not_read():
 
 
 def test_the_population_optimum_of_dpo_collapses_to_the_majority():
-    """With b_w ~ p*, b_l uniform over the others, DPO's optimum is pi proportional to pi_ref p*^(1/beta): p* to the tenth power."""
+    """With b_w ~ p*, b_l uniform over the others, DPO's optimum is pi proportional to pi_ref p*^(1/beta): p*
+    to the tenth power.
+    """
     p = np.array([0.06, 0.56, 0.24, 0.08, 0.06])
     logits = torch.zeros(5, dtype=torch.float64, requires_grad=True)
     pairs = [(w, other) for w in range(5) for other in range(5) if w != other]

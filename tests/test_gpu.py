@@ -1,4 +1,6 @@
-"""What needs a CUDA device: flex_attention, compiled blocks, low precision, and steps that never wait for the device."""
+"""What needs a CUDA device: flex_attention, compiled blocks, low precision, and steps that never wait for the
+device.
+"""
 
 import numpy as np
 import pytest

@@ -47,7 +47,9 @@ def test_dpo_is_log_2_where_policy_and_reference_agree():
 
 
 def test_the_closed_form_at_step_0():
-    """Whatever the policy says, `at_reference` gives the loss at log-ratios of 0: log 2, 1/2, (1 / 2 beta)^2, log K."""
+    """Whatever the policy says, `at_reference` gives the loss at log-ratios of 0: log 2, 1/2, (1 / 2 beta)^2,
+    log K.
+    """
     scores = make([[-3.0, -9.0]], [[-4.0, -70.0]], kl=torch.tensor(5.0))
     for loss, keys, value in (
         (losses.dpo, {}, math.log(2)),

@@ -107,7 +107,9 @@ def test_swepo_unweighted_against_the_best_is_infonca_with_one_hot_targets():
 
 
 def test_infonca_rests_where_the_softmax_of_implied_rewards_is_the_target():
-    """InfoNCA's stationary point, and that no other is: the slopes p - t vanish just there (up to a shift of all)."""
+    """InfoNCA's stationary point, and that no other is: the slopes p - t vanish just there (up to a shift of
+    all).
+    """
     rest = [math.log(t) / 0.3 + 7.0 for t in softmax(S)]
     assert slopes(losses.infonca, ranked([rest], [S]), beta=0.3, temperature=1.0) == pytest.approx(
         [0.0] * 4, abs=1e-12
@@ -122,7 +124,9 @@ def test_infonca_rests_where_the_softmax_of_implied_rewards_is_the_target():
     st.sampled_from([0, 1, 2]),
 )
 def test_swepo_gradient_lifts_positives_lowers_negatives_and_sums_to_zero(ratios, rewards, alpha, power):
-    """dL/ds_i is the weighted softmax over Y minus that over Y+, so Y- goes down, Y+ goes up, and L > 0 vanishes with Y-'s mass."""
+    """dL/ds_i is the weighted softmax over Y minus that over Y+, so Y- goes down, Y+ goes up, and L > 0
+    vanishes with Y-'s mass.
+    """
     scores = ranked([ratios], [[float(r) for r in rewards]])
     found = slopes(losses.swepo, scores, beta=0.3, alpha=alpha, power=power)
     mean = sum(rewards) / 4
@@ -139,7 +143,9 @@ def test_swepo_gradient_lifts_positives_lowers_negatives_and_sums_to_zero(ratios
 
 
 def test_theorem_1_the_mean_over_k_samples_misses_by_at_most_sigma_over_root_k():
-    """Swepo's theorem 1 is about sampling: E|mean over k acceptable responses - expectation| <= sigma / sqrt(k)."""
+    """Swepo's theorem 1 is about sampling: E|mean over k acceptable responses - expectation| <= sigma /
+    sqrt(k).
+    """
     rng = np.random.default_rng(0)
     for attribute in (rng.integers(0, 2, 50), rng.exponential(size=50), rng.normal(size=50) ** 3):
         p = rng.dirichlet(np.ones(50))
@@ -153,7 +159,9 @@ def test_theorem_1_the_mean_over_k_samples_misses_by_at_most_sigma_over_root_k()
 
 
 def test_lemma_4_the_first_step_of_equal_groups():
-    """N+ equal positives and N- equal negatives: each positive's beta r has slope -N- w- e^s- / (N+ (N+ w+ e^s+ + N- w- e^s-))."""
+    """N+ equal positives and N- equal negatives: each positive's beta r has slope -N- w- e^s- / (N+ (N+ w+
+    e^s+ + N- w- e^s-)).
+    """
     rewards, s = [5.0, 5.0, 5.0, 2.0, 2.0], [0.4] * 3 + [-0.3] * 2
     mean = sum(rewards) / 5
     w_plus, w_minus = math.exp(0.3 * (5 - mean)), math.exp(0.3 * (mean - 2))

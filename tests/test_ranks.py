@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from helpers import LOSSES, QUICK, ROOT, lines, save_tiny, weights
 from peft import PeftModel
-from rank_jobs import RANKS_QUICK
+from rank_jobs import fork_ranks
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -62,27 +61,21 @@ def test_two_ranks_equal_one(tmp_path, run, loss, max_tokens):
     assert ours.keys() == theirs.keys() and all(torch.allclose(ours[k], theirs[k], atol=1e-6) for k in ours)
 
 
-def fork_ranks(folder, jobs):
-    """Run jobs in one process of their own; its output."""
-    file = Path(folder) / "jobs.json"
-    file.write_text(json.dumps(jobs))
-    own = {
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "GROVE_CACHE": f"{folder}/cache",
-        "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
-    }
-    done = subprocess.run(
-        [sys.executable, __file__, str(file)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **own},
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    return done.stdout
+RANKS_QUICK = [
+    "datasets=[opinions/republican]",
+    "n_eval_examples=12",
+    "pairs_per_prompt=2",
+    "batch_size=6",
+    "n_examples=30",
+    "max_length=256",
+    "eval_every=1000",
+    "lr=1e-3",
+    "warmup_steps=0",
+    "log_every_seconds=0",
+    "wandb.enabled=false",
+    "optimizer=SGD",
+    "max_tokens=700",
+]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +88,7 @@ def worlds(tmp_path_factory):
             size,
             [
                 [
-                    "train",
+                    "config",
                     [
                         f"model.name_or_path={tiny}",
                         f"output_dir={folder}/{size}",
@@ -120,7 +113,9 @@ def distance(a, b):
 
 
 def same(one, many, rel=1e-6):
-    """Do two run folders hold one run? Losses of a log-ratio may differ by the rounding of the log-probs (fp32) it is made of."""
+    """Do two run folders hold one run? Losses of a log-ratio may differ by the rounding of the log-probs
+    (fp32) it is made of.
+    """
     assert distance(weights(one), weights(many)) < rel
     for x, y in zip(lines(one), lines(many), strict=True):
         assert y.get("grad_norm", 0) == pytest.approx(x.get("grad_norm", 0), rel=2 * rel), (
@@ -154,7 +149,7 @@ def test_meshes_adapters_precisions_and_ways_to_load(tmp_path):
             size,
             [
                 [
-                    "train",
+                    "config",
                     [
                         f"model.name_or_path={model}",
                         f"output_dir={tmp_path}",

@@ -4,20 +4,19 @@ Contract: five losses on one and on two processes, each a run of five steps and 
 that compare to the bit on one kind of machine. Record anew only where a change is meant to change them, and
 say so in its commit.
 
-python tests/recorded/record.py # write trajectories.json beside this file python tests/recorded/record.py
-out.json # write another file, to compare two commits
+    python tests/recorded/record.py            # write trajectories.json beside this file
+    python tests/recorded/record.py out.json   # write another file, to compare two commits
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import platform
-import socket
 import sys
 import tempfile
-import traceback
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -35,16 +34,10 @@ os.environ |= {
 }
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import hydra  # noqa: E402
 import torch  # noqa: E402
-from helpers import save_tiny  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+from helpers import LOSSES, lines, save_tiny, weights  # noqa: E402
+from rank_jobs import call, fork_world  # noqa: E402
 
-import evaluate  # noqa: E402
-import models  # noqa: E402
-import train  # noqa: E402
-
-LOSSES = ("sft", "dpo", "kto", "swepo", "gdpo")
 WORLDS = (1, 2)
 TRAINING = [
     "datasets=[opinions/republican]",
@@ -64,84 +57,31 @@ EVALUATION = ["n_prompts=8", "n_samples=2", "max_new_tokens=6", "batch_size=5"]
 EXACT = ("loss/train", "loss/eval", "grad_norm", "lr", "kl_mismatched_train", "js_distance_eval")
 
 
-def call(entry: str, main, *overrides: str) -> None:
-    """Run an entry point in this process, as its command line would."""
-    with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):
-        config = hydra.compose(entry, overrides=list(overrides))
-    main(config)
-
-
-def calls(folder: Path, tiny: str) -> list[tuple]:
-    """(config, entry point, overrides) of everything that a world does."""
-    planned = []
+def jobs_of(folder: Path, tiny: str) -> list[tuple[str, list[str]]]:
+    """(config, overrides) of everything that a world does, each in a process group of its own."""
+    jobs = []
     for loss in LOSSES:
         names = [f"model.name_or_path={tiny}", f"output_dir={folder}", f"exp_name={loss}", f"loss={loss}"]
-        planned.append(("config", train.main, *names, *TRAINING))
+        jobs.append(("config", [*names, *TRAINING]))
     beliefs = [f"ckpt=[{tiny},{folder}/gdpo]", f"output={folder}/beliefs"]
-    planned.append(("evaluate", evaluate.main, *beliefs, *EVALUATION))
-    order = [
-        f"ckpt=[{tiny},{folder}/swepo]",
-        f"output={folder}/order",
-        f"datasets=[{folder.parent}/ranked.jsonl]",
-    ]
-    planned.append(("evaluate", evaluate.main, *order, "split=all", "n_prompts=9", "max_length=64"))
-    return planned
-
-
-def run_world(size: int, cache: Path, job: tuple) -> None:
-    """Fork `size` ranks of this process, which has imported everything, let them do the job, and wait for
-    them.
-    """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(size):
-        if child := os.fork():
-            children.append(child)
-            continue
-        code = 1
-        try:
-            models.matmul_rate = lambda *_: 1e9  # its measurement would be most of the run
-            os.environ |= {
-                "GROVE_CACHE": str(cache),
-                "LOCAL_RANK": str(rank),
-                "MASTER_ADDR": "localhost",
-                "MASTER_PORT": str(port),
-                "RANK": str(rank),
-                "WORLD_SIZE": str(size),
-            }
-            call(*job)
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    if any(codes):
-        sys.exit(f"world of {size}: exit codes {codes}")
-
-
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the newest checkpoint."""
-    tensors = {}
-    for path in sorted((folder / "latest").glob("model*.safetensors")):
-        tensors |= load_file(path)
-    return dict(sorted(tensors.items()))
+    jobs.append(("evaluate", [*beliefs, *EVALUATION]))
+    order = [f"ckpt=[{tiny},{folder}/swepo]", f"output={folder}/order"]
+    ranked = [f"datasets=[{folder.parent}/ranked.jsonl]", "split=all", "n_prompts=9", "max_length=64"]
+    jobs.append(("evaluate", [*order, *ranked]))
+    return jobs
 
 
 def trajectory(folder: Path) -> dict:
     """What one run did."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    logged = lines(folder)
     digest, squares = hashlib.sha256(), 0.0
-    for name, tensor in weights_of(folder).items():
+    for name, tensor in sorted(weights(folder).items()):
         digest.update(name.encode())
         digest.update(tensor.numpy().tobytes())
         squares += tensor.double().square().sum().item()
     return {
-        "numbers": {key: [line[key] for line in lines if key in line] for key in EXACT},
-        "keys": [sorted(line) for line in lines],
+        "numbers": {key: [line[key] for line in logged if key in line] for key in EXACT},
+        "keys": [sorted(line) for line in logged],
         "weights": digest.hexdigest(),
         "weights_norm": squares**0.5,
         "files": sorted(path.name for path in folder.iterdir()),
@@ -151,13 +91,13 @@ def trajectory(folder: Path) -> dict:
 def report(folder: Path) -> dict:
     """What one evaluation said."""
     found = json.loads((folder / "report.json").read_text())
-    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    predictions = (folder / "predictions.jsonl").read_text().splitlines()
     return {
         "checkpoints": found["checkpoints"],
         "settings": sorted(found["settings"]),
-        "predictions": len(lines),
-        "prediction_keys": sorted(json.loads(lines[0])),
-        "predictions_hash": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+        "predictions": len(predictions),
+        "prediction_keys": sorted(json.loads(predictions[0])),
+        "predictions_hash": hashlib.sha256("\n".join(predictions).encode()).hexdigest(),
     }
 
 
@@ -182,8 +122,9 @@ def record() -> dict:
         for size in WORLDS:
             folder = base / str(size)
             folder.mkdir()
-            for job in calls(folder, tiny):
-                run_world(size, folder / "cache", job)
+            for entry, overrides in jobs_of(folder, tiny):
+                work = functools.partial(call, entry, overrides)
+                fork_world(size, work, GROVE_CACHE=f"{folder}/cache")
             for loss in LOSSES:
                 result["runs"][f"{loss} on {size}"] = trajectory(folder / loss)
             for kind in ("beliefs", "order"):
