@@ -247,6 +247,7 @@ def open_policy(args: argparse.Namespace, device: torch.device) -> models.Scorer
 
 def random_policy(shape: str, spec: models.PolicySpec, device: torch.device) -> models.Scorer:
     """A Llama of `shape` with freshly initialised weights, as `models.load_policy` would wrap it."""
+    models.register_attention()
     attention = models.choose_attention(spec.attention, device)
     config = LlamaConfig(**dict(zip(SHAPE_KEYS, SHAPES[shape])), max_position_embeddings=131072)
     weights = getattr(torch, spec.dtype)
