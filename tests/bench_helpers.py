@@ -1,4 +1,4 @@
-"""What the tests of the benchmarks share: the scripts on the path, a file of ranked responses, command lines."""
+"""What the tests of the benchmarks share: the scripts on the path, a file of responses, command lines."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 
 def save_ranked(path):
-    """Write five prompts, one with two responses only, one with two equal rewards; give the path as a string."""
+    """Write five prompts, one of two responses only, one of two equal rewards; give the path as a string."""
     rows = []
     for i in range(5):
         responses = []
@@ -24,7 +24,7 @@ def save_ranked(path):
 
 
 def last_object(main, options, capsys, monkeypatch):
-    """Run a script's main in this process with the options, words of one text; the JSON that it prints last."""
+    """Run a script in this process with the options, words of one text; the JSON that it prints last."""
     monkeypatch.setattr(sys, "argv", ["script.py", *options.split()])
     main()
     return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
