@@ -1,4 +1,4 @@
-"""The benchmarks beside throughput.py: ratios, predictions, mistakes named on one line, and a quick --help."""
+"""The benchmarks beside throughput.py: ratios, predictions, mistakes named on one line, a quick --help."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ def ranked(tmp_path_factory):
     return save_ranked(tmp_path_factory.mktemp("data") / "ranked.jsonl")
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------
+# --- mistakes -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_help_is_quick(script):
     assert not {"torch", "transformers"} & imported
 
 
-# --- compare ----------------------------------------------------------------------------------------------------
+# --- compare ------------------------------------------------------------------------------------------------
 
 
 def test_compare_alternates_and_forms_ratios_between_neighbours(tmp_path, ranked, capsys, monkeypatch):
@@ -152,7 +152,7 @@ def test_compare_alternates_and_forms_ratios_between_neighbours(tmp_path, ranked
         compare.check_same_work("w", {"pairs": 8}, {"pairs": 9})
 
 
-# --- scaling ----------------------------------------------------------------------------------------------------
+# --- scaling ------------------------------------------------------------------------------------------------
 
 
 def test_scaling_predicts_exactly_what_costs_by_the_token():
