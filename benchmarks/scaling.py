@@ -15,6 +15,7 @@ times the model FLOPs, has them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
@@ -325,7 +326,7 @@ def main() -> None:
     policy = workload.open_policy(args, device)
     sweeps = sweep_points(args)
     # the base stands in every sweep, and is measured once
-    points = list(dict.fromkeys(point for sweep in sweeps.values() for point in sweep))
+    points = list(dict.fromkeys(itertools.chain(*sweeps.values())))
     models.check_lengths(policy, max(point.prompt_tokens + point.response_tokens for point in points))
     measured = measure(points, policy, args)
     analysed = {name: analyse(name, sweep, measured) for name, sweep in sweeps.items()}

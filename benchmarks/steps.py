@@ -91,7 +91,7 @@ def step_batches(trees: Sequence[TokenTree], examples: Sequence[int], plan: Plan
         return
     for first in range(0, len(examples), plan.micro_batch):
         members = [trees[i] for i in examples[first : first + plan.micro_batch]]
-        singles = [single for tree in members for single in _singles(tree)]
+        singles = list(itertools.chain.from_iterable(_singles(tree) for tree in members))
         rows = [[i] for i in range(len(singles))]
         yield forest.pack(singles, rows, plan.pad_id, share=False), members
 
@@ -101,7 +101,8 @@ def _singles(tree: TokenTree) -> list[TokenTree]:
     singles = []
     for k, answer in enumerate(tree.answers):
         if answer:
-            singles.append(tree._replace(**{name: getattr(tree, name)[k : k + 1] for name in PER_ANSWER}))
+            fields = {name: getattr(tree, name)[k : k + 1] for name in PER_ANSWER}
+            singles.append(tree._replace(**fields))
     return singles
 
 
