@@ -1,8 +1,6 @@
-"""Run two systems in turn on the same workloads, A B A B, and print the ratios of their speed and peak
-memory.
+"""Run two systems in turn on the same workloads, A B A B; print the ratios of their speed and peak memory.
 
-python benchmarks/compare.py --data ranked.jsonl --peer-python PATH/TO/PYTHON_WITH_TRL --repeats 3 --out
-compare.json
+    python benchmarks/compare.py --data ranked.jsonl --peer-python PATH/TO/PYTHON_WITH_TRL --out compare.json
 
 Contract: A is throughput.py in mode `shared`; B is the peer, or throughput.py in another mode. Each run is a
 process of its own, one at a time; a ratio is formed only between neighbours, so that a machine that slows
@@ -32,32 +30,39 @@ LEAST_REPEATS = 3  # fewer have no median to speak of
 
 
 class Workload(NamedTuple):
-    """A name, the options of A, and those of B; `peer` says whether B is the peer."""
+    """Command-line options of two systems that do the same work."""
 
     name: str
-    ours: list[str]
-    other: list[str]
-    peer: bool
+    ours: list[str]  # of A
+    other: list[str]  # of B
+    peer: bool  # is B the peer?
 
 
 SWEPO = ["--loss", "swepo", "--view", "ranked"]
-WORKLOADS = {
-    w.name: w
-    for w in (
-        *(
-            Workload(f"dpo-{pairs}", ["--loss", "dpo", "--pairs", pairs], ["--pairs", pairs], True)
-            for pairs in ("best_vs_worst", "best_vs_rest", "all")
-        ),
-        *(
-            Workload(f"swepo-{mode}", SWEPO, [*SWEPO, "--mode", mode, *more], False)
-            for mode, more in (("packed", []), ("padded", []), ("plain", ["--micro-batch", "4"]))
-        ),
-    )
-}  # 16 rows a pass, as the peer's 8 pairs
+B_OF_SWEPO = {
+    "packed": ["--mode", "packed"],
+    "padded": ["--mode", "padded"],
+    "plain": ["--mode", "plain", "--micro-batch", "4"],  # 16 rows a pass, as the peer's 8 pairs
+}
+
+
+def make_workloads() -> dict[str, Workload]:
+    """All workloads by name: DPO beside the peer, Swepo beside this project without sharing."""
+    workloads = []
+    for pairs in ("best_vs_worst", "best_vs_rest", "all"):
+        options = ["--pairs", pairs]
+        workloads.append(Workload(f"dpo-{pairs}", ["--loss", "dpo", *options], options, peer=True))
+    for mode, options in B_OF_SWEPO.items():
+        workloads.append(Workload(f"swepo-{mode}", SWEPO, [*SWEPO, *options], peer=False))
+    return {workload.name: workload for workload in workloads}
+
+
+WORKLOADS = make_workloads()
 DEFAULT = "dpo-best_vs_worst,dpo-best_vs_rest,dpo-all,swepo-padded,swepo-plain"
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
+    """The options. Raises UserError for a mistake."""
     parser = Parser(__doc__)
     add_data_options(parser)
     parser.add_argument("--model", default=EMBEDDED_MODEL)
@@ -88,64 +93,68 @@ def parse(argv: list[str] | None = None) -> Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/compare.json"))
     args = parser.parse_args(argv)
-    if unknown := [name for name in args.workloads.split(",") if name not in WORKLOADS]:
+    check_options(parser, args)
+    return args
+
+
+def check_options(parser: Parser, args: Namespace) -> None:
+    """Raises UserError for a workload or a peer that there is not, or too few repeats."""
+    unknown = [name for name in args.workloads.split(",") if name not in WORKLOADS]
+    if unknown:
         parser.error(f"--workloads: no workload {unknown[0]}; choose of {', '.join(WORKLOADS)}")
     if args.repeats < LEAST_REPEATS:
         parser.error(f"--repeats {args.repeats}: give {LEAST_REPEATS} or more")
     if not args.peer.is_file():
         parser.error(f"--peer {args.peer}: no such file")
-    return args
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+SHARED_OPTIONS = ("data", "prompts", "responses", "batch_size", "max_length", "threads")
+Run = dict[str, Any]  # the line of JSON that a run prints last
 
 
 def commands(workload: Workload, args: Namespace) -> tuple[list[str], list[str]]:
     """The command lines of A and B."""
-    shared = [
-        word
-        for key in ("data", "prompts", "responses", "batch_size", "max_length", "threads")
-        for word in (f"--{key.replace('_', '-')}", str(getattr(args, key)))
-    ]
+    shared = []
+    for key in SHARED_OPTIONS:
+        shared += [f"--{key.replace('_', '-')}", str(getattr(args, key))]
     if args.warmup_steps:
         shared += ["--warmup-steps", str(args.warmup_steps)]
-    ours = [
-        sys.executable,
-        str(HERE / "throughput.py"),
-        "--model",
-        args.model,
-        *shared,
-        *shlex.split(args.ours),
-    ]
-    peer = [
-        args.peer_python,
-        str(args.peer),
-        *shared,
-        *(["--precompute-ref"] if args.peer_reference == "precomputed" else []),
-    ]
-    return ours + workload.ours, [*(peer if workload.peer else ours), *workload.other]
+    ours = [sys.executable, str(HERE / "throughput.py"), "--model", args.model, *shared]
+    ours += shlex.split(args.ours)
+    peer = [args.peer_python, str(args.peer), *shared]
+    if args.peer_reference == "precomputed":
+        peer.append("--precompute-ref")
+    other = peer if workload.peer else ours
+    return [*ours, *workload.ours], [*other, *workload.other]
 
 
-def run_once(command: list[str]) -> dict[str, Any]:
-    """Run a benchmark; return the JSON object on its last line. Raises UserError with its last words where it
-    fails.
+def run_once(command: list[str]) -> Run:
+    """Run a benchmark; return the JSON object on its last line.
+
+    Raises UserError with its last words where it fails.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:
-        raise UserError(
-            f"{command[0]}: cannot be started ({error.strerror}); give --peer-python the path of an interpreter"
-        ) from error
+        problem = f"cannot be started ({error.strerror})"
+        remedy = "give --peer-python the path of an interpreter"
+        raise UserError(f"{command[0]}: {problem}; {remedy}") from error
+    script = Path(command[1]).name
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
-        words = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1].removeprefix("error: ")
-        raise UserError(f"{Path(command[1]).name} ended with code {done.returncode}: {words}")
+        words = done.stderr.strip().splitlines() or ["it printed nothing"]
+        last = words[-1].removeprefix("error: ")
+        raise UserError(f"{script} ended with code {done.returncode}: {last}")
     try:
         return json.loads(lines[-1])
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{Path(command[1]).name}: its last line is no JSON object; print one like peer_trl.py's"
-        ) from error
+        problem = "its last line is no JSON object"
+        raise UserError(f"{script}: {problem}; print one like peer_trl.py's") from error
 
 
-def run_workload(workload: Workload, args: Namespace) -> list[tuple[dict, dict]]:
+def run_workload(workload: Workload, args: Namespace) -> list[tuple[Run, Run]]:
     """Pairs of runs (A, B), one after the other."""
     ours, other = commands(workload, args)
     pairs = []
@@ -155,72 +164,78 @@ def run_workload(workload: Workload, args: Namespace) -> list[tuple[dict, dict]]
         b = run_once([*other, "--model", a["model"]] if workload.peer else other)
         check_same_work(workload.name, a, b)
         pairs.append((a, b))
-        print(
-            f"{workload.name} {number + 1}/{args.repeats}: {a['pairs_per_second']:.3f} and {b['pairs_per_second']:.3f} pairs/s",
-            file=sys.stderr,
-            flush=True,
-        )
+        speeds = f"{a['pairs_per_second']:.3f} and {b['pairs_per_second']:.3f} pairs/s"
+        print(f"{workload.name} {number + 1}/{args.repeats}: {speeds}", file=sys.stderr, flush=True)
     return pairs
 
 
-def check_same_work(name: str, a: dict, b: dict) -> None:
+def check_same_work(name: str, a: Run, b: Run) -> None:
     """Raises UserError where the two runs did different work: then their ratio says nothing."""
     for key, slack in (("pairs", 0.0), ("prompts", 0.0), ("sequence_tokens", 0.02)):
         if key in a and key in b and abs(a[key] - b[key]) > slack * a[key]:
-            raise UserError(
-                f"{name}: {key} are {a[key]} in A and {b[key]} in B; give both the same data and options"
-            )
+            problem = f"{key} are {a[key]} in A and {b[key]} in B"
+            raise UserError(f"{name}: {problem}; give both the same data and options")
 
 
-def summarize(pairs: list[tuple[dict, dict]]) -> dict[str, Any]:
-    """Ratios A / B of each pair of runs with their median, least and greatest: pairs a second (more is
-    better), memory (less is).
+# --- ratios -------------------------------------------------------------------------------------------------
+
+
+def summarize(pairs: list[tuple[Run, Run]]) -> dict[str, dict[str, Any]]:
+    """Ratios A / B of each pair of runs, with their median, least and greatest.
+
+    Of pairs a second (more is better) and memory (less is); what a run did not measure is left out.
     """
-    result = {}
+    summary = {}
     for key in ("pairs_per_second", "peak_rss_gb", "peak_cuda_gb"):
-        if all(run.get(key) for pair in pairs for run in pair):
-            ratios = [a[key] / b[key] for a, b in pairs]
-            result[key] = {
-                "ratios": ratios,
-                "median": statistics.median(ratios),
-                "min": min(ratios),
-                "max": max(ratios),
-                "a_median": statistics.median(a[key] for a, _ in pairs),
-                "b_median": statistics.median(b[key] for _, b in pairs),
-            }
-    return result
+        values = [(a.get(key), b.get(key)) for a, b in pairs]
+        if not all(a and b for a, b in values):
+            continue
+        ratios = [a / b for a, b in values]
+        summary[key] = {
+            "ratios": ratios,
+            "median": statistics.median(ratios),
+            "min": min(ratios),
+            "max": max(ratios),
+            "a_median": statistics.median(a for a, _ in values),
+            "b_median": statistics.median(b for _, b in values),
+        }
+    return summary
 
 
 def table(summaries: dict[str, dict]) -> str:
     """The summaries as Markdown."""
     lines = [
-        "| workload | A, pairs/s | B, pairs/s | speed A/B: median (min - max) | pair by pair | peak memory A/B |",
+        "| workload | A, pairs/s | B, pairs/s | speed A/B: median (min - max) "
+        "| pair by pair | peak memory A/B |",
         "|---|---|---|---|---|---|",
     ]
-
-    def spread(ratio: dict) -> str:
-        return f"{ratio['median']:.2f} ({ratio['min']:.2f} - {ratio['max']:.2f})"
-
-    for name, found in summaries.items():
-        speed, memory = found["pairs_per_second"], found.get("peak_cuda_gb") or found["peak_rss_gb"]
-        each = ", ".join(f"{r:.2f}" for r in speed["ratios"])
+    for name, summary in summaries.items():
+        speed = summary["pairs_per_second"]
+        memory = summary.get("peak_cuda_gb") or summary["peak_rss_gb"]
+        each = ", ".join(f"{ratio:.2f}" for ratio in speed["ratios"])
         lines.append(
-            f"| {name} | {speed['a_median']:.3f} | {speed['b_median']:.3f} | {spread(speed)} | {each} | {spread(memory)} |"
+            f"| {name} | {speed['a_median']:.3f} | {speed['b_median']:.3f} | {with_range(speed)} "
+            f"| {each} | {with_range(memory)} |"
         )
     return "\n".join(lines)
 
 
+def with_range(ratio: dict[str, float]) -> str:
+    """median (least - greatest)"""
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f} - {ratio['max']:.2f})"
+
+
 def main() -> None:
+    """Run all workloads; write what every run printed, and print the table."""
     args = parse()
-    found: dict[str, Any] = {
-        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-        "workloads": {},
-    }
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    result: dict[str, Any] = {"settings": settings, "workloads": {}}
     for name in args.workloads.split(","):
         pairs = run_workload(WORKLOADS[name], args)
-        found["workloads"][name] = {"summary": summarize(pairs), "runs": [{"a": a, "b": b} for a, b in pairs]}
-        write_json(args.out, found)  # after each: what is measured stays if a later one fails
-    print(table({name: entry["summary"] for name, entry in found["workloads"].items()}))
+        runs = [{"a": a, "b": b} for a, b in pairs]
+        result["workloads"][name] = {"summary": summarize(pairs), "runs": runs}
+        write_json(args.out, result)  # after each: what is measured stays if a later one fails
+    print(table({name: entry["summary"] for name, entry in result["workloads"].items()}))
     print(f"written: {args.out}", file=sys.stderr)
 
 

@@ -17,7 +17,8 @@ DTYPES = {  # of weights, of passes
     "bfloat16": ("bfloat16", "bfloat16"),
     "mixed": ("float32", "bfloat16"),
 }
-SHAPES = {  # width, width of the MLP, layers, heads, key-value heads, vocabulary, one matrix for embedding and head
+# width, width of the MLP, layers, heads, key-value heads, vocabulary, one matrix for embedding and head
+SHAPES = {
     "llama-tiny": (64, 128, 2, 4, 2, 512, True),
     "llama-1b": (2048, 8192, 16, 32, 8, 128256, True),
     "llama-3b": (3072, 8192, 28, 24, 8, 128256, True),
@@ -32,6 +33,8 @@ SHAPE_KEYS = (
     "vocab_size",
     "tie_word_embeddings",
 )
+MODES = ("shared", "packed", "padded", "plain")
+BY_ROWS = ("padded", "plain")  # modes in which every response is a row of its own
 RANDOM = "random"
 EMBEDDED_MODEL = "embedded:smollm2-135m-instruct"
 
@@ -95,6 +98,7 @@ def add_data_options(parser: Parser) -> None:
 
 
 def add_model_options(parser: Parser) -> None:
+    """What the policy is, where it computes and how large its passes are."""
     parser.add_argument(
         "--model", default=EMBEDDED_MODEL, help="an HF folder, a hub name or an embedded model"
     )

@@ -1,8 +1,6 @@
-"""Training speed and peak memory of TRL's DPOTrainer on the workload of throughput.py: what this project is
-compared with.
+"""Training speed and peak memory of TRL's DPOTrainer, the peer, on the workload of throughput.py.
 
-python benchmarks/peer_trl.py --model HF_FOLDER --data ranked.jsonl --pairs all --prompts 16 --batch-size 8
---precompute-ref
+    python benchmarks/peer_trl.py --model HF_FOLDER --data ranked.jsonl --pairs all --precompute-ref
 
 Runs in any environment that has TRL (a development extra: pip install trl==1.16.0), in which case this
 project's other requirements need not be there. Prompts, pairs and cuts are those of throughput.py. The last
@@ -19,20 +17,29 @@ import resource
 import sys
 import tempfile
 import time
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from workload import PAIRS, Parser, add_data_options, cut_groups, read_groups  # noqa: E402
+from options import PAIRS, Parser, add_data_options  # noqa: E402
 
 from utils import UserError, run_entry  # noqa: E402
+
+if TYPE_CHECKING:  # slow to import, and needed for their names alone
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import DPOConfig, DPOTrainer
+
+    from preference_datasets import Group
 
 TRL = "trl==1.16.0"
 SEQUENCES = ("chosen_ids", "rejected_ids")
 
 
-def parse():
+def parse() -> Namespace:
+    """The options. Raises UserError for a mistake."""
     parser = Parser(__doc__)
     add_data_options(parser)
     parser.add_argument("--model", required=True, help="an HF folder or a hub name")
@@ -49,49 +56,74 @@ def parse():
     return parser.parse_args()
 
 
-def pair_rows(groups: list, pairs: str) -> list[dict[str, str]]:
-    """TRL's rows of text, a pair each."""
+def import_the_rest() -> None:
+    """What takes seconds to import, or may not be there, once the options are known to be right.
+
+    Raises UserError where there is no TRL.
+    """
+    global data, torch, transformers, trl, workload
+    try:
+        import trl
+    except ImportError as error:
+        raise UserError(f"trl: not installed for {sys.executable}; run: pip install {TRL}") from error
+    import torch
+    import transformers
+    import workload
+
     import preference_datasets as data
 
-    if any(not isinstance(g.prompt, str) for g in groups):
-        raise UserError(
-            "--data: prompts that are messages go through a chat template of each system's own; give text prompts"
-        )
-    return [
-        {
-            "prompt": groups[e.group].prompt,
-            "chosen": groups[e.group].responses[e.columns[0]].text,
-            "rejected": groups[e.group].responses[e.columns[1]].text,
-        }
-        for e in data.view(groups, f"pairs.{pairs}")
-    ]
+
+# --- the workload -------------------------------------------------------------------------------------------
 
 
-def make_trainer(args, folder: str) -> tuple[Any, int]:
-    """A DPOTrainer ready to train, and its number of prompts."""
-    import torch
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import DPOConfig, DPOTrainer
+class Work(NamedTuple):
+    """What is trained: TRL's rows of text, and the number of prompts that they come from."""
 
-    torch.set_num_threads(args.threads)
+    rows: list[dict[str, str]]
+    num_prompts: int
+
+
+def make_work(args: Namespace, tokenizer: PreTrainedTokenizerBase) -> Work:
+    """The pairs of throughput.py, cut as there."""
+    groups = workload.read_groups(args.data, args.prompts, args.responses)
+    groups = workload.cut_groups(groups, tokenizer, args.max_length)
+    return Work(pair_rows(groups, args.pairs), len(groups))
+
+
+def pair_rows(groups: Sequence[Group], pairs: str) -> list[dict[str, str]]:
+    """TRL's rows of text, a pair each. Raises UserError for prompts that are messages."""
+    if any(not isinstance(group.prompt, str) for group in groups):
+        problem = "prompts that are messages go through a chat template of each system's own"
+        raise UserError(f"--data: {problem}; give text prompts")
+    rows = []
+    for example in data.view(groups, f"pairs.{pairs}"):
+        group = groups[example.group]
+        chosen, rejected = (group.responses[column].text for column in example.columns)
+        rows.append({"prompt": group.prompt, "chosen": chosen, "rejected": rejected})
+    return rows
+
+
+# --- the peer -----------------------------------------------------------------------------------------------
+
+
+def load(args: Namespace) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Tokenizer and model. Raises UserError where the folder or name gives none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(args.model)
-        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
+        dtype = getattr(torch, args.dtype)
+        model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"--model {args.model}: cannot be loaded ({str(error).strip().splitlines()[0][:160]}); "
-            "give an HF folder"
-        ) from error
-    groups = cut_groups(read_groups(args.data, args.prompts, args.responses), tokenizer, args.max_length)
-    rows = pair_rows(groups, args.pairs)
-    steps = args.warmup_steps + math.ceil(
-        len(rows) / args.batch_size
-    )  # an epoch, and as many steps more as are not timed
-    config = DPOConfig(
+        reason = str(error).strip().splitlines()[0][:160]
+        raise UserError(f"--model {args.model}: cannot be loaded ({reason}); give an HF folder") from error
+    return tokenizer, model
+
+
+def make_config(args: Namespace, num_rows: int, folder: str) -> DPOConfig:
+    """TRL's options: an epoch, and as many steps more as are not timed."""
+    return trl.DPOConfig(
         output_dir=folder,
         per_device_train_batch_size=args.batch_size,
-        max_steps=steps,
+        max_steps=args.warmup_steps + math.ceil(num_rows / args.batch_size),
         learning_rate=1e-6,
         beta=0.1,
         max_length=args.max_length,
@@ -105,18 +137,28 @@ def make_trainer(args, folder: str) -> tuple[Any, int]:
         logging_steps=10**6,
         disable_tqdm=True,
     )
-    return DPOTrainer(
-        model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
-    ), len(groups)
 
 
-def timed_training(trainer, warmup_steps: int) -> float:
-    """Train; return the seconds from the end of the warm-up steps (0: the beginning of the first step) to the
-    end of the last.
+def make_trainer(args: Namespace, folder: str) -> tuple[DPOTrainer, int]:
+    """A DPOTrainer ready to train, and its number of prompts."""
+    from datasets import Dataset
+
+    torch.set_num_threads(args.threads)
+    tokenizer, model = load(args)
+    work = make_work(args, tokenizer)
+    config = make_config(args, len(work.rows), folder)
+    dataset = Dataset.from_list(work.rows)
+    trainer = trl.DPOTrainer(model=model, args=config, train_dataset=dataset, processing_class=tokenizer)
+    return trainer, work.num_prompts
+
+
+def timed_training(trainer: DPOTrainer, warmup_steps: int) -> float:
+    """Train; return the seconds from the end of the warm-up steps to the end of the last step.
+
+    Without warm-up steps they begin with the first step.
     """
-    from transformers import TrainerCallback
 
-    class Clock(TrainerCallback):
+    class Clock(transformers.TrainerCallback):
         begin = end = 0.0
 
         def on_train_begin(self, *_, **__):
@@ -135,42 +177,43 @@ def timed_training(trainer, warmup_steps: int) -> float:
     return clock.end - clock.begin
 
 
+def num_tokens(rows: Sequence[dict[str, Any]], max_length: int) -> int:
+    """Tokens of all prompts with their responses, as TRL cuts them."""
+    total = 0
+    for row in rows:
+        for name in SEQUENCES:
+            total += min(len(row["prompt_ids"]) + len(row[name]), max_length)
+    return total
+
+
 def main() -> None:
+    """Measure the peer and print what came out as one line of JSON."""
     args = parse()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        import trl
-    except ImportError as error:
-        raise UserError(f"trl: not installed for {sys.executable}; run: pip install {TRL}") from error
-    import torch
-
+    import_the_rest()
     with tempfile.TemporaryDirectory() as folder:
         trainer, num_prompts = make_trainer(args, folder)
         rows = trainer.train_dataset
         seconds = timed_training(trainer, args.warmup_steps)
-    tokens = sum(
-        min(len(row["prompt_ids"]) + len(row[name]), args.max_length) for row in rows for name in SEQUENCES
-    )
-    cuda = args.device != "cpu" and torch.cuda.is_available()
-    print(
-        json.dumps(
-            {
-                "system": "trl",
-                "trl": trl.__version__,
-                "model": args.model,
-                "precompute_ref": args.precompute_ref,
-                "dtype": args.dtype,
-                "pairs": len(rows),
-                "prompts": num_prompts,
-                "seconds": round(seconds, 4),
-                "sequence_tokens": tokens,
-                "pairs_per_second": round(len(rows) / seconds, 4),
-                "prompts_per_second": round(num_prompts / seconds, 4),
-                "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 4),
-                "peak_cuda_gb": round(torch.cuda.max_memory_allocated() / 1e9, 4) if cuda else None,
-            }
-        )
-    )
+    has_cuda = args.device != "cpu" and torch.cuda.is_available()
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak_cuda = round(torch.cuda.max_memory_allocated() / 1e9, 4) if has_cuda else None
+    result = {
+        "system": "trl",
+        "trl": trl.__version__,
+        "model": args.model,
+        "precompute_ref": args.precompute_ref,
+        "dtype": args.dtype,
+        "pairs": len(rows),
+        "prompts": num_prompts,
+        "seconds": round(seconds, 4),
+        "sequence_tokens": num_tokens(rows, args.max_length),
+        "pairs_per_second": round(len(rows) / seconds, 4),
+        "prompts_per_second": round(num_prompts / seconds, 4),
+        "peak_rss_gb": round(peak_rss, 4),
+        "peak_cuda_gb": peak_cuda,
+    }
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

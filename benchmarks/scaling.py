@@ -1,7 +1,8 @@
-"""What a step costs as responses, prompt tokens or the batch grow, beside what the forest promises: P + k R
-tokens a prompt.
+"""What a step costs as responses, prompt tokens or the batch grow, beside what the forest promises.
 
-python benchmarks/scaling.py --threads 2 --repeats 5 --plot scaling.png
+    python benchmarks/scaling.py --threads 2 --repeats 5 --plot scaling.png
+
+The forest promises P + k R tokens a prompt.
 
 Contract: a step is one forward and one backward pass over `batch` prompts of P random ids with k responses of
 R random ids, planned and packed as in training. Repeats are interleaved, the points in turn, and medians are
@@ -14,6 +15,7 @@ times the model FLOPs, has them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
@@ -21,33 +23,27 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from throughput import Plan, step_batches, synchronized_clock  # noqa: E402
-from workload import (
-    Parser,
-    add_model_options,
-    choose_row_tokens,
-    open_device,
-    open_policy,
-    positive,
-    positives,
-)  # noqa: E402
+from options import Parser, add_model_options, positive, positives  # noqa: E402
 
 from utils import UserError, run_entry, setup_logging  # noqa: E402
 
+if TYPE_CHECKING:  # slow to import, and needed for its name alone
+    from forest import ForestBatch
+
+SWEEPS = ("responses", "prompt_tokens", "batch")
+
 
 class Point(NamedTuple):
-    """One size of step: `responses` (k) of `response_tokens` (R) under each of `batch` prompts of
-    `prompt_tokens` (P).
-    """
+    """One size of step: `batch` prompts of P tokens, each with k responses of R tokens."""
 
-    responses: int
-    prompt_tokens: int
+    responses: int  # k
+    prompt_tokens: int  # P
     batch: int
-    response_tokens: int
+    response_tokens: int  # R
 
     @property
     def tokens(self) -> int:
@@ -60,10 +56,27 @@ class Point(NamedTuple):
         return self.batch * self.responses * (self.prompt_tokens + self.response_tokens)
 
 
-SWEEPS = ("responses", "prompt_tokens", "batch")
+class Timing(NamedTuple):
+    """Seconds of a step over all repeats, and its model FLOPs (forward and backward)."""
+
+    seconds: float  # the median
+    min: float
+    max: float
+    flops: int
+
+
+class Step(NamedTuple):
+    """The packed batches of one step, and their model FLOPs (forward and backward)."""
+
+    batches: list[ForestBatch]
+    flops: int
+
+
+# --- options ------------------------------------------------------------------------------------------------
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """The options. Raises UserError for a mistake."""
     parser = Parser(__doc__)
     add_model_options(parser)
     parser.add_argument("--threads", type=positive, default=2)
@@ -86,98 +99,112 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     args = parser.parse_args(argv)
+    check_options(parser, args)
+    return args
+
+
+def check_options(parser: Parser, args: Namespace) -> None:
+    """Raises UserError where a sweep has no base, or no slope."""
     if len(args.base) != 3:
         parser.error("--base: give three numbers, K,P,BATCH")
-    if short := next((name for name in SWEEPS if len(set(getattr(args, name))) < 2), None):
-        parser.error(f"--{short.replace('_', '-')}: a slope needs two different values or more")
+    for name in SWEEPS:
+        if len(set(getattr(args, name))) < 2:
+            parser.error(f"--{name.replace('_', '-')}: a slope needs two different values or more")
     if args.plot and args.plot.suffix != ".png":
         parser.error(f"--plot {args.plot}: give a name that ends in .png")
-    return args
 
 
 def sweep_points(args: Namespace) -> dict[str, list[Point]]:
     """The points of each sweep: `--base` with one number varied."""
     base = Point(*args.base, args.response_tokens)
-    return {
-        name: [base._replace(**{name: value}) for value in sorted(set(getattr(args, name)))]
-        for name in SWEEPS
-    }
+    sweeps = {}
+    for name in SWEEPS:
+        values = sorted(set(getattr(args, name)))
+        sweeps[name] = [base._replace(**{name: value}) for value in values]
+    return sweeps
 
 
-def make_step(point: Point, policy, args: Namespace) -> tuple[list, int]:
-    """The packed batches of a step of random ids, and their model FLOPs (forward and backward)."""
+# --- measuring ----------------------------------------------------------------------------------------------
+
+
+def import_the_rest() -> None:
+    """What takes seconds to import, once the options are known to be right."""
+    global forest, models, np, steps, workload
     import numpy as np
+    import steps
+    import workload
 
     import forest
     import models
 
-    rng, vocab_size = np.random.default_rng(args.seed), policy.model.config.get_text_config().vocab_size
+
+def make_step(point: Point, policy: models.Scorer, args: Namespace) -> Step:
+    """A step of random ids. Raises UserError where one prompt with its responses is larger than a pass."""
+    trees = random_trees(point, policy.model.config.get_text_config().vocab_size, args.seed)
+    largest = forest.tree_tokens(trees[:1])
+    if largest > args.max_tokens:
+        problem = f"P={point.prompt_tokens} with k={point.responses} takes {largest} tokens"
+        raise UserError(f"--max-tokens {args.max_tokens}: {problem}; raise it")
+    row_tokens = workload.choose_row_tokens(args, policy.attention)
+    plan = steps.Plan("shared", args.max_tokens, row_tokens, micro_batch=0, pad_id=0)
+    device = models.device_of(policy)
+    batches = [batch.to(device) for batch, _ in steps.step_batches(trees, range(len(trees)), plan)]
+    return Step(batches, 3 * sum(models.forward_flops(policy, batch) for batch in batches))
+
+
+def random_trees(point: Point, vocab_size: int, seed: int) -> list[forest.TokenTree]:
+    """The point's prompts with their responses, of random ids."""
+    rng = np.random.default_rng(seed)
 
     def draw(count: int) -> tuple[int, ...]:
         return tuple(rng.integers(0, vocab_size, count).tolist())
 
-    trees = [
-        forest.TokenTree(
-            draw(point.prompt_tokens), (), tuple(draw(point.response_tokens) for _ in range(point.responses))
-        )
-        for _ in range(point.batch)
-    ]
-    if (largest := forest.tree_tokens(trees[:1])) > args.max_tokens:
-        raise UserError(
-            f"--max-tokens {args.max_tokens}: P={point.prompt_tokens} with k={point.responses} takes {largest} tokens; "
-            "raise it"
-        )
-    plan = Plan("shared", args.max_tokens, choose_row_tokens(args, policy.attention), 0, 0)
-    batches = [
-        batch.to(next(policy.parameters()).device)
-        for batch, _ in step_batches(trees, range(len(trees)), plan)
-    ]
-    return batches, 3 * sum(models.forward_flops(policy, batch) for batch in batches)
+    trees = []
+    for _ in range(point.batch):
+        prompt = draw(point.prompt_tokens)
+        answers = tuple(draw(point.response_tokens) for _ in range(point.responses))
+        trees.append(forest.TokenTree(prompt, (), answers))
+    return trees
 
 
-def step_seconds(policy, batches: Sequence) -> float:
-    """Seconds of one forward and backward pass over the batches; gradients are dropped within them, as a step
-    drops them.
+def step_seconds(policy: models.Scorer, batches: Sequence[ForestBatch]) -> float:
+    """Seconds of one forward and backward pass over the batches.
+
+    Gradients are dropped within them, as a step drops them.
     """
-    import models
-
-    device = next(policy.parameters()).device
-    begin = synchronized_clock(device)
+    device = models.device_of(policy)
+    begin = steps.synchronized_clock(device)
     for batch in batches:
         (-models.score(policy, batch).policy.mean()).backward()
     policy.zero_grad(set_to_none=True)
-    return synchronized_clock(device) - begin
+    return steps.synchronized_clock(device) - begin
 
 
-def measure(points: Sequence[Point], policy, args: Namespace) -> dict[Point, dict[str, Any]]:
-    """Seconds of every point: one round to warm up, then `repeats` rounds over all of them."""
-    steps = {point: make_step(point, policy, args) for point in points}
-    seconds: dict[Point, list[float]] = {point: [] for point in steps}
+def measure(points: Sequence[Point], policy: models.Scorer, args: Namespace) -> dict[Point, Timing]:
+    """Time every point: one round to warm up, then `repeats` rounds over all of them."""
+    made = {point: make_step(point, policy, args) for point in points}
+    seconds: dict[Point, list[float]] = {point: [] for point in made}
     begin = time.perf_counter()
     for number in range(args.repeats + 1):
-        for point, (batches, _) in steps.items():
-            taken = step_seconds(policy, batches)
+        for point, step in made.items():
+            taken = step_seconds(policy, step.batches)
             if number:
                 seconds[point].append(taken)
-        print(
-            f"round {number} of {args.repeats} after {time.perf_counter() - begin:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
-    return {
-        point: {
-            "seconds": statistics.median(taken),
-            "min": min(taken),
-            "max": max(taken),
-            "flops": steps[point][1],
-        }
-        for point, taken in seconds.items()
-    }
+        elapsed = time.perf_counter() - begin
+        print(f"round {number} of {args.repeats} after {elapsed:.0f} s", file=sys.stderr, flush=True)
+    timings = {}
+    for point, taken in seconds.items():
+        timings[point] = Timing(statistics.median(taken), min(taken), max(taken), made[point].flops)
+    return timings
+
+
+# --- predictions --------------------------------------------------------------------------------------------
 
 
 def per_unit(work: Sequence[float], seconds: Sequence[float]) -> float:
-    """The c of seconds = c * work that fits best in relative terms (least squares of logarithms): large
-    points do not outvote.
+    """The c of seconds = c * work that fits best in relative terms (least squares of logarithms).
+
+    Large points do not outvote small ones.
     """
     return statistics.geometric_mean(s / w for s, w in zip(seconds, work))
 
@@ -187,70 +214,84 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-def analyse(name: str, points: Sequence[Point], measured: dict[Point, dict[str, Any]]) -> dict[str, Any]:
-    """A sweep's points with both predictions and their deviations (%), and the fitted slope beside the
-    predicted one.
-    """
-    x, seconds = [getattr(p, name) for p in points], [measured[p]["seconds"] for p in points]
-    predictions = {}
-    for kind, work in (
-        ("tokens", [p.tokens for p in points]),
-        ("flops", [measured[p]["flops"] for p in points]),
-    ):
-        unit = per_unit(work, seconds)
-        predictions[kind] = [unit * w for w in work]
-    found = slope(x, seconds)
-    predicted = {kind: slope(x, values) for kind, values in predictions.items()}
-    rows = [
-        {
-            name: value,
-            **{k: measured[p][k] for k in ("seconds", "min", "max")},
-            "tokens": p.tokens,
-            "unshared_tokens": p.unshared_tokens,
-            **{f"predicted_{kind}": values[i] for kind, values in predictions.items()},
-            **{
-                f"deviation_{kind}_percent": percent(seconds[i], values[i])
-                for kind, values in predictions.items()
-            },
-        }
-        for i, (value, p) in enumerate(zip(x, points))
-    ]
-    return {
-        "points": rows,
-        "slope": found,
-        "slope_predicted": predicted,
-        "slope_deviation_percent": {kind: percent(found, value) for kind, value in predicted.items()},
-    }
-
-
 def percent(measured: float, predicted: float) -> float:
     """How far the measured value lies above the predicted one, in percent of it."""
     return 100 * (measured / predicted - 1)
 
 
+def analyse(name: str, points: Sequence[Point], measured: dict[Point, Timing]) -> dict[str, Any]:
+    """A sweep's points with both predictions and their deviations (%), and its slope beside theirs."""
+    x = [getattr(point, name) for point in points]
+    seconds = [measured[point].seconds for point in points]
+    tokens = [point.tokens for point in points]
+    flops = [measured[point].flops for point in points]
+    predictions = {"tokens": predict(tokens, seconds), "flops": predict(flops, seconds)}
+    rows = []
+    for i, point in enumerate(points):
+        predicted = {kind: values[i] for kind, values in predictions.items()}
+        rows.append({name: x[i], **describe(point, measured[point], predicted)})
+    fitted = slope(x, seconds)
+    slopes = {kind: slope(x, values) for kind, values in predictions.items()}
+    return {
+        "points": rows,
+        "slope": fitted,
+        "slope_predicted": slopes,
+        "slope_deviation_percent": {kind: percent(fitted, value) for kind, value in slopes.items()},
+    }
+
+
+def predict(work: Sequence[float], seconds: Sequence[float]) -> list[float]:
+    """Seconds in proportion to the work, as close to the measured ones as they come."""
+    unit = per_unit(work, seconds)
+    return [unit * amount for amount in work]
+
+
+def describe(point: Point, timing: Timing, predicted: dict[str, float]) -> dict[str, float]:
+    """One point of a sweep as the JSON has it: measured and predicted seconds, tokens, deviations (%)."""
+    row = {
+        "seconds": timing.seconds,
+        "min": timing.min,
+        "max": timing.max,
+        "tokens": point.tokens,
+        "unshared_tokens": point.unshared_tokens,
+    }
+    for kind, value in predicted.items():
+        row[f"predicted_{kind}"] = value
+    for kind, value in predicted.items():
+        row[f"deviation_{kind}_percent"] = percent(timing.seconds, value)
+    return row
+
+
+# --- showing ------------------------------------------------------------------------------------------------
+
+
 def table(name: str, sweep: dict[str, Any]) -> str:
     """One sweep as Markdown."""
     lines = [
-        f"| {name} | P + kR tokens | k(P + R) tokens | s a step (min - max) | by P + kR, s | deviation | by FLOPs, s | deviation |",
+        f"| {name} | P + kR tokens | k(P + R) tokens | s a step (min - max) "
+        "| by P + kR, s | deviation | by FLOPs, s | deviation |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for p in sweep["points"]:
         lines.append(
-            f"| {p[name]} | {p['tokens']} | {p['unshared_tokens']} | {p['seconds']:.4g} ({p['min']:.4g} - {p['max']:.4g}) | "
-            f"{p['predicted_tokens']:.4g} | {p['deviation_tokens_percent']:+.1f}% | "
-            f"{p['predicted_flops']:.4g} | {p['deviation_flops_percent']:+.1f}% |"
+            f"| {p[name]} | {p['tokens']} | {p['unshared_tokens']} "
+            f"| {p['seconds']:.4g} ({p['min']:.4g} - {p['max']:.4g}) "
+            f"| {p['predicted_tokens']:.4g} | {p['deviation_tokens_percent']:+.1f}% "
+            f"| {p['predicted_flops']:.4g} | {p['deviation_flops_percent']:+.1f}% |"
         )
-    by, off = sweep["slope_predicted"], sweep["slope_deviation_percent"]
+    by = sweep["slope_predicted"]
+    off = sweep["slope_deviation_percent"]
     lines.append(
-        f"| slope | | | {sweep['slope']:.4g} | {by['tokens']:.4g} | {off['tokens']:+.1f}% | "
-        f"{by['flops']:.4g} | {off['flops']:+.1f}% |"
+        f"| slope | | | {sweep['slope']:.4g} | {by['tokens']:.4g} | {off['tokens']:+.1f}% "
+        f"| {by['flops']:.4g} | {off['flops']:+.1f}% |"
     )
     return "\n".join(lines)
 
 
 def draw(sweeps: dict[str, dict], path: Path) -> None:
-    """A PNG: one panel a sweep, medians with their spread over the lines of P + kR and of k(P + R) at the
-    same seconds a token.
+    """A PNG of one panel a sweep: medians with least and greatest over two lines.
+
+    The lines are P + kR and k(P + R) at the same seconds a token.
     """
     import matplotlib
 
@@ -260,12 +301,15 @@ def draw(sweeps: dict[str, dict], path: Path) -> None:
     figure, axes = plt.subplots(1, len(sweeps), figsize=(4.2 * len(sweeps), 3.6), constrained_layout=True)
     for axis, (name, sweep) in zip(axes, sweeps.items()):
         points = sweep["points"]
-        x, y = [p[name] for p in points], [p["seconds"] for p in points]
-        spread = [[p["seconds"] - p["min"] for p in points], [p["max"] - p["seconds"] for p in points]]
+        x = [p[name] for p in points]
+        shared = [p["predicted_tokens"] for p in points]
         unshared = [p["predicted_tokens"] * p["unshared_tokens"] / p["tokens"] for p in points]
-        axis.plot(x, [p["predicted_tokens"] for p in points], "-", color="tab:blue", label="P + kR")
+        measured = [p["seconds"] for p in points]
+        below = [p["seconds"] - p["min"] for p in points]
+        above = [p["max"] - p["seconds"] for p in points]
+        axis.plot(x, shared, "-", color="tab:blue", label="P + kR")
         axis.plot(x, unshared, ":", color="tab:gray", label="k(P + R)")
-        axis.errorbar(x, y, spread, fmt="o", color="tab:orange", capsize=3, label="measured")
+        axis.errorbar(x, measured, [below, above], fmt="o", color="tab:orange", capsize=3, label="measured")
         axis.set(xlabel=name.replace("_", " "), ylabel="seconds a step", xlim=(0, None), ylim=(0, None))
     axes[0].legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -274,39 +318,35 @@ def draw(sweeps: dict[str, dict], path: Path) -> None:
 
 
 def main() -> None:
+    """Measure all sweeps; print their tables and one line of JSON."""
     args = parse()
-    import models
-
+    import_the_rest()
     setup_logging()
-    device = open_device(args)
-    policy = open_policy(args, device)
+    device = workload.open_device(args)
+    policy = workload.open_policy(args, device)
     sweeps = sweep_points(args)
-    points = list(
-        dict.fromkeys(p for sweep in sweeps.values() for p in sweep)
-    )  # the base stands in every sweep: measured once
-    models.check_lengths(policy, max(p.prompt_tokens + p.response_tokens for p in points))
+    # the base stands in every sweep, and is measured once
+    points = list(dict.fromkeys(itertools.chain(*sweeps.values())))
+    models.check_lengths(policy, max(point.prompt_tokens + point.response_tokens for point in points))
     measured = measure(points, policy, args)
-    found = {name: analyse(name, sweep, measured) for name, sweep in sweeps.items()}
-    for name, sweep in found.items():
+    analysed = {name: analyse(name, sweep, measured) for name, sweep in sweeps.items()}
+    for name, sweep in analysed.items():
         print(table(name, sweep), end="\n\n")
     if args.plot:
-        draw(found, args.plot)
-    print(
-        json.dumps(
-            {
-                "model": args.random_shape or args.model,
-                "device": str(device),
-                "dtype": args.dtype,
-                "attention": policy.attention,
-                "threads": args.threads,
-                "base": args.base,
-                "response_tokens": args.response_tokens,
-                "repeats": args.repeats,
-                **models.versions(),
-                "sweeps": found,
-            }
-        )
-    )
+        draw(analysed, args.plot)
+    result = {
+        "model": args.random_shape or args.model,
+        "device": str(device),
+        "dtype": args.dtype,
+        "attention": policy.attention,
+        "threads": args.threads,
+        "base": args.base,
+        "response_tokens": args.response_tokens,
+        "repeats": args.repeats,
+        **models.versions(),
+        "sweeps": analysed,
+    }
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

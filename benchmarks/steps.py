@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+from options import BY_ROWS
 
 import forest
 import models
@@ -24,7 +25,6 @@ from forest import ForestBatch, TokenTree
 from losses import Scores
 from ranks import World
 
-BY_ROWS = ("padded", "plain")  # modes in which every response is a row of its own
 PER_ANSWER = ("answers", "rewards", "reference", "truncated")  # fields of a tree that hold an entry an answer
 PER_RESPONSE = ("policy", "reference", "length", "reward")  # fields of scores with an entry a response
 PER_EXAMPLE = ("class_logps", "class_probs", "belief_logp", "belief_length")
@@ -91,7 +91,7 @@ def step_batches(trees: Sequence[TokenTree], examples: Sequence[int], plan: Plan
         return
     for first in range(0, len(examples), plan.micro_batch):
         members = [trees[i] for i in examples[first : first + plan.micro_batch]]
-        singles = [single for tree in members for single in _singles(tree)]
+        singles = list(itertools.chain.from_iterable(_singles(tree) for tree in members))
         rows = [[i] for i in range(len(singles))]
         yield forest.pack(singles, rows, plan.pad_id, share=False), members
 
@@ -101,12 +101,16 @@ def _singles(tree: TokenTree) -> list[TokenTree]:
     singles = []
     for k, answer in enumerate(tree.answers):
         if answer:
-            singles.append(tree._replace(**{name: getattr(tree, name)[k : k + 1] for name in PER_ANSWER}))
+            fields = {name: getattr(tree, name)[k : k + 1] for name in PER_ANSWER}
+            singles.append(tree._replace(**fields))
     return singles
 
 
 def as_tables(scores: Scores, members: Sequence[TokenTree]) -> Scores:
-    """Scores of single responses (S, 1) as the (N, K) tables of the trees they came from; others as they are."""
+    """Scores of single responses (S, 1) as (N, K) tables of the N trees that they came from.
+
+    Without such trees (modes shared and packed) the scores are tables already, and stay.
+    """
     if not members:
         return scores
     width, row = max(len(tree.answers) for tree in members), itertools.count()
@@ -128,7 +132,7 @@ def as_tables(scores: Scores, members: Sequence[TokenTree]) -> Scores:
 
 
 class Plain:
-    """Reads log-probs as is usual: logits of all places, their log-softmax, the entries that are asked for."""
+    """Reads log-probs as is usual: logits of all places, their log-softmax, the entries asked for."""
 
     def __init__(self, policy: models.Scorer):
         self.policy = policy
@@ -162,7 +166,8 @@ def mismatched_log_ratio(
 
 def run_steps(training: Training, plan: Plan, steps: int) -> Work:
     """Take `steps` optimizer steps from step 0 on, and say what they did and how long they took."""
-    policy, order = training.policy, training.order
+    policy = training.policy
+    order = training.order
     device = models.device_of(policy)
     reader = Plain(policy) if plan.mode == "plain" else policy
     per_epoch = order.steps_per_epoch
@@ -234,10 +239,12 @@ def empty_cache() -> Iterator[None]:
 def timed_reference(
     policy: models.Scorer, trees: Sequence[TokenTree], plan: Plan
 ) -> tuple[list[TokenTree], float, float]:
-    """Trees with reference log-probs, and the seconds of a cold and a warm pass, both with the hash of the
-    weights.
+    """Trees with reference log-probs, and the seconds of a cold and of a warm pass.
+
+    Both hash the weights, as a run does.
     """
-    device, seconds = models.device_of(policy), []
+    device = models.device_of(policy)
+    seconds = []
     world = World(0, 1, device, None)
     with empty_cache():
         for _ in range(2):

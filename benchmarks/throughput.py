@@ -1,8 +1,7 @@
 """Training speed and peak memory of this project on one workload: any loss, view, model, data and device.
 
-python benchmarks/throughput.py --data ranked.jsonl --loss dpo --pairs all --prompts 16 --threads 2 python
-benchmarks/throughput.py --data random --random-shape llama-1b --dtype bfloat16 --max-tokens 16384 \\
---warmup-steps 3 --steps 20
+    python benchmarks/throughput.py --data ranked.jsonl --loss dpo --pairs all --batch-size 8 --threads 2
+    python benchmarks/throughput.py --data random --random-shape llama-1b --dtype bfloat16 --steps 20
 
 Contract: every step runs the project's own parts (plan, pack, score, loss, backward, clip, AdamW), and all
 modes train on the same examples in the same order, so their losses agree. `shared`: text that responses share
@@ -21,19 +20,29 @@ import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from options import PAIRS, RANDOM, Parser, add_data_options, add_model_options, positive  # noqa: E402
+from options import (  # noqa: E402
+    BY_ROWS,
+    MODES,
+    PAIRS,
+    RANDOM,
+    Parser,
+    add_data_options,
+    add_model_options,
+    positive,
+)
 
 from utils import UserError, run_entry, setup_logging  # noqa: E402
 
-MODES = ("shared", "packed", "padded", "plain")
-BY_ROWS = ("padded", "plain")
+if TYPE_CHECKING:  # slow to import, and needed for its name alone
+    from transformers import PreTrainedTokenizerBase
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options. Raises UserError for a mistake."""
     parser = Parser(__doc__)
     add_data_options(parser)
     add_model_options(parser)
@@ -60,13 +69,18 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--lr", type=float, default=1e-6)
     args = parser.parse_args(argv)
+    check_options(parser, args)
+    return args
+
+
+def check_options(parser: Parser, args: argparse.Namespace) -> None:
+    """Raises UserError where two options do not go together."""
     if args.view and args.pairs:
         parser.error("--view and --pairs say the same thing; give one of them")
     if args.micro_batch and args.mode not in BY_ROWS:
         parser.error(
             "--micro-batch belongs to --mode padded and plain; the other modes split a step by --max-tokens"
         )
-    return args
 
 
 # --- all of it ----------------------------------------------------------------------------------------------
@@ -84,13 +98,14 @@ def import_the_rest() -> None:
 
 
 def main() -> None:
+    """Measure one workload and print what came out as one line of JSON."""
     args = parse()
     import_the_rest()
     loss_fn, needs, view = workload.bound_loss(args.loss, args.loss_key)
     view = args.view or (f"pairs.{args.pairs}" if args.pairs else view)
-    setup_logging()
     groups = workload.make_groups(args)
     examples = data.view(groups, view, args.seed)
+    setup_logging()
     device = workload.open_device(args)
     tokenizer = None if args.data == RANDOM else models.load_tokenizer(args.model)
     policy = workload.open_policy(args, device)
@@ -106,23 +121,22 @@ def main() -> None:
         trees, mismatched = filled[: len(trees)], filled[len(trees) :]
     optimizer = torch.optim.AdamW(policy.parameters(), lr=args.lr, weight_decay=0.0, fused=True)
     training = steps.Training(policy, optimizer, loss_fn, trees, mismatched, args.batch_size, args.seed)
-    work, matmul = measure(training, plan, args)
-    if not abs(work.loss_mean) < float("inf"):
-        problem = f"the loss is {work.loss_mean}, so the times mean nothing"
-        raise UserError(f"--loss {args.loss}: {problem}; lower --lr")
+    measured = measure(training, plan, args)
     result = {
         **described(args, view, policy, device),
-        **summary(work, matmul),
+        **summary(measured.work, measured.matmul),
         "matmul_size": matmul_size(device),
         "reference_seconds_cold": rounded(cold),
         "reference_seconds_warm": rounded(warm),
         "parity_nats": probe,
-        **peaks(device),
+        **measured.peaks,
     }
     print(json.dumps(result))
 
 
-def make_plan(args: argparse.Namespace, attention: str, tokenizer) -> steps.Plan:
+def make_plan(
+    args: argparse.Namespace, attention: str, tokenizer: PreTrainedTokenizerBase | None
+) -> steps.Plan:
     """How the mode makes passes of a step's examples."""
     return steps.Plan(
         args.mode,
@@ -133,8 +147,16 @@ def make_plan(args: argparse.Namespace, attention: str, tokenizer) -> steps.Plan
     )
 
 
-def measure(training: steps.Training, plan: steps.Plan, args: argparse.Namespace) -> tuple[steps.Work, float]:
-    """Timed steps after the warm-up, and the FLOP/s of a large matrix product before or after them."""
+class Measured(NamedTuple):
+    """What timed steps did, FLOP/s of a large matrix product beside them, and the memory that they took."""
+
+    work: steps.Work
+    matmul: float
+    peaks: dict[str, float | None]
+
+
+def measure(training: steps.Training, plan: steps.Plan, args: argparse.Namespace) -> Measured:
+    """Take the timed steps after the warm-up. Raises UserError where their loss is not finite."""
     policy = training.policy
     device = models.device_of(policy)
     rate = functools.partial(models.matmul_rate, device, policy.compute_dtype, matmul_size(device))
@@ -144,7 +166,11 @@ def measure(training: steps.Training, plan: steps.Plan, args: argparse.Namespace
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     work = steps.run_steps(training, plan, args.steps or training.order.steps_per_epoch)
-    return work, max(rate_before, rate())
+    memory = peaks(device)  # before another product takes some
+    if not abs(work.loss_mean) < float("inf"):
+        problem = f"the loss is {work.loss_mean}, so the times mean nothing"
+        raise UserError(f"--loss {args.loss}: {problem}; lower --lr")
+    return Measured(work, max(rate_before, rate()), memory)
 
 
 def matmul_size(device: torch.device) -> int:
@@ -172,15 +198,16 @@ def described(
 
 
 def peaks(device: torch.device) -> dict[str, float | None]:
-    """The most memory held so far, in 10^9 bytes. Read after the timed steps."""
+    """The most memory held so far: resident (10^6 KiB), and on CUDA what torch held (10^9 bytes)."""
     peak_cuda = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return {"peak_rss_gb": rounded(peak_rss), "peak_cuda_gb": rounded(peak_cuda)}
 
 
-def summary(work: Work, matmul: float) -> dict[str, Any]:
-    """Rates of timed steps; `matmul` is the FLOP/s that utilisation is relative to. `pairs` counts examples,
-    of any view.
+def summary(work: steps.Work, matmul: float) -> dict[str, Any]:
+    """Rates of timed steps; `matmul` is the FLOP/s that utilisation is relative to.
+
+    `pairs` counts examples, of any view.
     """
     rate = work.flops / work.seconds
     return {
@@ -203,6 +230,7 @@ def summary(work: Work, matmul: float) -> dict[str, Any]:
 
 
 def rounded(value: float | None) -> float | None:
+    """To four places; None stays."""
     return None if value is None else round(value, 4)
 
 

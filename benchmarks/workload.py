@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from options import DTYPES, RANDOM, ROOT, SHAPE_KEYS, SHAPES
+from options import BY_ROWS, DTYPES, RANDOM, ROOT, SHAPE_KEYS, SHAPES
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
 import forest
@@ -22,8 +22,6 @@ import models
 import preference_datasets as data
 from ranks import seed_everything
 from utils import UserError, keep_freed_memory
-
-BY_ROWS = ("padded", "plain")  # modes in which every response is a row of its own
 
 # --- examples and tokens ------------------------------------------------------------------------------------
 
@@ -54,6 +52,7 @@ def read_groups(name: str, num_prompts: int, num_responses: int) -> list[data.Gr
 
 
 def _ranked(responses: Sequence[data.Response]) -> tuple[data.Response, ...]:
+    """Best first, no two rewards equal; as they are where one has no reward."""
     if any(response.reward is None for response in responses):
         return tuple(responses)
     ordered = sorted(responses, key=lambda response: -response.reward)
@@ -101,9 +100,8 @@ def text_trees(
 ) -> list[forest.TokenTree]:
     """Token trees of the cut texts: the one place where this benchmark meets the project's tokenization."""
     are_texts = all(isinstance(group.prompt, str) for group in groups)
-    limits = data.Limits(
-        max_length, None if are_texts else max_length // 3, "keep_start"
-    )  # chats: cut as tokens
+    prompt_limit = None if are_texts else max_length // 3  # chats are cut as tokens
+    limits = data.Limits(max_length, prompt_limit, "keep_start")
     return data.tokenize(cut_groups(groups, tokenizer, max_length), examples, tokenizer, limits)
 
 
@@ -121,8 +119,9 @@ def random_trees(
     vocab_size: int,
     seed: int,
 ) -> list[forest.TokenTree]:
-    """Trees of random ids: prompts of a third of `max_length` tokens, responses of half to all of the rest."""
-    rng, room = np.random.default_rng(seed), max_length - max_length // 3
+    """Trees of random ids: prompts of a third of `max_length` tokens, responses of half to all the rest."""
+    rng = np.random.default_rng(seed)
+    room = max_length - max_length // 3
 
     def draw(count: int) -> tuple[int, ...]:
         return tuple(rng.integers(1, vocab_size, count).tolist())
@@ -142,9 +141,11 @@ def random_trees(
 # --- the loss -----------------------------------------------------------------------------------------------
 
 
-def bound_loss(name: str, overrides: Sequence[str]) -> tuple[Callable, Any, str]:
-    """The loss with its file's keys and `overrides` (key=value), what it needs of the data, and its file's
-    view.
+def bound_loss(name: str, overrides: Sequence[str]) -> tuple[Callable, losses.Needs, str]:
+    """A loss with the keys of its file in config/loss and `overrides` (KEY=VALUE) over them.
+
+    Also gives what the loss needs of the data, and its file's view. Raises UserError for a name, a key or a
+    value that is none.
     """
     import hydra  # the peer's environment has none
     from omegaconf import OmegaConf
@@ -157,9 +158,8 @@ def bound_loss(name: str, overrides: Sequence[str]) -> tuple[Callable, Any, str]
         if "=" not in text:
             raise UserError(f"--loss-key {text}: no value; write --loss-key {text}=VALUE")
     with hydra.initialize_config_dir(str(folder), version_base=None):
-        config = hydra.compose(
-            "config", overrides=[f"loss={name}", *(f"++loss.{text}" for text in overrides)]
-        )
+        of_loss = [f"++loss.{text}" for text in overrides]
+        config = hydra.compose("config", overrides=[f"loss={name}", *of_loss])
     keys = OmegaConf.to_container(config.loss, resolve=True)
     kind = keys.pop("name")
     try:
@@ -203,13 +203,15 @@ def check_trees(
 
 def _has_columns(tree: forest.TokenTree, wanted: str) -> bool:
     """Does an example have the columns that a loss reads?"""
-    count, whole = len(tree.answers), all(tree.answers)
-    return {
-        "any": True,
-        "side": count == 2,
-        "pair": count == 2 and whole,
-        "several": count > 1 and whole,
-    }[wanted]
+    count = len(tree.answers)
+    whole = all(tree.answers)
+    if wanted == "side":
+        return count == 2
+    if wanted == "pair":
+        return count == 2 and whole
+    if wanted == "several":
+        return count > 1 and whole
+    return True
 
 
 # --- the model ----------------------------------------------------------------------------------------------
@@ -245,6 +247,7 @@ def open_policy(args: argparse.Namespace, device: torch.device) -> models.Scorer
 
 def random_policy(shape: str, spec: models.PolicySpec, device: torch.device) -> models.Scorer:
     """A Llama of `shape` with freshly initialised weights, as `models.load_policy` would wrap it."""
+    models.register_attention()
     attention = models.choose_attention(spec.attention, device)
     config = LlamaConfig(**dict(zip(SHAPE_KEYS, SHAPES[shape])), max_position_embeddings=131072)
     weights = getattr(torch, spec.dtype)

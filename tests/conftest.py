@@ -16,16 +16,15 @@ os.environ |= {
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from bench import Bench  # noqa: E402
-from helpers import QUICK, compose, save_tiny  # noqa: E402
+from bench import QUICK, Bench, cheap_runs  # noqa: E402
+from data_helpers import write  # noqa: E402
+from helpers import compose, save_tiny  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-import models  # noqa: E402
-import reference  # noqa: E402
 import train  # noqa: E402
 
-# the same examples in every run, so that a change is what makes a test fail;
-# HYPOTHESIS_PROFILE=search looks for new ones
+# the same examples in every run, so that a change is what makes a test fail; HYPOTHESIS_PROFILE=search looks
+# for new ones
 settings.register_profile("same", derandomize=True)
 settings.register_profile("search")
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
@@ -42,33 +41,39 @@ def own_cache(tmp_path, monkeypatch):
 def run(tmp_path):
     """Train a tiny model in this process: run("loss=dpo", ...) gives the run's folder."""
     model = save_tiny(tmp_path / "tiny", max_position_embeddings=2048)
+    output = tmp_path / "out"
 
     def go(*overrides, name="run"):
-        places = [f"model.name_or_path={model}", f"output_dir={tmp_path}/out", f"exp_name={name}"]
-        train.main(compose(*places, *QUICK, *overrides))
-        return tmp_path / "out" / name
+        base = [f"model.name_or_path={model}", f"output_dir={output}", f"exp_name={name}"]
+        train.main(compose(*base, *QUICK, *overrides))
+        return output / name
 
     return go
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """No measurement of the machine, and a reference pass of several parts."""
-    monkeypatch.setattr(models, "matmul_rate", lambda *_: 1e9)
-    monkeypatch.setattr(reference, "PLAN_CHUNK", 6)
+def ranked_file(tmp_path):
+    """Twelve prompts with two to four responses and rewards, and one whose rewards are equal."""
+    rows = []
+    for i in range(12):
+        responses = [{"text": f"It is {i}{j}.", "reward": (i + j) % 4} for j in range(2 + i % 3)]
+        rows.append({"prompt": f"Say {i}", "responses": responses})
+    equal = [{"text": "a", "reward": 1}, {"text": "b", "reward": 1}]
+    return write(tmp_path / "ranked.jsonl", *rows, {"prompt": "Equal", "responses": equal})
 
 
 @pytest.fixture
-def bench(tmp_path, quick):
+def bench(tmp_path, monkeypatch):
+    """A bench of its own for one test."""
+    cheap_runs(monkeypatch)
     return Bench(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
-    """The run that nothing disturbs."""
+    """The run of a bench that nothing disturbs. Read only: many tests compare with it."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GROVE_CACHE", str(folder / "cache"))
-        patch.setattr(models, "matmul_rate", lambda *_: 1e9)
-        patch.setattr(reference, "PLAN_CHUNK", 6)
+        cheap_runs(patch)
         return Bench(folder).go("run")

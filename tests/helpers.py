@@ -1,15 +1,21 @@
-"""Tiny fakes: models of three families made on the spot, and a tokenizer whose tokens are bytes."""
+"""What most tests need: tiny fakes of models and of a tokenizer, composed configs, and what a run wrote."""
 
 from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -22,8 +28,12 @@ import models
 from ranks import World
 
 ROOT = Path(__file__).parent.parent
-CPU = World(0, 1, torch.device("cpu"), None)
-LOSSES = ("sft", "dpo", "kto", "swepo", "gdpo")
+DEVICE = torch.device("cpu")
+CPU = World(0, 1, DEVICE, None)
+Tensors = Mapping[str, torch.Tensor]
+ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}  # for commands
+EOS, PAD = 257, 258  # of the byte tokenizer
+
 VOCAB = 259  # 256 bytes, bos, eos, pad
 CONFIGS = {
     "llama": LlamaConfig(
@@ -50,6 +60,8 @@ CONFIGS = {
     ),
 }
 
+# --- tiny models --------------------------------------------------------------------------------------------
+
 
 def tiny_policy(
     family: str = "llama", seed: int = 0, attention: str = "segments", **changes
@@ -68,9 +80,6 @@ def tiny_policy(
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """Every byte is a token; 256 is BOS (not added by itself), 257 EOS, 258 padding."""
-    from tokenizers import Tokenizer, decoders, pre_tokenizers
-    from tokenizers.models import BPE
-
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {c: i for i, c in enumerate(alphabet)} | {"<bos>": 256, "<eos>": 257, "<pad>": 258}
     raw = Tokenizer(BPE(vocab=vocab, merges=[]))
@@ -81,42 +90,86 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def save_tiny(folder, family: str = "llama", seed: int = 0, **changes):
+def save_tiny(folder: Path | str, family: str = "llama", seed: int = 0, **changes) -> str:
     """Write a tiny HF folder with its tokenizer; return the folder as a string."""
     tiny_policy(family, seed, **changes).model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return str(folder)
 
 
-def compose(*overrides: str, entry: str = "config") -> DictConfig:
-    """The config of an entry point, as its command line would make it."""
+# --- configs and commands -----------------------------------------------------------------------------------
+
+
+def compose(*overrides: str, name: str = "config") -> DictConfig:
+    """The config that a door gets with these overrides. name: a file of config/, without its suffix."""
     with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):
-        return hydra.compose(entry, overrides=list(overrides))
+        return hydra.compose(name, overrides=list(overrides))
 
 
-def lines(run: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def command(*arguments: str, code: int = 0, **env: str) -> subprocess.CompletedProcess:
+    """Run a command in the project's folder, on the CPU; it must end with this exit code."""
+    done = subprocess.run(
+        arguments,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **ON_CPU, **env},
+        timeout=300,
+    )
+    assert done.returncode == code, done.stdout[-1500:] + done.stderr[-3000:]
+    return done
+
+
+# --- what a run wrote ---------------------------------------------------------------------------------------
+
+
+def json_lines(path: Path) -> list[Any]:
+    """The values of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """The metrics that a run logged, a dict a line."""
+    return json_lines(run / "metrics.jsonl")
+
+
+def training_lines(run: Path) -> list[dict[str, Any]]:
+    """The metrics of training steps, without those of validations."""
+    return [line for line in lines(run) if "loss/train" in line]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a run's newest checkpoint."""
+    """The weights of a run's latest checkpoint, from all of their files."""
+    return tensors_of((run / "latest").glob("model*.safetensors"))
+
+
+def tensors_of(paths) -> dict[str, torch.Tensor]:
+    """The tensors of several safetensors files."""
     tensors = {}
-    for path in (run / "latest").glob("model*.safetensors"):
+    for path in paths:
         tensors |= load_file(path)
     return tensors
 
 
-QUICK = [
-    "datasets=[opinions/republican]",
-    "n_eval_examples=16",
-    "pairs_per_prompt=2",
-    "batch_size=8",
-    "n_examples=24",
-    "eval_every=1000",
-    "lr=1e-3",
-    "warmup_steps=0",
-    "max_length=256",
-    "log_every_seconds=0.0001",
-    "wandb.enabled=false",
-]
+def audit_of(run: Path) -> dict[str, Any]:
+    """A run's data audit: by data set, then by split."""
+    return json.loads((run / "data_audit.json").read_text())
+
+
+def state_of(run: Path) -> dict[str, Any]:
+    """What the latest checkpoint remembers of its run."""
+    return json.loads((run / "latest" / "trainer_state" / "state.json").read_text())
+
+
+def assert_equal(ours: Tensors, theirs: Tensors) -> None:
+    """The same names, and the same bits."""
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def assert_close(ours: Tensors, theirs: Tensors, atol: float) -> None:
+    """The same names, and values within `atol` (and a relative 1e-5)."""
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor, theirs[name], atol=atol), name

@@ -21,16 +21,32 @@ import models
 import train
 from runs import shards
 
+LOSSES = ("sft", "dpo", "kto", "swepo", "gdpo")
+RANKS_QUICK = [
+    "datasets=[opinions/republican]",
+    "n_eval_examples=12",
+    "pairs_per_prompt=2",
+    "batch_size=6",
+    "n_examples=30",
+    "max_length=256",
+    "eval_every=1000",
+    "lr=1e-3",
+    "warmup_steps=0",
+    "log_every_seconds=0",
+    "wandb.enabled=false",
+    "optimizer=SGD",
+    "max_tokens=700",
+]
 MAINS = {"config": train.main, "evaluate": evaluate.main}
 
 
 def call(entry, overrides):
-    """Run an entry point in this process, as its command line would: "config" trains, "evaluate" evaluates."""
-    MAINS[entry](compose(*overrides, entry=entry))
+    """Run an entry point in this process, as its command line would; "config" is that of train.py."""
+    MAINS[entry](compose(*overrides, name=entry))
 
 
 def fork_world(size, work, **variables):
-    """Fork `size` ranks of this process, let each do `work()`, and wait for them. A rank that fails ends all."""
+    """Fork `size` ranks of this process, let each do `work()`, and wait for them."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

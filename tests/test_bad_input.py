@@ -1,13 +1,16 @@
-"""Bad input by the hundred: rows, files and configs are taken or refused on one line."""
+"""Bad input by the hundred: any row, file or config is read, or refused on one line."""
 
 import contextlib
 import dataclasses
 import json
 import string
 
+from data_helpers import write
 from helpers import byte_tokenizer, compose, tiny_policy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import forest
 import preference_datasets as data
@@ -17,20 +20,23 @@ import trainers
 import utils
 from utils import UserError
 
+FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
 LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(max_size=8)
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.just(10**400),
+    st.floats(),
+    st.text(max_size=8),
 )
 
 
-JSON = st.recursive(
-    LEAVES,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=4)
-    ),
-    max_leaves=8,
-)
+def containers(inner):
+    """Lists and objects of values."""
+    return st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=4))
 
 
+JSON = st.recursive(LEAVES, containers, max_leaves=8)
 GOOD = {
     "id": "1",
     "prompt": "Say",
@@ -41,15 +47,8 @@ GOOD = {
     "pairs": [[0, 1]],
     "belief_probs": [0, 0.5, 0.5, 0, 0, 0],
 }
-
-
-TOKENIZER, PLAIN = byte_tokenizer(), compose("loss=dpo")
-
-
-COLUMNS = sorted({c for needed, _ in data.READERS for c in needed} | {"id", "context", "reject_choice_id"})
-
-
-FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
+GOOD_LINE = json.dumps(GOOD)
+TOKENIZER = byte_tokenizer()
 
 
 def only_user_errors(job):
@@ -57,48 +56,12 @@ def only_user_errors(job):
     try:
         return job()
     except UserError as error:
-        assert str(error) and utils.one_line(error).count("\n") == 0
-
-
-@st.composite
-def damaged_rows(draw):
-    """A good row with one to three values replaced, removed or added anywhere in it."""
-    row = json.loads(json.dumps(GOOD))
-    for _ in range(draw(st.integers(1, 3))):
-        place, key = row, draw(st.sampled_from([*GOOD, "extra"]))
-        while isinstance(place.get(key) if isinstance(place, dict) else place[key], (dict, list)) and draw(
-            st.booleans()
-        ):
-            place = place[key]
-            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-            if not keys:
-                break
-            key = draw(st.sampled_from(keys))
-        if isinstance(place, dict) or len(place):
-            place[key] = draw(JSON)
-    return row
-
-
-@settings(max_examples=250, **FUZZ)
-@given(
-    st.lists(
-        st.one_of(
-            damaged_rows(), JSON, st.dictionaries(st.sampled_from(COLUMNS), JSON, min_size=3, max_size=6)
-        ),
-        min_size=1,
-        max_size=3,
-    ),
-    st.sampled_from([".jsonl", ".json"]),
-    st.sampled_from(sorted(data.VIEWS)),
-)
-def test_any_row_is_read_or_refused_on_one_line(tmp_path_factory, rows, suffix, view):
-    path = tmp_path_factory.getbasetemp() / f"fuzz{suffix}"
-    path.write_text(json.dumps(rows) if suffix == ".json" else "".join(json.dumps(r) + "\n" for r in rows))
-    read_and_view(path, view)
+        assert str(error)
+        assert "\n" not in utils.one_line(error)
 
 
 def read_and_view(path, view):
-    """The whole way of a file to token trees, and its audit."""
+    """The whole way of a file to token trees, and its audit; the file stays as it is."""
     before = path.read_bytes()
 
     def job():
@@ -113,6 +76,55 @@ def read_and_view(path, view):
     assert path.read_bytes() == before
 
 
+# --- rows ---------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def damaged_rows(draw):
+    """A good row with one to three values replaced, removed or added anywhere in it."""
+    damaged = json.loads(GOOD_LINE)
+    for _ in range(draw(st.integers(1, 3))):
+        place, key = draw_place(draw, damaged)
+        if isinstance(place, dict) or len(place):
+            place[key] = draw(JSON)
+    return damaged
+
+
+def draw_place(draw, value):
+    """A container anywhere in a value, and a key of it, or a new one."""
+    place, key = value, draw(st.sampled_from([*GOOD, "extra"]))
+    while isinstance(at(place, key), dict | list) and draw(st.booleans()):
+        place = place[key]
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        if not keys:
+            break
+        key = draw(st.sampled_from(keys))
+    return place, key
+
+
+def at(place, key):
+    return place.get(key) if isinstance(place, dict) else place[key]
+
+
+NEEDED = {column for columns, _ in data.READERS for column in columns}
+COLUMNS = sorted(NEEDED | {"id", "context", "reject_choice_id"})
+FOREIGN_ROWS = st.dictionaries(st.sampled_from(COLUMNS), JSON, min_size=3, max_size=6)
+ROWS = st.lists(st.one_of(damaged_rows(), JSON, FOREIGN_ROWS), min_size=1, max_size=3)
+
+
+@settings(max_examples=250, **FUZZ)
+@given(ROWS, st.sampled_from([".jsonl", ".json"]), st.sampled_from(sorted(data.VIEWS)))
+def test_any_row_is_read_or_refused_on_one_line(tmp_path_factory, rows, suffix, view):
+    path = tmp_path_factory.getbasetemp() / f"fuzz{suffix}"
+    if suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        write(path, *map(json.dumps, rows))
+    read_and_view(path, view)
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
 HOSTILE = (
     b"[" * 100_000,
     b'{"prompt":' * 50_000,
@@ -120,38 +132,42 @@ HOSTILE = (
     b"1" * 5000,
     b"\xef\xbb\xbf{}",
     b"\0\n\r,\"'",
-    json.dumps(GOOD).encode() * 2,
-    json.dumps(GOOD).replace("Say", "\\ud800").encode(),
+    GOOD_LINE.encode() * 2,
+    GOOD_LINE.replace("Say", "\\ud800").encode(),
     b"prompt,responses\na,b,c\n",
 )
 
 
-@settings(max_examples=150, **FUZZ)
-@given(
-    st.one_of(
-        st.binary(max_size=60),
-        st.text(alphabet=string.printable, max_size=60).map(str.encode),
-        st.tuples(st.integers(0, 400), st.binary(max_size=4)).map(
-            lambda c: (lambda b: b[: c[0]] + c[1] + b[c[0] + len(c[1]) :])((json.dumps(GOOD) + "\n").encode())
-        ),
-        st.sampled_from(range(len(HOSTILE))).map(HOSTILE.__getitem__),
-    ),
-    st.sampled_from(data.SUFFIXES),
+def overwrite(change):
+    """A good row with some bytes written over others."""
+    start, content = change
+    good = (GOOD_LINE + "\n").encode()
+    return good[:start] + content + good[start + len(content) :]
+
+
+PRINTABLE = st.text(alphabet=string.printable, max_size=60).map(str.encode)
+OVERWRITTEN = st.tuples(st.integers(0, 400), st.binary(max_size=4)).map(overwrite)
+CONTENTS = st.one_of(
+    st.binary(max_size=60),
+    PRINTABLE,
+    OVERWRITTEN,
+    st.sampled_from(range(len(HOSTILE))).map(HOSTILE.__getitem__),
 )
+
+
+@settings(max_examples=150, **FUZZ)
+@given(CONTENTS, st.sampled_from(data.SUFFIXES))
 def test_any_file_is_read_or_refused_on_one_line(tmp_path_factory, content, suffix):
     path = tmp_path_factory.getbasetemp() / f"bytes{suffix}"
     path.write_bytes(content)
     read_and_view(path, "target")
 
 
-VALUES = st.one_of(
-    JSON,
-    st.sampled_from(
-        [-1, 0, 1, 1e308, float("nan"), float("inf"), "auto", "${lr}", "a/b", "", [], {}, ["x"], True]
-    ),
-)
+# --- configs ------------------------------------------------------------------------------------------------
 
-
+PLAIN = compose("loss=dpo")
+SUSPICIOUS = [-1, 0, 1, 1e308, float("nan"), float("inf"), "auto", "${lr}", "a/b", "", [], {}, ["x"], True]
+VALUES = st.one_of(JSON, st.sampled_from(SUSPICIOUS))
 KEYS = sorted(
     {
         *(field.name for field in dataclasses.fields(config.TrainSettings)),
@@ -167,26 +183,30 @@ KEYS = sorted(
         "loss.beta",
         "loss.extra",
         "extra",
-        *(k for k in PLAIN if not k.startswith("hydra")),
+        *(key for key in PLAIN if not key.startswith("hydra")),
     }
 )
+
+
+def with_changes(changes):
+    """The plain config with other values under some keys."""
+    values = OmegaConf.to_container(PLAIN)
+    for key, value in changes.items():
+        section, _, last = key.rpartition(".")
+        place = values[section] if section else values
+        if isinstance(place, dict):
+            place[last] = value
+    return values
 
 
 @settings(max_examples=250, **FUZZ)
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3))
 def test_any_config_is_taken_or_refused_on_one_line(changes):
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    values = OmegaConf.to_container(OmegaConf.create(PLAIN))
-    for key, value in changes.items():
-        place, _, last = key.rpartition(".")
-        where = values[place] if place else values
-        if isinstance(where, dict):
-            where[last] = value
+    values = with_changes(changes)
 
     def job():
-        chosen = config.train_settings(values)
+        chosen = config.train_settings(OmegaConf.to_container(OmegaConf.create(values), resolve=True))
+        train.import_data()
         needs = train.bind_loss(chosen)
         if chosen.datasets == ["opinions/republican"]:
             data.read_splits(dataclasses.replace(chosen, eval_datasets=None), needs)

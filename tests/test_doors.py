@@ -1,25 +1,13 @@
-"""The doors: help, errors of one line, and the scripts."""
+"""The doors: help that is quick, and user errors that are one line."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, save_tiny
+from data_helpers import write
+from helpers import command
 
-
-def call(*command, code=0, **env):
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **env},
-        timeout=300,
-    )
-    assert done.returncode == code, done.stdout[-1500:] + done.stderr[-3000:]
-    return done
+from utils import UserError
 
 
 @pytest.mark.parametrize(
@@ -37,83 +25,76 @@ def call(*command, code=0, **env):
     ],
 )
 def test_user_errors_are_one_line_and_exit_code_2(arguments, message):
-    done = call(sys.executable, *arguments, code=2)
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr, (
-        done.stderr
-    )
+    done = command(sys.executable, *arguments, code=2)
+    assert done.stderr.startswith("error: "), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize("entry", ["train.py", "evaluate.py", "synthesize.py", "preference_datasets.py"])
 def test_help_is_quick_and_prints_the_keys(entry):
-    done = call(sys.executable, "-X", "importtime", entry, "--help")
-    imported = {
-        line.rsplit("|", 1)[-1].strip()
-        for line in done.stderr.splitlines()
-        if line.startswith("import time:")
-    }
-    assert done.stdout and imported and "transformers" not in imported
+    done = command(sys.executable, "-X", "importtime", entry, "--help")
+    timings = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    imported = {line.rsplit("|", 1)[-1].strip() for line in timings}
+    assert done.stdout
+    assert imported
+    assert "transformers" not in imported
     assert "torch" not in imported or entry in ("synthesize.py", "preference_datasets.py")
 
 
-def test_the_gdpo_script_end_to_end_on_a_tiny_model(tmp_path):
-    folder = save_tiny(tmp_path / "tiny")
-    done = call(
-        "bash",
-        "train_scripts/run_gdpo.sh",
-        f"model.name_or_path={folder}",
-        "n_examples=64",
-        "n_eval_examples=16",
-        "pairs_per_prompt=2",
-        "max_length=300",
-        "loss.beta=0.2",
-        EVAL="n_samples=2 max_new_tokens=16",
-        GROVE_PYTHON=sys.executable,
-        OUTPUT_DIR=str(tmp_path / "out"),
-        NPROC="0",
-    )
-    assert (
-        "JSD (probability)" in done.stdout and "(majority only)" in done.stdout and "report: " in done.stdout
-    )
-    found = json.loads((tmp_path / "out" / "gdpo" / "report" / "report.json").read_text())
-    assert {"tiny", "sft", "gdpo"} <= set(found["checkpoints"]) and found["settings"]["split"] == "test"
-    for name in ("tiny", "sft", "gdpo"):
-        metrics = found["checkpoints"][name]
-        assert {
-            "js_distance_probability",
-            "js_distance_sampling",
-            "js_distance_floor",
-            "cbc",
-            "bpc",
-            "rs",
-            "majority_share",
-        } <= set(metrics)
-        assert all(set(v) == {"value", "low", "high", "n"} and v["n"] == 39 for v in metrics.values())
-    rows = [
-        json.loads(line)
-        for line in (tmp_path / "out" / "gdpo" / "report" / "predictions.jsonl").read_text().splitlines()
-    ]
-    assert len(rows) == 3 * 39 * 2
-    assert (tmp_path / "out" / "gdpo" / "report" / "index.html").read_text().count("<tr>") > 5
-    assert (tmp_path / "out" / "gdpo" / "report" / "distributions.png").stat().st_size > 10_000
-
-
 def test_the_audit_needs_no_model(tmp_path):
-    (tmp_path / "r.jsonl").write_text(
-        '{"prompt": "p", "responses": [{"text": "a", "reward": 1}, {"text": "b", "reward": 2}]}\n'
-    )
-    done = call(
-        sys.executable, "preference_datasets.py", str(tmp_path / "r.jsonl"), "all", "--responses", "ranked"
-    )
-    audit = json.loads(done.stdout)[str(tmp_path / "r.jsonl")]["all"]
-    assert audit["rows_read"] == audit["examples"] == 1 and audit["answer_characters"]["max"] == 1
+    responses = [{"text": "a", "reward": 1}, {"text": "b", "reward": 2}]
+    file = write(tmp_path / "r.jsonl", {"prompt": "p", "responses": responses})
+    done = command(sys.executable, "preference_datasets.py", file, "all", "--responses", "ranked")
+    audit = json.loads(done.stdout)[file]["all"]
+    assert audit["rows_read"] == audit["examples"] == 1
+    assert audit["answer_characters"]["max"] == 1
 
 
-@pytest.mark.parametrize(
-    "script", sorted(p.name for p in (ROOT / "train_scripts").glob("run_*.sh") if p.stem != "run_multinode")
-)
-def test_every_script_names_a_loss_that_exists(script):
-    text = (ROOT / "train_scripts" / script).read_text()
-    loss = script.removeprefix("run_").removesuffix(".sh")
-    assert f'run.sh" {loss} "$@"' in text and (
-        loss == "icf" or (ROOT / "config" / "loss" / f"{loss}.yaml").exists()
-    )
+COMPARES_TWO = "loss.name=dpo compares two responses; set responses=pairs"
+LIKES_AND_AVOIDS = "loss.name=kto compares responses to like with others to avoid; set responses=binary"
+NO_REWARDS = "loss.name=swepo needs rewards, and responses=pairs carries none; set responses=ranked"
+NO_REWARDS_OF_GROUPS = "needs rewards, and responses=conditioned carries none; set responses=conditioned.all"
+BAD_CONFIGS = [
+    (["loss=dpo", "responses=target"], f"responses=target: {COMPARES_TWO}"),
+    (["loss=gdpo", "responses=own_belief"], "set responses=conditioned"),
+    (["datasets=[opinions/whig]"], "no such group"),
+    (["+colour=red"], "config key colour: unknown"),
+    (["loss=dpo", "+loss.gamma=1"], "loss.gamma: dpo takes no such key"),
+    (["batch_size=0"], "batch_size=0: must be a whole number, 1 or more"),
+    (["seed=-1"], "seed=-1: must be a whole number, 0 or more"),
+    (["n_epochs=abc"], "n_epochs=abc: must be"),
+    (["datasets=foo"], "must be a list"),
+    (["exp_name=null"], "plain folder name"),
+    (["wandb=3"], "wandb must be a section"),
+    (["optimizer=null"], "config key optimizer=None: must be a name or a path"),
+    (["loss=gdpo", "responses=pairs"], "responses=pairs: gdpo's answers"),
+    (["loss=dpo", "responses=binary"], f"responses=binary: {COMPARES_TWO}"),
+    (["loss=kto", "responses=target"], LIKES_AND_AVOIDS),
+    (["loss=swepo", "responses=pairs"], NO_REWARDS),
+    (["loss=gdpo_swepo", "responses=conditioned"], NO_REWARDS_OF_GROUPS),
+    (
+        ["loss=gdpo", "responses=conditioned.all"],
+        "loss.name=gdpo compares two responses; set responses=conditioned",
+    ),
+    (["icf_shots=-1"], "icf_shots=-1: must be a whole number, 0 or more"),
+    (["icf_shots=500"], "500 shots need more than 500"),
+    (["truncation=middle"], "choose one of null, keep_start, keep_end"),
+    (["exp_name=../x"], "must be a plain folder name"),
+    (["optimizer=Adamm"], "no such class in torch.optim"),
+    (["resume=must"], "holds no checkpoint"),
+    (["attention=eager"], "choose auto, sdpa, segments or flex_attention"),
+    (["attention=flex_attention"], "needs a CUDA device"),
+    (["model.name_or_path=/nowhere"], "cannot be loaded"),
+    (["max_length=20", "max_prompt_length=null"], "leave no room for a response"),
+    (["model.archive=/nowhere"], "no such folder or file"),
+    (["max_tokens=50"], "the largest example has"),
+    (["eval_metric=loss/evil"], "eval_metric=loss/evil: validation does not write it"),
+]
+
+
+@pytest.mark.parametrize("overrides,message", BAD_CONFIGS)
+def test_bad_configs_are_one_line_errors(run, overrides, message):
+    with pytest.raises(UserError, match=message) as caught:
+        run(*overrides)
+    assert "\n" not in str(caught.value)

@@ -1,6 +1,4 @@
-"""What needs a CUDA device: flex_attention, compiled blocks, low precision, and steps that never wait for the
-device.
-"""
+"""What needs a CUDA device: flex_attention, compiled blocks, low precision, and steps that never wait."""
 
 import numpy as np
 import pytest

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import torch
-from helpers import LOSSES, QUICK, ROOT, lines, save_tiny, weights
+from bench import QUICK
+from helpers import ROOT, lines, save_tiny, weights
 from peft import PeftModel
-from rank_jobs import fork_ranks
+from rank_jobs import LOSSES, RANKS_QUICK, fork_ranks
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -59,23 +60,6 @@ def test_two_ranks_equal_one(tmp_path, run, loss, max_tokens):
             assert x[key] == pytest.approx(y[key], rel=2e-5, abs=absolute), key
     ours, theirs = weights(one), weights(two)
     assert ours.keys() == theirs.keys() and all(torch.allclose(ours[k], theirs[k], atol=1e-6) for k in ours)
-
-
-RANKS_QUICK = [
-    "datasets=[opinions/republican]",
-    "n_eval_examples=12",
-    "pairs_per_prompt=2",
-    "batch_size=6",
-    "n_examples=30",
-    "max_length=256",
-    "eval_every=1000",
-    "lr=1e-3",
-    "warmup_steps=0",
-    "log_every_seconds=0",
-    "wandb.enabled=false",
-    "optimizer=SGD",
-    "max_tokens=700",
-]
 
 
 @pytest.fixture(scope="module")

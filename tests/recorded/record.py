@@ -35,8 +35,8 @@ os.environ |= {
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
-from helpers import LOSSES, lines, save_tiny, weights  # noqa: E402
-from rank_jobs import call, fork_world  # noqa: E402
+from helpers import lines, save_tiny, weights  # noqa: E402
+from rank_jobs import LOSSES, call, fork_world  # noqa: E402
 
 WORLDS = (1, 2)
 TRAINING = [

@@ -1,0 +1,60 @@
+"""What a run refuses to go on from: another config, other data, other weights, no checkpoint at all."""
+
+from pathlib import Path
+
+import pytest
+from helpers import save_tiny, state_of
+
+import models
+from utils import UserError
+
+
+def test_changed_data_is_refused(bench):
+    bench.go("run", "n_examples=8")
+    rows = bench.file.read_text()
+    bench.file.write_text(rows.replace("It is 3.", "It is 4."))
+    with pytest.raises(UserError, match="examples of split (train|eval) changed since this run began"):
+        bench.go("run", "n_examples=16")
+    bench.file.write_text(rows[:-20])
+    with pytest.raises(UserError, match="rows.jsonl, row 26: not valid JSON"):
+        bench.go("run", "n_examples=16")
+    bench.file.write_text(rows)
+    assert state_of(bench.go("run", "n_examples=16"))["step"] == 4
+
+
+def test_another_model_under_the_same_name_is_refused(bench):
+    bench.go("run", "loss=sft", "n_examples=8")
+    save_tiny(bench.model, intermediate_size=48)
+    with pytest.raises(UserError, match="holds the weights of another model .*instead of"):
+        bench.go("run", "loss=sft", "n_examples=16")
+
+
+def test_a_changed_reference_is_refused_on_resume(tmp_path, run):
+    folder = run("loss=dpo")
+    save_tiny(tmp_path / "tiny", seed=4)  # the weights under model.name_or_path are others now
+    with pytest.raises(UserError, match="the starting weights .* changed since this run began"):
+        run("loss=dpo", "n_examples=32")
+    assert (folder / "latest").resolve().name == "step-000003"
+
+
+def test_another_config_in_the_same_folder_is_refused(run):
+    run("loss=dpo")
+    with pytest.raises(UserError, match=r"holds a run with another config: loss.beta \(0.1 -> 0.2\), lr"):
+        run("loss=dpo", "loss.beta=0.2", "lr=2e-3")
+    with pytest.raises(UserError, match="resume=never"):
+        run("loss=dpo", "resume=never")
+
+
+def test_must_fails_before_any_work(bench, monkeypatch):
+    monkeypatch.setattr(models, "make_policy", None)
+    with pytest.raises(UserError, match="resume=must: .* holds no checkpoint"):
+        bench.go("run", "resume=must")
+
+
+def test_a_lost_config_is_not_guessed(bench):
+    run = bench.go("run", "n_examples=4")
+    damages = (lambda p: p.write_text("a: [b"), lambda p: p.write_bytes(b"\xff\xfe\0"), Path.unlink)
+    for damage in damages:
+        damage(run / "config.yaml")
+        with pytest.raises(UserError, match="config.yaml: cannot be read"):
+            bench.go("run")
