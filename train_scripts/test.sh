@@ -3,5 +3,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source train_scripts/setup.sh
+"$PYTHON" -m ruff format --check --quiet .
 "$PYTHON" -m ruff check .
 exec "$PYTHON" -m pytest "$@"
