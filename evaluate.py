@@ -24,6 +24,7 @@ from utils import UserError, guarded, keep_freed_memory, run_entry, setup_loggin
 
 
 def main(config: DictConfig) -> None:
+    """Check config and checkpoints, then measure and report."""
     settings = evaluation_settings(OmegaConf.to_container(config, resolve=True))
     setup_logging()
     checkpoints = find_checkpoints(settings)

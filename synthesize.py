@@ -20,6 +20,7 @@ from utils import atomic_path, guarded, run_entry
 
 
 def main(config: DictConfig) -> None:
+    """Do the task that the config names."""
     settings = synthesis_settings(OmegaConf.to_container(config, resolve=True))
     import synthesis  # after the config is known to be right: it takes seconds
 

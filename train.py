@@ -20,6 +20,7 @@ from utils import Stopped, UserError, guarded, keep_freed_memory, log, run_entry
 
 
 def main(config: DictConfig) -> None:
+    """Check the config and the data, then train. A user's error ends with one line, see `utils.guarded`."""
     settings = train_settings(OmegaConf.to_container(config, resolve=True))
     if settings.plan:
         settings = dataclasses.replace(settings, debug=True)  # write nothing

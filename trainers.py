@@ -58,14 +58,7 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
     last_step = order.num_steps(num_examples)
     meter, watch, stop = Meter(learner.policy, learner.world), Watch(learner.world), StopFlag()
     validation = Validation(learner, eval_data, run, settings, stop)
-    bar = tqdm(
-        total=num_examples,
-        initial=run.state.examples,
-        unit="ex",
-        desc="train",
-        disable=not learner.world.is_main,
-        dynamic_ncols=True,
-    )
+    bar = progress_bar(num_examples, run.state.examples, learner.world)
     try:
         if run.state.step == 0 and settings.do_first_eval:
             validation.measure()
@@ -80,7 +73,7 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
             watch.note(step + 1, loss, grad_norm)
             if (
                 learner.world.device.type == "cpu"
-            ):  # looking costs nothing here: weights and moments stay as they were
+            ):  # looking costs nothing: weights and moments stay as they were
                 check_finite(watch, train_data, order, run)
             update(learner.optimizer, rate)
             before = run.state.examples
@@ -94,17 +87,12 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
             signum, seconds = agree(stop.signum or 0, meter.seconds, learner.world)
             if due_eval or due_save or ends or signum or seconds >= settings.log_every_seconds:
                 check_finite(watch, train_data, order, run)
-                values = meter.read("train")
+                values = {"counters/epoch": (step + 1) / order.steps_per_epoch, **meter.read("train")}
+                run.log({**values, "grad_norm": float(grad_norm), "lr": rate})
                 show(bar, values)
-                epoch = (step + 1) / order.steps_per_epoch
-                run.log({"counters/epoch": epoch, **values, "grad_norm": float(grad_norm), "lr": rate})
             if due_eval or ends:
                 if validation.measure_and_save(ends, due_save) and not ends:
-                    log.info(
-                        "no better %s in %d evaluations: stopping early",
-                        settings.eval_metric,
-                        settings.patience,
-                    )
+                    say_patience_ended(settings)
                     break
                 meter.restart()
             elif due_save or signum:
@@ -193,6 +181,16 @@ def check_finite(watch: Watch, data: Data, order: Order, run: Run) -> None:
 def passed(every: int | None, before: int, now: int) -> bool:
     """Did a count pass a multiple of `every` (None: never due)?"""
     return every is not None and now // every > before // every
+
+
+def progress_bar(total: int, done: int, world: World) -> tqdm:
+    """Of examples, on the main rank."""
+    hidden = not world.is_main
+    return tqdm(total=total, initial=done, unit="ex", desc="train", disable=hidden, dynamic_ncols=True)
+
+
+def say_patience_ended(settings: TrainSettings) -> None:
+    log.info("no better %s in %d evaluations: stopping early", settings.eval_metric, settings.patience)
 
 
 def show(bar: tqdm, values: dict[str, float]) -> None:

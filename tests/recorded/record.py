@@ -10,7 +10,6 @@ say so in its commit.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -36,8 +35,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
 from helpers import lines, save_tiny, weights  # noqa: E402
-from rank_jobs import LOSSES, call, fork_world  # noqa: E402
+from worlds import run_jobs  # noqa: E402
 
+LOSSES = ("sft", "dpo", "kto", "swepo", "gdpo")
 WORLDS = (1, 2)
 TRAINING = [
     "datasets=[opinions/republican]",
@@ -57,18 +57,18 @@ EVALUATION = ["n_prompts=8", "n_samples=2", "max_new_tokens=6", "batch_size=5"]
 EXACT = ("loss/train", "loss/eval", "grad_norm", "lr", "kl_mismatched_train", "js_distance_eval")
 
 
-def jobs_of(folder: Path, tiny: str) -> list[tuple[str, list[str]]]:
-    """(config, overrides) of everything that a world does, each in a process group of its own."""
-    jobs = []
+def calls_of(folder: Path, tiny: str) -> list[tuple[str, list[str]]]:
+    """(door, overrides) of everything that a world does, each in a process group of its own."""
+    calls = []
     for loss in LOSSES:
         names = [f"model.name_or_path={tiny}", f"output_dir={folder}", f"exp_name={loss}", f"loss={loss}"]
-        jobs.append(("config", [*names, *TRAINING]))
+        calls.append(("train", [*names, *TRAINING]))
     beliefs = [f"ckpt=[{tiny},{folder}/gdpo]", f"output={folder}/beliefs"]
-    jobs.append(("evaluate", [*beliefs, *EVALUATION]))
+    calls.append(("evaluate", [*beliefs, *EVALUATION]))
     order = [f"ckpt=[{tiny},{folder}/swepo]", f"output={folder}/order"]
     ranked = [f"datasets=[{folder.parent}/ranked.jsonl]", "split=all", "n_prompts=9", "max_length=64"]
-    jobs.append(("evaluate", [*order, *ranked]))
-    return jobs
+    calls.append(("evaluate", [*order, *ranked]))
+    return calls
 
 
 def trajectory(folder: Path) -> dict:
@@ -113,6 +113,7 @@ def record() -> dict:
     result: dict = {"machine": machine(), "runs": {}, "reports": {}}
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
+        os.environ["GROVE_CACHE"] = f"{base}/cache"
         tiny = save_tiny(base / "tiny", max_position_embeddings=2048)
         rows = []
         for i in range(9):
@@ -122,9 +123,7 @@ def record() -> dict:
         for size in WORLDS:
             folder = base / str(size)
             folder.mkdir()
-            for entry, overrides in jobs_of(folder, tiny):
-                work = functools.partial(call, entry, overrides)
-                fork_world(size, work, GROVE_CACHE=f"{folder}/cache")
+            run_jobs([[size, [call]] for call in calls_of(folder, tiny)])
             for loss in LOSSES:
                 result["runs"][f"{loss} on {size}"] = trajectory(folder / loss)
             for kind in ("beliefs", "order"):
