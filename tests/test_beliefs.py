@@ -9,12 +9,12 @@ from data_helpers import GOOD, decode, group_of, write
 from helpers import byte_tokenizer
 
 import preference_datasets as data
-import synthesize
+import synthesis
 from utils import UserError
 
 
 def test_the_embedded_opinions_are_complete():
-    counts = synthesize.check_opinions()
+    counts = synthesis.check_opinions()
     assert counts == {
         "questions": 49,
         "prompts": 245,
@@ -27,10 +27,10 @@ def test_the_embedded_opinions_are_complete():
 
 
 def test_the_check_sees_a_repeated_word_and_an_own_language_answer():
-    assert synthesize.repeated_words("Somewhat favorable", "A favorable view.") == {"favorable"}
-    assert synthesize.repeated_words("No", "No way.")
-    assert not synthesize.repeated_words("No", "There is no way.")
-    assert not synthesize.repeated_words("About the right amount", "They found the right balance.")
+    assert synthesis.repeated_words("Somewhat favorable", "A favorable view.") == {"favorable"}
+    assert synthesis.repeated_words("No", "No way.")
+    assert not synthesis.repeated_words("No", "There is no way.")
+    assert not synthesis.repeated_words("About the right amount", "They found the right balance.")
 
 
 @pytest.mark.parametrize(
