@@ -69,7 +69,10 @@ def test_class_shares_count_the_unparsable_as_class_0():
 
 def test_class_belief_consistency():
     known = {"Too little": "4", "Too much": "2"}
-    check = lambda text: metrics.class_belief_consistent(metrics.parse_response(text, "012345"), known)  # noqa: E731
+
+    def check(text):
+        return metrics.class_belief_consistent(metrics.parse_response(text, "012345"), known)
+
     assert check("4<Too little>x") is True and check("4<too LITTLE>x") is True
     assert check("2<Too little>x") is False
     assert check("4<Something else>x") is None and check("4 plain") is None
