@@ -5,7 +5,6 @@ agree.
 import ast
 import dataclasses
 import re
-from pathlib import Path
 
 import pytest
 from helpers import ROOT
@@ -121,9 +120,10 @@ def test_files_and_functions_are_short(path):
         lines = function.end_lineno - function.lineno + 1
         assert lines <= LONGEST_FUNCTION, f"{path}: {function.name} has {lines} lines"
         arguments = function.args
-        count = len(arguments.posonlyargs) + len(arguments.args) + len(arguments.kwonlyargs)
+        names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        count = len([name for name in names if name not in ("self", "cls")])
         if f"{path}:{function.name}" not in MANY_PARAMETERS:
-            assert count <= MOST_PARAMETERS + 1, f"{path}: {function.name} has {count} parameters"
+            assert count <= MOST_PARAMETERS, f"{path}: {function.name} has {count} parameters"
 
 
 @pytest.mark.parametrize(
@@ -145,12 +145,10 @@ def test_records_and_yaml_have_the_same_keys(record, file):
                 assert set(config[section]) == {field.name for field in dataclasses.fields(of_section)}
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "evaluate.yaml", "synthesize.yaml"])
-def test_every_config_key_has_a_comment(name):
-    for line in (ROOT / "config" / name).read_text().splitlines():
-        key = re.match(r"([a-z_]+): \S", line)
-        if key and key[1] != "defaults":
-            assert "#" in line or name != "config.yaml", line
+def test_every_config_key_has_a_comment():
+    for line in (ROOT / "config" / "config.yaml").read_text().splitlines():
+        if re.match(r"[a-z_]+: \S", line):
+            assert "#" in line, line
 
 
 def test_settings_are_records_and_not_dicts():
@@ -172,4 +170,3 @@ def test_the_contract_stays_importable():
 
     assert losses.Scores and losses.LOSSES and metrics.js_distance and preference_datasets.load_groups
     assert models.score and forest.pack
-    assert Path(ROOT / "trainers.py").exists()
