@@ -1,14 +1,15 @@
 """Reference log-probs: computed once with the policy before its first update, cached on disk by content.
 
 Contract: one number (nats) for each (prompt, belief, answer) path, keyed by a hash of its token ids, in a
-file named by the hash of the weights, their dtype and the attention backend. Another loss, order, subset or k
-reuses what is there; a file that is damaged is recomputed, never used. No second model ever exists. The order
+file named by hashes of the weights and of all else that changes a pass (config, dtypes, attention,
+versions). Another loss, order, subset or k reuses what is there; a file that is damaged is recomputed, never used. No second model ever exists. The order
 of the work depends on the examples alone, so a run that was killed here and goes on gets the same bits.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,6 +28,18 @@ from schedule import Packing
 from utils import UserError, atomic_path, cache_dir, locked, log
 
 PLAN_CHUNK = 1024  # examples planned, computed and written at once: planning is quadratic in the worst case
+VERSION = 1  # of what scores here; a change of its numbers takes the next one
+# entries of a model's config that say where it came from, not what it computes
+NOT_IN_A_PASS = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+# nats by which rounding may move a response's log-prob, for each root of its tokens
+STEP0_TOLERANCE, STEP0_TOLERANCE_OF_BF16 = 5e-3, 0.15
 
 Logps = dict[bytes, float]  # by path key, in nats
 
@@ -103,10 +116,19 @@ def _compute(
 
 
 def cache_path(policy: models.Scorer, fingerprint: str) -> Path:
-    """The file of this model's log-probs."""
-    dtypes = (next(policy.parameters()).dtype, policy.compute_dtype)
-    names = "-".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-    return cache_dir() / "reference" / f"{fingerprint}-{names}-{policy.attention}.safetensors"
+    """The file of this model's log-probs: named by all that changes a pass beside the tokens."""
+    config = {key: value for key, value in policy.model.config.to_dict().items() if key not in NOT_IN_A_PASS}
+    facts = {
+        "config": config,
+        "weights": str(next(policy.parameters()).dtype),
+        "passes": str(policy.compute_dtype),
+        "attention": policy.attention,
+        "version": VERSION,
+        "libraries": models.versions(),
+    }
+    text = json.dumps(facts, sort_keys=True, default=str)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return cache_dir() / "reference" / f"{fingerprint}-{digest}.safetensors"
 
 
 def path_keys(tree: TokenTree) -> list[bytes | None]:
@@ -178,7 +200,13 @@ def _digest(keys: np.ndarray, logps: np.ndarray) -> str:
 LossFn = Callable[[losses.Scores], torch.Tensor]
 
 
-def with_step0_check(loss_fn: LossFn) -> LossFn:
+def step0_tolerance(policy: models.Scorer) -> float:
+    """Nats for each root of a response's tokens."""
+    dtypes = {policy.compute_dtype, next(policy.parameters()).dtype}
+    return STEP0_TOLERANCE if dtypes == {torch.float32} else STEP0_TOLERANCE_OF_BF16
+
+
+def with_step0_check(loss_fn: LossFn, tolerance: float) -> LossFn:
     """Check the first pack of a new run: policy and reference are then one model, so every log-ratio is 0 up
     to rounding and the loss has its closed form (log 2 for DPO, log K for InfoNCA, ...).
 
@@ -191,21 +219,22 @@ def with_step0_check(loss_fn: LossFn) -> LossFn:
         values = loss_fn(scores)
         if pending and len(values):
             pending = False
-            _check_step0(loss_fn, scores, values.detach())
+            _check_step0(loss_fn, scores, values.detach(), tolerance)
         return values
 
     return checked
 
 
-def _check_step0(loss_fn: LossFn, scores: losses.Scores, values: torch.Tensor) -> None:
+def _check_step0(loss_fn: LossFn, scores: losses.Scores, values: torch.Tensor, tolerance: float) -> None:
     closed_form = losses.at_reference(loss_fn, scores)
     log.info(
         "step-0 check: loss is %.4f, in closed form %.4f", values.mean().item(), closed_form.mean().item()
     )
-    log_ratio = (scores.policy.detach() - scores.reference).abs()
-    error = (log_ratio - 0.02 * scores.reference.abs()).max().item()
-    if error > 0.5:
+    log_ratio = (scores.policy.detach() - scores.reference)[scores.valid]
+    a_token = log_ratio.square() / scores.length[scores.valid]
+    if not a_token.mean().sqrt() <= tolerance:
+        worst = log_ratio.abs().max().item()
         raise UserError(
-            f"step 0: a log-ratio of policy and reference is off by {error:.2f} nats or more, so the cached "
+            f"step 0: a log-ratio of policy and reference is off by {worst:.2f} nats, so the cached "
             "reference is not this model's; remove the folder reference/ of the cache and start again"
         )

@@ -56,8 +56,10 @@ def import_models() -> None:
     import reference
     import runs.checkpoint
     import runs.folder
+    import runs.logs
     import runs.plan
     import runs.run
+    import runs.start
     import trainers
 
 
@@ -80,7 +82,8 @@ def train(
     """From the data to the last checkpoint."""
     world = start_process(settings)
     path = ranks.on_main(world, lambda: runs.run.open_folder(settings, stack))
-    spec = spec_of(settings)
+    start = runs.start.start_of(path, settings.model)
+    spec = spec_of(settings, start)
     tokenizer = open_tokenizer(spec, settings, world)
     trees = data.tokenize_splits(splits, tokenizer, settings)
     views = with_mismatched(trees, needs, settings)
@@ -95,8 +98,9 @@ def train(
     policy = models.make_policy(spec, world, sharded=world.mesh is not None)
     # both before any forward: FSDP2 leaves the root's parameters gathered after one
     optimizer = trainers.make_optimizer(policy, settings.optimizer, settings.lr)
-    fingerprint = models.fingerprint(policy) if needs.reference else ""
-    check_model(policy, views, packing)
+    fingerprint = models.fingerprint(policy)
+    runs.start.check_fingerprint(path, start, fingerprint)
+    check_model(policy, views, packing, len(tokenizer), settings)
     fresh = runs.run.State(fingerprint, runs.run.data_hashes(views))
     if settings.compile:
         models.compile_blocks(policy)
@@ -106,13 +110,14 @@ def train(
     state = resumed(path, policy, optimizer, world, settings)
     if state is None and world.is_main and not settings.debug:
         runs.run.write_start(path, config, audit)
+        runs.start.write_start(path, start._replace(fingerprint=fingerprint))
     if state is not None:
         runs.run.check_same_start(path, state, fresh, settings)
         if runs.run.is_finished(path, state, settings, settings.total_examples(len(trees["train"]))):
             return
     loss_fn = functools.partial(losses.LOSSES[settings.loss.name], **settings.loss.keys)
     if needs.reference and state is None:
-        loss_fn = reference.with_step0_check(loss_fn)
+        loss_fn = reference.with_step0_check(loss_fn, reference.step0_tolerance(policy))
     beta = settings.loss.keys.get("beta", 1.0)
     learner = trainers.Learner(policy, optimizer, loss_fn, beta, packing, world)
     run = runs.run.Run(path, state or fresh, settings, tokenizer, world)
@@ -172,13 +177,17 @@ def prompts_of(trees: list[forest.TokenTree], settings: TrainSettings) -> list[f
 # --- the model and its reference ----------------------------------------------------------------------------
 
 
-def spec_of(settings: TrainSettings) -> models.PolicySpec:
-    """How to make the policy. Raises UserError for an archive that holds no model."""
-    archive = settings.model.archive and runs.folder.find_model(settings.model.archive)
+def spec_of(settings: TrainSettings, start: runs.start.Start) -> models.PolicySpec:
+    """How to make the policy from what the run starts from."""
+    model, archive = settings.model, None
+    if model.archive:
+        archive = start.source
+    else:
+        model = dataclasses.replace(model, name_or_path=start.source)
     lora = None
     if settings.lora.rank:
         lora = models.Lora(settings.lora.rank, settings.lora.alpha, settings.lora.targets, settings.seed)
-    return models.spec_of(settings.model, archive)._replace(
+    return models.spec_of(model, archive)._replace(
         attention=settings.attention,
         activation_checkpointing=settings.activation_checkpointing,
         cpu_offload=settings.cpu_offload,
@@ -195,10 +204,23 @@ def open_tokenizer(spec: models.PolicySpec, settings: TrainSettings, world: rank
     return models.load_tokenizer(name, settings.model.trust_remote_code)
 
 
-def check_model(policy: models.Scorer, views: dict[str, schedule.Data], packing: schedule.Packing) -> None:
-    """Raises UserError where this model does not see the longest example, or scores a forest otherwise."""
-    longest = max(schedule.all_trees(views), key=lambda tree: tree.path_tokens)
-    models.check_lengths(policy, longest.path_tokens)
+def check_model(
+    policy: models.Scorer,
+    views: dict[str, schedule.Data],
+    packing: schedule.Packing,
+    num_tokens: int,
+    settings: TrainSettings,
+) -> None:
+    """Raises UserError where this model cannot take an example, or scores a forest otherwise.
+
+    num_tokens: of the tokenizer.
+    """
+    trees = list(schedule.all_trees(views))
+    models.check_trees(policy, trees, num_tokens)
+    if settings.sample_during_eval:
+        prompts = [tree.prompt for tree in views["eval"].trees]
+        models.check_prompts(policy, prompts, (), runs.logs.SAMPLE_TOKENS)
+    longest = max(trees, key=lambda tree: tree.path_tokens)
     probed = [*views["train"].trees[:2], longest]
     difference = models.parity_probe(policy, probed, packing.pad_id, packing.share)
     log.info("parity probe: packed and one-by-one log-probs agree to %.1e nats", difference)

@@ -7,20 +7,21 @@ losses see. Constants that a test may want to change stand in their rooms: `mode
 
 from models.adapters import add_adapters, reset_adapters
 from models.attention import SEGMENTS, attention_mask, choose_attention, register_attention, segment_masks
-from models.checks import check_lengths, parity_probe, score_one_by_one
+from models.checks import check_lengths, check_prompts, check_trees, parity_probe, score_one_by_one
 from models.cost import PassBytes, forward_flops, matmul_rate, pass_bytes
 from models.embedded import EMBEDDED, embedded_model, resolve_name
-from models.head import LogProbs, Reads
-from models.loading import load_archive, load_policy, load_tokenizer, load_weights
+from models.head import LogitShape, LogProbs, Reads
+from models.loading import load_archive, load_folder, load_policy, load_tokenizer, load_weights
 from models.making import empty_policy, make_policy
 from models.scorer import Sampling, Scorer, class_distributions, device_of, generate, score, versions
 from models.sharding import blocks, compile_blocks, gradient_checkpointing, shard
 from models.spec import Lora, PolicySpec, spec_of
-from models.weights import fingerprint, local_part
+from models.weights import fingerprint, keeps_names, local_part
 
 __all__ = [
     "EMBEDDED",
     "LogProbs",
+    "LogitShape",
     "Lora",
     "PassBytes",
     "PolicySpec",
@@ -32,6 +33,8 @@ __all__ = [
     "attention_mask",
     "blocks",
     "check_lengths",
+    "check_prompts",
+    "check_trees",
     "choose_attention",
     "class_distributions",
     "compile_blocks",
@@ -42,7 +45,9 @@ __all__ = [
     "forward_flops",
     "generate",
     "gradient_checkpointing",
+    "keeps_names",
     "load_archive",
+    "load_folder",
     "load_policy",
     "load_tokenizer",
     "load_weights",

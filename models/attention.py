@@ -7,7 +7,7 @@ padding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,19 @@ import forest
 from utils import UserError
 
 SEGMENTS = "segments"  # our own attention, for devices where flex_attention cannot train
+# keywords that models hand to their attention and that change nothing here, or are used below. Windows and
+# positions are checked against the longest path before any pass.
+KNOWN = {
+    "cache_position",
+    "dropout",
+    "output_attentions",
+    "output_hidden_states",
+    "position_ids",
+    "s_aux",
+    "sliding_window",
+    "softcap",
+    "use_cache",
+}
 
 
 class MaskedSegment(NamedTuple):
@@ -29,6 +42,20 @@ class MaskedSegment(NamedTuple):
     length: int
     past: tuple[tuple[int, int], ...]
     mask: torch.Tensor | None
+
+
+class Extra(NamedTuple):
+    """How a model attends beside its mask."""
+
+    dropout: float
+    scaling: float | None  # of the scores; None: 1 / sqrt(D)
+    softcap: float | None  # scores become softcap * tanh(scores / softcap)
+    sinks: torch.Tensor | None  # (H,) a score of every head that takes part in the softmax alone
+
+    @property
+    def is_plain(self) -> bool:
+        """Can torch's attention do it?"""
+        return self.softcap is None and self.sinks is None
 
 
 def choose_attention(attention: str, device: torch.device) -> str:
@@ -95,7 +122,6 @@ def segment_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
     scaling: float | None = None,
     forest_segments: Sequence[Sequence[MaskedSegment]] | None = None,
     **kwargs: Any,
@@ -104,24 +130,59 @@ def segment_attention(
     mask.
 
     What transformers calls for the attention named SEGMENTS, with the keywords of the model's call; without
-    `forest_segments` (generation, plain passes) it is transformers' sdpa. Raises UserError for a model that
-    caps its scores.
+    `forest_segments` (generation, plain passes) rows attend through `attention_mask` (None: causally). Raises
+    UserError for a model that asks for something else than a scale, a cap of its scores and sinks.
     """
-    if forest_segments is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-    if kwargs.get("softcap") is not None:
-        raise UserError(
-            "this model caps its attention scores, which attention over segments cannot; use a CUDA device"
-        )
+    _refuse_unknown(module, kwargs)
+    extra = Extra(kwargs.get("dropout") or 0.0, scaling, kwargs.get("softcap"), kwargs.get("s_aux"))
+    if forest_segments is None and extra.is_plain:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    if forest_segments is None:
+        return _attend(query, key, value, attention_mask, extra).transpose(1, 2).contiguous(), None
     rows = []
     for b, segments in enumerate(forest_segments):
-        rows.append(_attend_row(query, key, value, b, segments, dropout, scaling))
+        rows.append(_attend_row(query, key, value, b, segments, extra))
     return torch.cat(rows).transpose(1, 2).contiguous(), None
+
+
+def _refuse_unknown(module: nn.Module, kwargs: Mapping[str, Any]) -> None:
+    """Raises UserError where the model hands its attention something that would be left out."""
+    for name, value in kwargs.items():
+        known = name in KNOWN or (name == "is_causal" and value)
+        if not known and value is not None and value is not False:
+            raise UserError(
+                f"model {type(module).__name__}: its attention asks for {name}, which attention={SEGMENTS} "
+                "does not know; set attention=sdpa, or flex_attention on a CUDA device, or use another model"
+            )
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, extra: Extra
+) -> torch.Tensor:
+    """Attention (B, H, Q, D) of the last Q of K positions, through a mask or causally where there is none."""
+    if extra.is_plain:
+        options = {"attn_mask": mask, "dropout_p": extra.dropout, "scale": extra.scaling}
+        attend = nn.functional.scaled_dot_product_attention
+        return attend(query, key, value, is_causal=mask is None, **options)
+    scale = query.shape[-1] ** -0.5 if extra.scaling is None else extra.scaling
+    scores = query @ key.transpose(2, 3) * scale
+    if extra.softcap is not None:
+        scores = extra.softcap * torch.tanh(scores / extra.softcap)
+    if mask is None:
+        q, k = scores.shape[2:]
+        mask = torch.ones(q, k, dtype=torch.bool, device=query.device).tril(k - q)
+    if mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    else:
+        scores = scores + mask
+    if extra.sinks is not None:  # a score more for every head, which no value answers to
+        sinks = extra.sinks.view(1, -1, 1, 1).to(scores.dtype).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, sinks], dim=3)
+    weights = scores.softmax(3, dtype=torch.float32).to(query.dtype)[..., : key.shape[2]]
+    return nn.functional.dropout(weights, extra.dropout) @ value
 
 
 def _attend_row(
@@ -130,11 +191,9 @@ def _attend_row(
     value: torch.Tensor,
     b: int,
     segments: Sequence[MaskedSegment],
-    dropout: float,
-    scaling: float | None,
+    extra: Extra,
 ) -> torch.Tensor:
     """Row b of the batch, (1, H, L, D), a segment at a time; padding gets its own values."""
-    attend = nn.functional.scaled_dot_product_attention
     sizes = [segment.length for segment in segments]
     sizes.append(query.shape[2] - sum(sizes))  # padding
     queries, keys, values = (x[b : b + 1].split(sizes, dim=2) for x in (query, key, value))
@@ -142,12 +201,11 @@ def _attend_row(
     for i, (_, past, mask) in enumerate(segments):
         seen_keys = _seen(keys, i, past)
         seen_values = _seen(values, i, past)
-        options = {"attn_mask": mask, "dropout_p": dropout, "scale": scaling, "is_causal": mask is None}
-        parts.append(attend(queries[i], seen_keys, seen_values, **options))
+        parts.append(_attend(queries[i], seen_keys, seen_values, mask, extra))
     padding = values[-1]
     if not segments:
         # an empty pack: queries and keys need gradients too, or FSDP2's ranks would reduce other parameters
-        parts = [attend(queries[0], keys[0], values[0], scale=scaling, is_causal=True)]
+        parts = [_attend(queries[0], keys[0], values[0], None, extra)]
         padding = values[0][:, :, :0]
     return torch.cat([*parts, padding], dim=2)
 

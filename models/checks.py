@@ -5,14 +5,24 @@ Contract: a model that needs more than a mask and positions is refused with its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 import forest
-from models.scorer import Scorer, device_of, score
+from models.errors import first_line
+from models.head import CAPS, DIVISORS, FACTORS
+from models.scorer import Scorer, device_of, token_logps
 from utils import UserError
+
+# a token's log-prob may differ by so much of its logits' spread: root mean square over a response
+ROUNDING = 1e-3
+ROUNDING_OF_BF16 = 0.05
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 
 
 def check_layers(model: nn.Module, source: str) -> None:
@@ -27,23 +37,100 @@ def check_layers(model: nn.Module, source: str) -> None:
         )
 
 
+def check_trees(policy: Scorer, trees: Iterable[forest.TokenTree], num_tokens: int) -> None:
+    """Raises UserError where an example is none that this model can take: before any pass, which would fail
+    in the middle of a kernel.
+
+    num_tokens: of the tokenizer; its ids are looked at only where it has more than the model.
+    """
+    trees = list(trees)
+    check_lengths(policy, max(tree.path_tokens for tree in trees))
+    rows = vocabulary_of(policy)
+    if num_tokens <= rows:
+        return
+    for tree in trees:
+        largest = max(map(max, filter(None, (tree.prompt, tree.belief, tree.class_ids, *tree.answers))))
+        _check_id(largest, rows)
+
+
+def check_prompts(
+    policy: Scorer, prompts: Sequence[forest.Ids], class_ids: forest.Ids, max_new_tokens: int
+) -> None:
+    """As `check_trees`, of prompts that are continued by up to `max_new_tokens` (0: they are only read)."""
+    longest = max(map(len, prompts))
+    _check_limits(longest, _windows(policy), "max_prompt_length", "a prompt")
+    what = f"a prompt with max_new_tokens={max_new_tokens}"
+    _check_limits(longest + max_new_tokens, _positions(policy), "max_prompt_length", what)
+    rows = vocabulary_of(policy)
+    _check_id(max(map(max, (*prompts, class_ids or (0,)))), rows)
+
+
+def vocabulary_of(policy: Scorer) -> int:
+    """How many token ids the model knows: the rows of its embedding, or of its head where they are fewer.
+
+    Raises UserError for a model without either.
+    """
+    layers = (policy.model.get_input_embeddings(), policy.model.get_output_embeddings())
+    weights = [getattr(layer, "weight", None) for layer in layers]
+    if None in weights:
+        raise UserError(
+            f"model {type(policy.model).__name__}: has no embedding or no head of its own; use another model"
+        )
+    return min(len(weight) for weight in weights)
+
+
+def _check_id(token: int, rows: int) -> None:
+    if token >= rows:
+        raise UserError(
+            f"tokenizer: gives token id {token}, but the model knows {rows} tokens; set "
+            "model.tokenizer_name_or_path to the tokenizer that belongs to it"
+        )
+
+
 def check_lengths(policy: Scorer, longest: int) -> None:
     """Raises UserError where the longest path (tokens) exceeds the model's positions or its sliding window.
 
     A forest hands every layer one mask, so a window must never be shorter than a path.
     """
-    config = policy.model.config.get_text_config()
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    limits = {
-        "sees a sliding window of": window,
-        "has positions for": getattr(config, "max_position_embeddings", None),
-    }
-    for what, limit in limits.items():
+    limits = {**_windows(policy), **_positions(policy)}
+    _check_limits(longest, limits, "max_length", "a prompt with its response")
+
+
+def _check_limits(longest: int, limits: dict[str, int | None], key: str, what: str) -> None:
+    for does, limit in limits.items():
         if limit and longest > limit:
             raise UserError(
-                f"config key max_length: a prompt with its response takes {longest} tokens, "
-                f"but the model {what} {limit}; set max_length={limit} or less"
+                f"config key {key}: {what} takes {longest} tokens, but the model {does} {limit}; "
+                f"set {key}={limit} or less"
             )
+
+
+def _windows(policy: Scorer) -> dict[str, int | None]:
+    """How far the model's layers look back: in words, with the number of tokens."""
+    config = policy.model.config.get_text_config()
+    slides = getattr(config, "use_sliding_window", True)
+    is_local = "local" in (getattr(config, "attention_layers", None) or ())
+    return {
+        "sees a sliding window of": getattr(config, "sliding_window", None) if slides else None,
+        "attends within chunks of": getattr(config, "attention_chunk_size", None),
+        "has layers that see a window of": getattr(config, "window_size", None) if is_local else None,
+    }
+
+
+def _positions(policy: Scorer) -> dict[str, int | None]:
+    config = policy.model.config.get_text_config()
+    numbers = [getattr(config, name, None) for name in POSITIONS]
+    return {"has positions for": next((n for n in numbers if isinstance(n, int) and n > 0), None)}
+
+
+# --- the parity probe ---------------------------------------------------------------------------------------
+
+
+class TokenLogps(NamedTuple):
+    """The log-probs of one answer's tokens in a plain pass, and how far the logits there spread."""
+
+    logps: torch.Tensor  # (T,) in nats
+    spread: float  # root mean square over the tokens of the logits' standard deviation
 
 
 @torch.no_grad()
@@ -51,26 +138,91 @@ def parity_probe(policy: Scorer, trees: Sequence[forest.TokenTree], pad_id: int,
     """Score the trees packed and one by one; return the largest difference of an answer's log-prob, in nats.
 
     Two answers of each are enough, the longest among them: their branches stand side by side under one
-    prompt. Raises UserError naming the model where they differ by more than rounding explains: such a model
-    must not be packed.
+    prompt. One by one they go through the model's own forward with its own attention and head. Token by token
+    the two may differ by rounding, which is a small part of what the logits spread; a wrong mask, position,
+    scale or head is more. Raises UserError naming the model where they differ by more: such a model must not
+    be packed.
     """
     trees = [_two_longest(tree) for tree in trees]
-    batch = forest.pack(trees, [list(range(len(trees)))], pad_id, share).to(device_of(policy))
-    rows = score(policy, batch).policy.tolist()
-    low_precision = policy.compute_dtype != torch.float32 or next(policy.parameters()).dtype != torch.float32
+    with _full_precision(policy):
+        try:
+            packed = _packed_logps(policy, trees, pad_id, share)
+            with _own_attention(policy):
+                plain = [one_by_one(policy, tree) for tree in trees]
+        except UserError:
+            raise
+        except Exception as error:  # a model's code fails in its own ways on what it cannot take
+            problem = f"cannot score a packed forest ({first_line(error)})"
+            remedy = "use another model, or set attention=sdpa"
+            raise UserError(f"model {type(policy.model).__name__}: {problem}; {remedy}") from error
+        tolerance = tolerance_of(policy)
     worst = 0.0
-    for row, tree in zip(rows, trees):
-        for value, plain in zip(row, score_one_by_one(policy, tree)):
-            tolerance = 0.02 * abs(plain) + 0.5 if low_precision else 1e-4 * abs(plain) + 2e-3
-            if not abs(value - plain) <= tolerance:  # not a number fails too
-                remedy = "set share_prefixes=false" if share else "use another model or attention=sdpa"
-                raise UserError(
-                    f"model {type(policy.model).__name__} scores a packed forest differently from single "
-                    f"responses ({value:.4f} against {plain:.4f} nats), so its layers need more than a mask "
-                    f"and positions: {remedy}"
-                )
-            worst = max(worst, abs(value - plain))
+    for of_packed, of_plain in zip(sum(packed, []), sum(plain, [])):
+        difference = of_packed - of_plain.logps
+        error = difference.square().mean().sqrt().item()
+        if not error <= tolerance * of_plain.spread:  # not a number fails too
+            raise UserError(_unlike(policy, of_packed, of_plain.logps, share))
+        worst = max(worst, difference.sum().abs().item())
     return worst
+
+
+@contextmanager
+def _full_precision(policy: Scorer) -> Iterator[None]:
+    """Passes in the precision of the weights, where they need not be in a lower one: rounding hides less."""
+    casts, compute_dtype = policy.casts, policy.compute_dtype
+    if casts:
+        policy.casts, policy.compute_dtype = False, next(policy.parameters()).dtype
+    try:
+        yield
+    finally:
+        policy.casts, policy.compute_dtype = casts, compute_dtype
+
+
+def tolerance_of(policy: Scorer) -> float:
+    """What rounding may change in a token's log-prob, as a share of what the logits spread."""
+    dtypes = {policy.compute_dtype, next(policy.parameters()).dtype}
+    return ROUNDING if dtypes == {torch.float32} else ROUNDING_OF_BF16
+
+
+def _unlike(policy: Scorer, packed: torch.Tensor, plain: torch.Tensor, share: bool) -> str:
+    """What is said of a model that must not be packed."""
+    remedy = "set share_prefixes=false" if share else "use another model or attention=sdpa"
+    config = policy.model.config.get_text_config().to_dict()
+    known = {*FACTORS, *DIVISORS, *CAPS}
+    scales = [key for key in config if re.search("logit|lm_head|multiplier", key) and key not in known]
+    of_head = f" (or a head that it scales: {', '.join(scales)})" if scales else ""
+    return (
+        f"model {type(policy.model).__name__} scores a packed forest differently from single responses "
+        f"({packed.sum():.4f} against {plain.sum():.4f} nats over {len(plain)} tokens), so its layers need "
+        f"more than a mask and positions{of_head}: {remedy}"
+    )
+
+
+def _packed_logps(
+    policy: Scorer, trees: Sequence[forest.TokenTree], pad_id: int, share: bool
+) -> list[list[torch.Tensor]]:
+    """The log-probs (T,) of every answer's tokens, of trees that share one row."""
+    batch = forest.pack(trees, [list(range(len(trees)))], pad_id, share).to(device_of(policy))
+    logps = token_logps(policy, batch)
+    spans = batch.span.tolist()
+    of_trees = []
+    for row, tree in zip(spans, trees):
+        of_trees.append([logps[batch.owner == span].cpu() for span in row[: len(tree.answers)]])
+    return of_trees
+
+
+@contextmanager
+def _own_attention(policy: Scorer) -> Iterator[None]:
+    """The attention that came with the model in the place of ours."""
+    before = policy.model.config._attn_implementation
+    if not policy.model._can_set_attn_implementation():
+        yield  # its attention is its own always
+        return
+    policy.model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        policy.model.set_attn_implementation(before)
 
 
 def _two_longest(tree: forest.TokenTree) -> forest.TokenTree:
@@ -79,16 +231,20 @@ def _two_longest(tree: forest.TokenTree) -> forest.TokenTree:
 
 
 @torch.no_grad()
-def score_one_by_one(policy: Scorer, tree: forest.TokenTree) -> list[float]:
-    """Answer log-probs (nats) of an example by plain causal passes, one response each: the yardstick."""
+def one_by_one(policy: Scorer, tree: forest.TokenTree) -> list[TokenLogps]:
+    """The tokens of an example's answers by plain causal passes, one response each: the yardstick."""
     device = device_of(policy)
-    sums = []
-    for answer in tree.answers:
-        if not answer:
-            sums.append(0.0)
-            continue
+    answers = []
+    for answer in filter(None, tree.answers):
         ids = torch.tensor([[*tree.prompt, *tree.belief, *answer]], device=device)
         logits = policy(ids)[0, -len(answer) - 1 : -1].float()
-        logps = logits.log_softmax(-1).gather(1, ids[0, -len(answer) :, None])
-        sums.append(logps.sum().item())
-    return sums
+        logps = logits.log_softmax(-1).gather(1, ids[0, -len(answer) :, None])[:, 0]
+        spread = logits.var(-1).mean().sqrt().item()
+        answers.append(TokenLogps(logps.cpu(), spread))
+    return answers
+
+
+def score_one_by_one(policy: Scorer, tree: forest.TokenTree) -> list[float]:
+    """Answer log-probs (nats) of an example by plain causal passes; 0 where it has no such answer."""
+    scored = iter(one_by_one(policy, tree))
+    return [next(scored).logps.sum().item() if answer else 0.0 for answer in tree.answers]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,12 +17,25 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import PretrainedConfig
 
 import forest
 from models.head import LogProbs, Reads, positions_at_once
 from models.scorer import Scorer
 from models.sharding import blocks
 from models.weights import materialise
+
+# what configs call the experts of a mixture, and how many of them a token passes
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+CHOSEN_EXPERTS = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "top_k_experts",
+    "moe_top_k",
+    "moe_topk",
+    "moe_k",
+)
+PRODUCT_SECONDS = 0.5  # that a product should not take longer than, to know a device's rate
 
 
 def forward_flops(policy: Scorer, batch: forest.ForestBatch) -> int:
@@ -33,25 +46,57 @@ def forward_flops(policy: Scorer, batch: forest.ForestBatch) -> int:
     allows.
     """
     config = policy.model.config.get_text_config()
-    body = sum(p.numel() for p in blocks(policy.model).parameters())
+    body = active_parameters(policy)
     head = config.vocab_size * config.hidden_size
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention = 2 * config.num_hidden_layers * config.num_attention_heads * width
     return 2 * (body * batch.num_tokens + head * len(batch.positions) + attention * batch.num_attended)
 
 
+def active_parameters(policy: Scorer) -> int:
+    """Parameters of the blocks that a token passes; of a mixture of experts, the chosen ones."""
+    if policy.active_parameters is None:
+        policy.active_parameters = _count_active(policy)
+    return policy.active_parameters
+
+
+def _count_active(policy: Scorer) -> int:
+    config = policy.model.config.get_text_config()
+    chosen, experts = _first_of(config, CHOSEN_EXPERTS), _first_of(config, EXPERTS)
+    total = 0
+    for name, module in blocks(policy.model).named_modules():
+        count = sum(p.numel() for p in module.parameters(recurse=False))
+        of_experts = "experts" in name.split(".")
+        total += count * chosen // experts if of_experts and chosen and experts else count
+    return total
+
+
+def _first_of(config: PretrainedConfig, names: Sequence[str]) -> int:
+    """The config's first of these numbers; 0 where it has none."""
+    numbers = [getattr(config, name, None) for name in names]
+    return next((number for number in numbers if number), 0)
+
+
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
     """FLOP/s of a large square matrix product on this device, measured: what utilisation is relative to.
 
-    size: rows and columns. The best of three.
+    size: rows and columns, fewer where the device is slow in this dtype. The best of several, since what else
+    is at work on a machine only takes away from it.
     """
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        (a @ b).sum().item()  # item waits for the device
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times[1:])
+    side = 256
+    while side < size and _product_seconds(device, dtype, side) < PRODUCT_SECONDS / 8:
+        side *= 2
+    side = min(side, size)
+    return 2 * side**3 / min(_product_seconds(device, dtype, side) for _ in range(5))
+
+
+def _product_seconds(device: torch.device, dtype: torch.dtype, side: int) -> float:
+    """How long one product takes."""
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    (a @ b).sum().item()  # warms up; item waits for the device
+    start = time.perf_counter()
+    (a @ b).sum().item()
+    return time.perf_counter() - start
 
 
 class PassBytes(NamedTuple):
@@ -96,7 +141,7 @@ def _head_bytes(policy: Scorer, reads: Reads, num_positions: int) -> int:
     hidden = torch.empty(num_positions, weight.shape[1], dtype=policy.compute_dtype, requires_grad=True)
     chunk = positions_at_once(weight)
     with _PeakBytes([weight, hidden]) as head:
-        LogProbs.apply(hidden, weight, None, reads, policy.softcap or 0.0, chunk).sum().backward()
+        LogProbs.apply(hidden, weight, None, reads, policy.logit_shape, chunk).sum().backward()
     return head.peak
 
 

@@ -1,6 +1,6 @@
 """Log-probs off hidden states, chunk by chunk through the head, so that full logits never exist.
 
-Contract: `read_log_probs(head, hidden, reads, softcap)` gives one fp32 log-prob (nats) a read, through any
+Contract: `read_log_probs(head, hidden, reads, shape)` gives one fp32 log-prob (nats) a read, through any
 head. A plain linear one has a backward pass of its own, `LogProbs`; others are computed again in the backward
 pass.
 """
@@ -13,10 +13,48 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PretrainedConfig
 
 CHUNK_BYTES = 64 * 2**20  # fp32 logits that are computed at once
 SLICE_BYTES = 4 * 2**20  # of them that stay in a CPU's cache
 KEPT_BYTES = 256 * 2**20  # fp32 logits that wait for the backward pass; beyond them they are computed again
+
+
+# what configs call it: models multiply their head's output by the first, divide it by the second
+FACTORS = ("logit_scale", "lm_head_multiplier")
+DIVISORS = ("logits_scaling",)
+CAPS = ("final_logit_softcapping", "logits_soft_cap")
+
+
+class LogitShape(NamedTuple):
+    """What a model does to its head's output: logits = softcap * tanh(scale * output / softcap)."""
+
+    scale: float = 1.0
+    softcap: float = 0.0  # 0: none
+
+    def of(self, output: torch.Tensor) -> torch.Tensor:
+        """The logits of a head's output, in fp32."""
+        logits = output.float()
+        if self.scale != 1.0:
+            logits = self.scale * logits
+        return self.softcap * torch.tanh(logits / self.softcap) if self.softcap else logits
+
+    def slope(self, logits: torch.Tensor) -> torch.Tensor | float:
+        """The derivative of `of`, given its logits."""
+        if self.softcap:
+            return self.scale * (1 - (logits / self.softcap) ** 2)
+        return self.scale
+
+
+def logit_shape(config: PretrainedConfig) -> LogitShape:
+    """The shape that a model's config tells of; the parity probe notices one that it does not."""
+    scale = 1.0
+    for name in FACTORS:
+        scale *= getattr(config, name, None) or 1.0
+    for name in DIVISORS:
+        scale /= getattr(config, name, None) or 1.0
+    caps = [getattr(config, name, None) for name in CAPS]
+    return LogitShape(scale, next(filter(None, caps), 0.0))
 
 
 class Reads(NamedTuple):
@@ -27,22 +65,18 @@ class Reads(NamedTuple):
     starts: Sequence[int]  # R + 1 host integers: the reads of position r are starts[r] .. starts[r + 1]
 
 
-def read_log_probs(
-    head: nn.Module, hidden: torch.Tensor, reads: Reads, softcap: float | None
-) -> torch.Tensor:
-    """Log-probs (M,) of the reads off hidden states (R, d), fp32, in nats. softcap: of the logits; None or 0:
-    none.
-    """
+def read_log_probs(head: nn.Module, hidden: torch.Tensor, reads: Reads, shape: LogitShape) -> torch.Tensor:
+    """Log-probs (M,) of the reads off hidden states (R, d), fp32, in nats."""
     chunk = positions_at_once(head.weight)
     if type(head) is nn.Linear:
-        return LogProbs.apply(hidden, head.weight, head.bias, reads, softcap or 0.0, chunk)
+        return LogProbs.apply(hidden, head.weight, head.bias, reads, shape, chunk)
     logps = []
     for first in range(0, len(hidden), chunk):
         last = min(first + chunk, len(hidden))
         here = slice(reads.starts[first], reads.starts[last])
         inputs = (hidden[first:last], reads.source[here] - first, reads.target[here])
         # recomputed in the backward pass, so that no chunk's fp32 logits are kept
-        logps.append(checkpoint(_read, head, *inputs, softcap, use_reentrant=False))
+        logps.append(checkpoint(_read, head, *inputs, shape, use_reentrant=False))
     return torch.cat(logps)
 
 
@@ -56,18 +90,16 @@ def _read(
     hidden: torch.Tensor,
     source: torch.Tensor,
     target: torch.Tensor,
-    softcap: float | None,
+    shape: LogitShape,
 ) -> torch.Tensor:
-    logits = head(hidden).float()
-    if softcap:
-        logits = softcap * torch.tanh(logits / softcap)
+    logits = shape.of(head(hidden))
     return logits[source, target] - logits.logsumexp(-1)[source]
 
 
 class LogProbs(torch.autograd.Function):
     """Log-probs of M tokens read at R positions, through a linear head, whose logits never exist all at once.
 
-    hidden (R, d), weight (V, d), bias (V,) or None; softcap 0: none; chunk: positions at once. Returns (M,)
+    hidden (R, d), weight (V, d), bias (V,) or None; chunk: positions at once. Returns (M,)
     fp32. Chunks have an fp32 log-softmax. The first ones' logits are kept for the backward pass, up to
     KEPT_BYTES, the others' computed again. There softmax and gradient share the logits' memory and the
     weight's gradient is added up in place.
@@ -80,7 +112,7 @@ class LogProbs(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         reads: Reads,
-        softcap: float,
+        shape: LogitShape,
         chunk: int,
     ) -> torch.Tensor:
         source, target, starts = reads
@@ -94,7 +126,7 @@ class LogProbs(torch.autograd.Function):
             for first in range(0, len(hidden), chunk):
                 last = min(first + chunk, len(hidden))
                 here = slice(starts[first], starts[last])
-                logits = _logits(hidden[first:last].to(compute), w, b, softcap)
+                logits = _logits(hidden[first:last].to(compute), w, b, shape)
                 for part in _slices(logits):
                     lse[first:last][part] = logits[part].logsumexp(-1)
                 logps[here] = logits[source[here] - first, target[here]] - lse[source[here]]
@@ -102,13 +134,13 @@ class LogProbs(torch.autograd.Function):
                 if room >= 0 and any(ctx.needs_input_grad):
                     ctx.kept[first] = logits
         ctx.save_for_backward(hidden, weight, bias, source, target, lse)
-        ctx.rest = starts, softcap, chunk, compute
+        ctx.rest = starts, shape, chunk, compute
         return logps
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, bias, source, target, lse = ctx.saved_tensors
-        starts, softcap, chunk, compute = ctx.rest
+        starts, shape, chunk, compute = ctx.rest
         w, b = _cast(weight, bias, compute)
         total = torch.zeros_like(lse).index_add_(0, source, grad)  # of the reads at each position
         d_hidden = torch.empty_like(hidden)
@@ -120,13 +152,13 @@ class LogProbs(torch.autograd.Function):
             last = min(first + chunk, len(hidden))
             here = slice(starts[first], starts[last])
             h = hidden[first:last].to(compute)
-            logits = ctx.kept.pop(first) if first in ctx.kept else _logits(h, w, b, softcap)
-            slope = 1 - (logits / softcap) ** 2 if softcap else None
+            logits = ctx.kept.pop(first) if first in ctx.kept else _logits(h, w, b, shape)
+            slope = shape.slope(logits)
             for part in _slices(logits):
                 logits[part].sub_(lse[first:last][part, None]).exp_().mul_(-total[first:last][part, None])
             d_logits = logits
             d_logits.index_put_((source[here] - first, target[here]), grad[here], accumulate=True)
-            if softcap:
+            if shape != LogitShape():
                 d_logits = d_logits.mul_(slope)
             d_logits = d_logits.to(compute)
             d_hidden[first:last] = d_logits @ w
@@ -172,8 +204,7 @@ def _slices(logits: torch.Tensor) -> list[slice]:
 
 
 def _logits(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, softcap: float
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shape: LogitShape
 ) -> torch.Tensor:
     """fp32 logits, a tensor that the caller may overwrite."""
-    logits = nn.functional.linear(hidden, weight, bias).float()
-    return softcap * torch.tanh(logits / softcap) if softcap else logits
+    return shape.of(nn.functional.linear(hidden, weight, bias))

@@ -6,6 +6,8 @@ unless trust_remote_code says so.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,14 +22,22 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from models.attention import choose_attention, register_attention
+from models.attention import SEGMENTS, choose_attention, register_attention
 from models.checks import check_layers
 from models.embedded import EMBEDDED, resolve_name
 from models.errors import first_line
-from models.scorer import Scorer
+from models.scorer import Scorer, Tensors
 from models.spec import PolicySpec
-from models.weights import StoredTensor, local_part, materialise, open_safetensors, weight_files
-from ranks import World
+from models.weights import (
+    StoredTensor,
+    keeps_names,
+    local_part,
+    materialise,
+    open_safetensors,
+    refuse_strangers,
+    weight_files,
+)
+from ranks import World, on_main
 from utils import UserError
 
 
@@ -42,11 +52,8 @@ def load_policy(spec: PolicySpec, device: torch.device, empty: bool = False) -> 
     attention = choose_attention(spec.attention, device)
     register_attention()
     source = resolve_name(spec.model_name)
-    try:
+    with _loading(source):
         model = _empty_model(source, spec, attention) if empty else _whole_model(source, spec, attention)
-    except (OSError, ValueError, ImportError) as error:
-        remedy = f"give an HF folder, a hub name or {EMBEDDED}smollm2-135m-instruct"
-        raise UserError(f"model {source}: cannot be loaded ({first_line(error)}); {remedy}") from error
     if spec.archive_file and not empty:
         load_archive(model, spec.archive_file)
     check_layers(model, source)
@@ -61,13 +68,29 @@ def load_policy(spec: PolicySpec, device: torch.device, empty: bool = False) -> 
     return policy.to(device)
 
 
+@contextmanager
+def _loading(source: str) -> Iterator[None]:
+    """Raises UserError for whatever goes wrong: what a folder holds can be damaged in any way."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        remedy = f"give an HF folder, a hub name or {EMBEDDED}smollm2-135m-instruct"
+        raise UserError(f"model {source}: cannot be loaded ({first_line(error)}); {remedy}") from error
+
+
 def _whole_model(source: str, spec: PolicySpec, attention: str) -> nn.Module:
-    return AutoModelForCausalLM.from_pretrained(
+    """The model with its weights. Raises UserError where some are not there: they would be made up."""
+    model, info = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=getattr(torch, spec.dtype),
         attn_implementation=attention,
         trust_remote_code=spec.trust_remote_code,
+        output_loading_info=True,
     )
+    refuse_strangers(source, info["missing_keys"], info["unexpected_keys"])
+    return model
 
 
 def _empty_model(source: str, spec: PolicySpec, attention: str) -> nn.Module:
@@ -100,17 +123,19 @@ def load_weights(policy: Scorer, spec: PolicySpec, world: World) -> None:
     materialise(policy, world.device)
     source = resolve_name(spec.model_name)
     wanted = policy.named_weights()
-    stored = {} if spec.archive_file else weight_files(source)
+    stored = {} if spec.archive_file or not keeps_names(policy.model, wanted) else weight_files(source)
     with torch.no_grad():
-        if all(name in stored and stored[name].shape == tuple(p.shape) for name, p in wanted.items()):
+        if all(name in stored and stored[name].shape == tuple(w.shape) for name, w in wanted.items()):
+            tied = set(policy.model.state_dict()) - set(wanted)
+            refuse_strangers(source, (), set(stored) - set(wanted) - tied)
             _read_own_rows(wanted, stored)
         else:
             _receive_from_main(wanted, spec, world)
 
 
-def _read_own_rows(wanted: dict[str, nn.Parameter], stored: dict[str, StoredTensor]) -> None:
-    for name, parameter in wanted.items():
-        local, first = local_part(parameter)
+def _read_own_rows(wanted: Tensors, stored: dict[str, StoredTensor]) -> None:
+    for name, weight in wanted.items():
+        local, first = local_part(weight)
         # opened for each tensor: what a mapping has read counts as memory in use
         with open_safetensors(stored[name].path) as file:
             if local.dim():
@@ -119,21 +144,64 @@ def _read_own_rows(wanted: dict[str, nn.Parameter], stored: dict[str, StoredTens
                 local.copy_(file.get_tensor(name))
 
 
-def _receive_from_main(wanted: dict[str, nn.Parameter], spec: PolicySpec, world: World) -> None:
+def load_folder(policy: Scorer, folder: Path, world: World) -> None:
+    """Fill a policy with what transformers saved of such a model, in the names that it gave the tensors.
+
+    The main rank reads the whole model. Raises UserError, on all ranks, where it is another one.
+    """
+    wanted = policy.named_weights()
+    state: Tensors = {}
+    on_main(world, lambda: state.update(_weights_in(policy, folder, wanted)))
+    with torch.no_grad():
+        _send(wanted, state, world)
+
+
+def _weights_in(policy: Scorer, folder: Path, wanted: Tensors) -> Tensors:
+    """The wanted weights of a folder on the CPU, by their names in the module."""
+    dtype = next(iter(wanted.values())).dtype
+    with _loading(str(folder)):
+        kind = type(policy.model)
+        model, info = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        refuse_strangers(str(folder), info["missing_keys"], info["unexpected_keys"])
+    return _these(wanted, Scorer(model, SEGMENTS), str(folder))
+
+
+def _receive_from_main(wanted: Tensors, spec: PolicySpec, world: World) -> None:
     """The main rank loads the whole model on its CPU and sends every tensor to all; each keeps its rows."""
-    state = {}
-    if world.is_main:
-        dtype = str(next(iter(wanted.values())).dtype).removeprefix("torch.")
-        whole_spec = spec._replace(dtype=dtype, compute_dtype="float32", attention="sdpa")
-        state = load_policy(whole_spec, torch.device("cpu")).named_weights()
-    for name, parameter in wanted.items():
+    state: Tensors = {}
+    on_main(world, lambda: state.update(_whole_weights(wanted, spec)))
+    _send(wanted, state, world)
+
+
+def _whole_weights(wanted: Tensors, spec: PolicySpec) -> Tensors:
+    """The wanted weights of a spec's model on the CPU, by their names in the module."""
+    dtype = str(next(iter(wanted.values())).dtype).removeprefix("torch.")
+    whole_spec = spec._replace(dtype=dtype, compute_dtype="float32", attention=SEGMENTS)
+    return _these(wanted, load_policy(whole_spec, torch.device("cpu")), spec.model_name)
+
+
+def _these(wanted: Tensors, whole: Scorer, source: str) -> Tensors:
+    """The wanted weights of a whole model. Raises UserError where it is another one."""
+    held = whole.named_weights()
+    for name, weight in wanted.items():
+        if name not in held or held[name].shape != weight.shape:
+            raise UserError(
+                f"model {source}: holds the weights of another model ({name} of shape {tuple(weight.shape)} "
+                "is not there); give the model that they belong to"
+            )
+    return held
+
+
+def _send(wanted: Tensors, state: Tensors, world: World) -> None:
+    """Every tensor of the main rank's state to all ranks, into what each of them holds of it."""
+    for name, weight in wanted.items():
         if world.is_main:
-            whole = state[name].detach().to(world.device)
+            whole = state[name].detach().to(world.device, weight.dtype)
         else:
-            whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=world.device)
+            whole = torch.empty(weight.shape, dtype=weight.dtype, device=world.device)
         if world.size > 1:
             dist.broadcast(whole, src=0)
-        local, first = local_part(parameter)
+        local, first = local_part(weight)
         local.copy_(whole[first : first + len(local)] if local.dim() else whole)
 
 
@@ -148,9 +216,9 @@ def load_archive(model: nn.Module, path: Path) -> None:
         problem = f"not a checkpoint of plain tensors ({first_line(error)})"
         raise UserError(f"{path}: {problem}; give a policy.pt or an HF folder") from error
     state = state.get("state", state) if isinstance(state, dict) else {}
-    is_tied = getattr(model.config, "tie_word_embeddings", False)
-    tied = set(model._tied_weights_keys or ()) if is_tied else set()
-    for name, tensor in model.state_dict().items():
+    own = model.state_dict()
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    for name, tensor in own.items():
         if name in tied and name not in state:
             continue
         if name not in state or state[name].shape != tensor.shape:
@@ -158,6 +226,7 @@ def load_archive(model: nn.Module, path: Path) -> None:
                 f"{path}: tensor {name} is missing or has another shape; "
                 "set model.name_or_path to the model it was trained from"
             )
+    refuse_strangers(str(path), (), set(state) - set(own))
     model.load_state_dict(state, strict=False)
 
 

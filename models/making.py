@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import torch
 
-from models.adapters import add_adapters, reset_adapters
+from models.adapters import add_adapters, merging, reset_adapters
+from models.attention import SEGMENTS
 from models.loading import load_policy, load_weights
 from models.scorer import Scorer
 from models.sharding import gradient_checkpointing, shard
@@ -24,6 +25,8 @@ def make_policy(spec: PolicySpec, world: World, sharded: bool) -> Scorer:
     for all ranks. Raises UserError for what cannot be loaded or applied.
     """
     policy = _apply(spec, load_policy(spec, world.device, empty=sharded))
+    if spec.lora is not None:
+        policy.merge = merging(_twin(spec), spec.lora)
     if sharded:
         shard(policy, world, spec.cpu_offload, spec.block_name)
         load_weights(policy, spec, world)
@@ -44,3 +47,8 @@ def _apply(spec: PolicySpec, policy: Scorer) -> Scorer:
     if spec.activation_checkpointing:
         gradient_checkpointing(policy, spec.block_name)
     return policy
+
+
+def _twin(spec: PolicySpec) -> Scorer:
+    """The policy without weights, in which adapters are merged. It runs no pass, so any attention will do."""
+    return empty_policy(spec._replace(activation_checkpointing=False, attention=SEGMENTS))

@@ -8,6 +8,7 @@ the root module.
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from transformers import GenerationConfig
 
 import forest
 from losses import Scores
 from models.attention import SEGMENTS, attention_mask, segment_masks
-from models.head import Reads, read_log_probs
+from models.head import Reads, logit_shape, read_log_probs
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -40,16 +42,16 @@ class Scorer(nn.Module):
 
     # where passes run; None: where the weights are. Offloaded weights rest on the CPU
     device: torch.device | None = None
+    active_parameters: int | None = None  # of the blocks, that a token passes; counted once
     adapters: LoraConfig | None = None  # where only adapters are trained
+    merge: Callable[[Tensors], Tensors] | None = None  # a full state dict's weights, adapters added to them
 
     def __init__(self, model: nn.Module, attention: str, compute_dtype: torch.dtype = torch.float32):
         super().__init__()
         self.model = model
         self.attention = attention
         self.compute_dtype = compute_dtype
-        text_config = model.config.get_text_config()
-        # of Gemma's logits; the parity probe guards the rest
-        self.softcap = getattr(text_config, "final_logit_softcapping", None)
+        self.logit_shape = logit_shape(model.config.get_text_config())
         self.casts = compute_dtype != torch.float32  # False where FSDP2 hands out weights in compute_dtype
 
     def forward(
@@ -76,31 +78,32 @@ class Scorer(nn.Module):
                 **extra,
             ).last_hidden_state
             hidden = hidden.flatten(0, 1)[positions]  # (R, d)
-            return read_log_probs(self.model.get_output_embeddings(), hidden, reads, self.softcap)
+            return read_log_probs(self.model.get_output_embeddings(), hidden, reads, self.logit_shape)
 
     def generate(self, **settings: Any) -> torch.Tensor:
         """transformers' `generate` of the model."""
         return self.model.generate(**settings)
 
-    def named_weights(self) -> dict[str, nn.Parameter]:
-        """Parameters by the names that the model's files give them, without those of adapters."""
-        return {plain_name(n): p for n, p in self.named_parameters() if "lora_" not in n}
+    def named_weights(self) -> Tensors:
+        """Parameters and persistent buffers by their names in the module, without those of adapters."""
+        named = [*self.named_parameters(), *self.persistent_buffers()]
+        return {plain_name(name): tensor for name, tensor in named if "lora_" not in name}
+
+    def persistent_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Buffers that are weights: a state dict holds them."""
+        for prefix, module in self.named_modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None and name not in module._non_persistent_buffers_set:
+                    yield f"{prefix}.{name}", buffer
 
     def export(self, state: Tensors) -> tuple[Tensors, Tensors]:
         """A full state dict as two: the model's own, adapters merged into it; and the adapters in peft's
         names.
         """
-        adapters = {f"base_model.{k.replace('.default.', '.')}": v for k, v in state.items() if "lora_" in k}
-        merged = {plain_name(k): v for k, v in state.items() if "lora_" not in k}
-        for name, up in state.items():
-            if ".lora_B." in name:
-                layer_name = plain_name(name.split(".lora_B.")[0])
-                layer = self.model.get_submodule(layer_name)
-                down = state[name.replace("lora_B", "lora_A")]
-                delta = layer.scaling["default"] * (up.float() @ down.float())
-                weight = merged[f"{layer_name}.weight"]
-                total = weight.float() + (delta.T if layer.fan_in_fan_out else delta)
-                merged[f"{layer_name}.weight"] = total.to(weight.dtype)
+        adapters = {_peft_name(name): value for name, value in state.items() if "lora_" in name}
+        merged = {plain_name(name): value for name, value in state.items() if "lora_" not in name}
+        if self.merge is not None and merged:
+            merged |= self.merge(state)
         return merged, adapters
 
     def exported(self, folder: Path) -> tuple[Path, Callable[[str], str]]:
@@ -110,9 +113,14 @@ class Scorer(nn.Module):
         return folder / "adapter", _adapter_name
 
 
+def _peft_name(name: str) -> str:
+    """The name in peft's files of an adapter's tensor that has this name in a `Scorer`."""
+    return "base_model." + re.sub(r"\.default(?=\.|$)", "", name)
+
+
 def _adapter_name(name: str) -> str:
     """The name in a `Scorer` of an adapter's tensor that has this name in peft's files."""
-    return name.removeprefix("base_model.").replace(".weight", ".default.weight")
+    return re.sub(r"(lora_[A-Za-z_]+)", r"\1.default", name.removeprefix("base_model."))
 
 
 def plain_name(name: str) -> str:
@@ -132,9 +140,7 @@ def score(policy: Callable[..., torch.Tensor], batch: forest.ForestBatch) -> Sco
 
     policy: a `Scorer`, or what has its forward.
     """
-    reads = Reads(batch.source, batch.target, batch.read_starts)
-    rows = (batch.input_ids, batch.position_ids, batch.end)
-    logps = policy(*rows, batch.positions, reads, batch.segments)  # (M,)
+    logps = token_logps(policy, batch)
     spans = logps.new_zeros(batch.num_spans + 1).index_add(0, batch.owner, logps)  # the last: class reads
     has_classes = batch.class_probs.shape[1] > 0
     return Scores(
@@ -148,6 +154,13 @@ def score(policy: Callable[..., torch.Tensor], batch: forest.ForestBatch) -> Sco
         belief_logp=spans[batch.belief_span].masked_fill(batch.belief_length == 0, 0.0),
         belief_length=batch.belief_length,
     )
+
+
+def token_logps(policy: Callable[..., torch.Tensor], batch: forest.ForestBatch) -> torch.Tensor:
+    """The log-probs (M,) of all that is read off a packed forest, in nats; `batch.owner` has their spans."""
+    reads = Reads(batch.source, batch.target, batch.read_starts)
+    rows = (batch.input_ids, batch.position_ids, batch.end)
+    return policy(*rows, batch.positions, reads, batch.segments)
 
 
 @torch.no_grad()
@@ -177,47 +190,69 @@ class Sampling(NamedTuple):
 
 @torch.no_grad()
 def generate(policy: Scorer, prompts: Sequence[forest.Ids], sampling: Sampling, seed: int) -> list[list[int]]:
-    """Sample one continuation a prompt, without truncating the distribution; token ids without EOS.
+    """Sample one continuation a prompt from the whole distribution; token ids without what ends them.
 
-    One call is one batch, left-padded; the draw depends on `seed` alone, not on what was sampled before. A
-    call for all ranks where the policy is sharded: they then take as many steps as the longest of their
-    batches.
+    A continuation ends with `eos_id` or with any token that the model names as an end; no other of the
+    model's own settings for generation counts. One call is one batch, left-padded; the draw depends on `seed`
+    alone, not on what was sampled before. A call for all ranks where the policy is sharded: they then take as
+    many steps as the longest of their batches.
     """
     device = device_of(policy)
-    eos_id = sampling.eos_id
+    ends = end_ids(policy, sampling.eos_id)
     width = max(map(len, prompts))
     ids = torch.tensor([[sampling.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    draw = {"do_sample": False}
-    if sampling.temperature:
-        draw = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        with _attention_of_steps(policy), torch.compiler.set_stance("force_eager"):
+        with _generating(policy, _neutral(sampling, ends)), torch.compiler.set_stance("force_eager"):
             out = policy.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=sampling.max_new_tokens,
-                pad_token_id=sampling.pad_id,
-                eos_token_id=eos_id,
-                use_cache=True,
-                synced_gpus=isinstance(policy, FSDPModule),
-                **draw,
+                input_ids=ids, attention_mask=mask, use_cache=True, synced_gpus=isinstance(policy, FSDPModule)
             )
-    return [row[: row.index(eos_id)] if eos_id in row else row for row in out[:, width:].tolist()]
+    return [_until(row, ends) for row in out[:, width:].tolist()]
+
+
+def end_ids(policy: Scorer, eos_id: int) -> list[int]:
+    """Every token that ends a response: `eos_id` first, then those that the model's files name."""
+    ends = [eos_id]
+    text_config = policy.model.config.get_text_config()
+    for settings in (getattr(policy.model, "generation_config", None), text_config):
+        named = getattr(settings, "eos_token_id", None)
+        ends += named if isinstance(named, list | tuple) else [named]
+    return [end for end in dict.fromkeys(ends) if end is not None]
+
+
+def _neutral(sampling: Sampling, ends: list[int]) -> GenerationConfig:
+    """Settings that leave the model's distribution as it is."""
+    draw: dict[str, Any] = {"do_sample": False}
+    if sampling.temperature:
+        draw = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+    return GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens, pad_token_id=sampling.pad_id, eos_token_id=ends, **draw
+    )
+
+
+def _until(ids: list[int], ends: list[int]) -> list[int]:
+    """The ids before the first that ends a response."""
+    first = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    return ids[:first]
 
 
 @contextmanager
-def _attention_of_steps(policy: Scorer) -> Iterator[None]:
-    """sdpa in the place of flex_attention: a step of one token has no use for block masks."""
-    if policy.attention != "flex_attention":
-        yield
-        return
-    policy.model.set_attn_implementation("sdpa")
+def _generating(policy: Scorer, settings: GenerationConfig) -> Iterator[None]:
+    """The model with these settings for generation and none of its own. Attention over segments takes the
+    place of flex_attention: a step of one token has no use for block masks.
+    """
+    model = policy.model
+    own = model.generation_config
+    model.generation_config = settings
+    if policy.attention == "flex_attention":
+        model.set_attn_implementation(SEGMENTS)
     try:
         yield
     finally:
-        policy.model.set_attn_implementation(policy.attention)
+        model.generation_config = own
+        if policy.attention == "flex_attention":
+            model.set_attn_implementation(policy.attention)
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,8 @@ Contract: a rank touches its own rows alone, so no rank ever holds the whole of 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +16,13 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.distributed.tensor import DTensor
+from transformers.core_model_loading import revert_weight_conversion
 
 from models.errors import first_line
 from models.scorer import Scorer
 from utils import UserError
+
+OLD_BUFFERS = re.compile(r"(rotary_emb\.inv_freq|attn\.bias|attention\.bias|masked_bias|position_ids)$")
 
 
 class StoredTensor(NamedTuple):
@@ -48,6 +53,34 @@ def weight_files(source: str) -> dict[str, StoredTensor]:
             for name in file.keys():
                 stored[name] = StoredTensor(path, tuple(file.get_slice(name).get_shape()))
     return stored
+
+
+def refuse_strangers(source: str, missing: Collection[str], unexpected: Collection[str]) -> None:
+    """Raises UserError where files lack tensors of the model, or hold others: they are of another one.
+
+    Buffers that older versions of transformers saved are no weights.
+    """
+    foreign = sorted(name for name in unexpected if not OLD_BUFFERS.search(name))
+    for what, names in (("lacks", sorted(missing)), ("also holds", foreign)):
+        if names:
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(
+                f"model {source}: {what} tensor {names[0]}{others}, so its weights are not those of its "
+                "config's architecture; fetch or save the model again, or correct config.json"
+            )
+
+
+def keeps_names(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> bool:
+    """Do a model's files hold its weights as they stand in the module, under the same names?
+
+    transformers renames those of some families, and splits what it keeps fused, as it saves them. weights: by
+    their names in the module.
+    """
+    empty = {}
+    for name, weight in weights.items():
+        empty[name] = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
+    written = revert_weight_conversion(model, dict(empty))
+    return written.keys() == empty.keys() and all(written[name] is empty[name] for name in empty)
 
 
 def open_safetensors(path: Path) -> safe_open:
@@ -92,20 +125,22 @@ def fingerprint(policy: Scorer) -> str:
     Every row of a tensor is hashed and the hashes are added up, so each rank hashes what it holds. A call for
     all ranks.
     """
-    total, mesh = 0, None
-    for name, parameter in policy.named_weights().items():
-        if isinstance(parameter, DTensor):
-            mesh = parameter.device_mesh
-        total += _hash_of_rows(name, parameter)
-    if mesh is not None:
+    of_parts, of_wholes, mesh = 0, 0, None
+    for name, weight in policy.named_weights().items():
+        if isinstance(weight, DTensor):
+            mesh = weight.device_mesh
+            of_parts += _hash_of_rows(name, weight)
+        else:
+            of_wholes += _hash_of_rows(name, weight)
+    if mesh is not None:  # buffers are whole on every rank
         counts = mesh.ndim == 1 or mesh.get_local_rank(0) == 0  # replicas count once
         parts = [0] * dist.get_world_size()
-        dist.all_gather_object(parts, total if counts else 0)
-        total = sum(parts)
-    return (total % 2**128).to_bytes(16, "little").hex()
+        dist.all_gather_object(parts, of_parts if counts else 0)
+        of_parts = sum(parts)
+    return ((of_parts + of_wholes) % 2**128).to_bytes(16, "little").hex()
 
 
-def _hash_of_rows(name: str, parameter: nn.Parameter) -> int:
+def _hash_of_rows(name: str, parameter: torch.Tensor) -> int:
     """The sum of the hashes of this rank's rows; 0 where there are more ranks than rows."""
     local, first = local_part(parameter)
     if not local.numel():

@@ -31,6 +31,8 @@ from runs.shards import Tensors
 from runs.state import State, from_json, to_json
 from utils import UserError, log, write_json
 
+SHARD_SIZE = "4GB"  # of a file of converted weights: so much of them is in memory at once
+
 # --- save ---------------------------------------------------------------------------------------------------
 
 
@@ -156,9 +158,15 @@ def _write_shards(snapshot: Snapshot, writer: Writer) -> tuple[Tensors, Tensors]
 def _write_model(snapshot: Snapshot, merged: Tensors, adapters: Tensors) -> None:
     """Write the HF folder: config, weights, adapters, tokenizer."""
     temporary = snapshot.temporary
-    snapshot.policy.model.save_pretrained(temporary, state_dict={} if snapshot.is_sharded else merged)
-    if snapshot.is_sharded:
+    model = snapshot.policy.model
+    if not snapshot.is_sharded:
+        model.save_pretrained(temporary, state_dict=merged)
+    elif models.keeps_names(model, merged):
+        model.save_pretrained(temporary, state_dict={})
         shards.take_weights(temporary)
+    else:  # transformers turns them into the tensors of its files, which takes all of one layer at once
+        model.save_pretrained(temporary, state_dict=shards.joined(temporary), max_shard_size=SHARD_SIZE)
+        shutil.rmtree(temporary / "weights")
     if adapters:
         snapshot.policy.adapters.save_pretrained(temporary / "adapter")
         adapter_file = temporary / "adapter" / "adapter_model.safetensors"
@@ -243,6 +251,20 @@ def load_latest(
     if state is None:
         return None
     path = folder.step_folder(run, state.step)
+    if policy.adapters is None and not models.keeps_names(policy.model, policy.named_weights()):
+        models.load_folder(policy, path, world)
+    else:
+        _read_weights(path, policy, world)
+    _load_moments(path, policy, optimizer, world)
+    on_main(world, lambda: folder.link_back(run, state.step, state.best_step))
+    log.info("resumed from %s", path.name)
+    return state
+
+
+def _read_weights(path: Path, policy: models.Scorer, world: World) -> None:
+    """Read what is trained from a step folder, every rank its own part. Raises UserError where it is of
+    another model, before anything is read.
+    """
     trained, name_of = policy.exported(path)
     reader = HuggingFaceStorageReader(str(trained))
     with _reading(path):
@@ -252,13 +274,9 @@ def load_latest(
     if problem:
         problem = f"holds the weights of another model ({problem})"
         raise UserError(f"{path}: {problem}; restore model.name_or_path or set another exp_name")
-    _load_moments(path, policy, optimizer, world)
     with _reading(path):
         stored_names = {name_of(name): name for name in entries}
         shards.read_weights(policy, reader, stored_names, is_alone=world.size == 1)
-    on_main(world, lambda: folder.link_back(run, state.step, state.best_step))
-    log.info("resumed from %s", path.name)
-    return state
 
 
 def _load_moments(path: Path, policy: models.Scorer, optimizer: torch.optim.Optimizer, world: World) -> None:
@@ -266,8 +284,9 @@ def _load_moments(path: Path, policy: models.Scorer, optimizer: torch.optim.Opti
     if not (path / folder.OPTIMIZER).exists():
         return
     with _reading(path):
-        moments = shards.read_moments(path / folder.OPTIMIZER, policy, optimizer, is_alone=world.size == 1)
-    shards.set_moments(policy, optimizer, moments)
+        where = path / folder.OPTIMIZER
+        moments, without = shards.read_moments(where, policy, optimizer, is_alone=world.size == 1)
+    shards.set_moments(policy, optimizer, moments, without)
 
 
 @contextmanager

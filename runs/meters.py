@@ -95,13 +95,15 @@ class Meter:
             self.start += time.perf_counter() - start
 
     def _rates(self, work: Work, seconds: float) -> dict[str, float]:
-        training_flops = 3 * work.flops  # forward and backward
+        achieved = 3 * work.flops / seconds / self.world.size  # forward and backward
+        # the rate may have been measured beside other work; what was achieved is possible
+        self.rate = max(self.rate, achieved)
         return {
             "examples_per_second": work.examples / seconds,
             "tokens_per_second": work.tokens / seconds,
             "padding_fraction": 1 - work.tokens / max(work.padded_tokens, 1),
             "saved_by_sharing": 1 - work.tokens / max(work.unshared_tokens, 1),
-            "mfu": training_flops / seconds / self.rate / self.world.size,
+            "mfu": achieved / self.rate,
         }
 
 

@@ -177,7 +177,7 @@ def check_same_start(path: Path, resumed: State, fresh: State, settings: TrainSe
     """Raises UserError where a run that resumes has other starting weights or other examples than when it
     began.
     """
-    if resumed.reference != fresh.reference:
+    if resumed.reference and resumed.reference != fresh.reference:  # "": an older run without a reference
         weights = settings.model.archive or settings.model.name_or_path
         raise UserError(
             f"{path}: the starting weights ({weights}) changed since this run began, and they are its "

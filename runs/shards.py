@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
@@ -26,6 +27,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import FSDPModule
+
+import models
 
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
@@ -85,11 +88,16 @@ def reshard(policy: nn.Module) -> None:
         policy.reshard()
 
 
-def _trained(policy: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters under all their names in a state dict, without those of the frozen model below adapters."""
+def _trained(policy: models.Scorer) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters under all their names in a state dict, without those of the frozen model below adapters; and
+    the buffers that are weights.
+    """
     for name, parameter in policy.named_parameters(remove_duplicate=False):
         if parameter.requires_grad:
             yield _state_name(name), parameter
+    if policy.adapters is None:
+        for name, buffer in policy.persistent_buffers():
+            yield _state_name(name), buffer
 
 
 def _state_name(name: str) -> str:
@@ -120,6 +128,14 @@ def write(path: Path, tensors: Tensors, group: dist.ProcessGroup | None, join: b
     dcp.save(tensors, storage_writer=writer, process_group=group, no_dist=ranks == 1)
 
 
+def joined(path: Path) -> Tensors:
+    """The joined weights of `weights/`, read from the disk as they are needed."""
+    tensors: Tensors = {}
+    for file in sorted((path / "weights").glob("model*.safetensors")):
+        tensors |= load_file(file)
+    return tensors
+
+
 def take_weights(path: Path) -> None:
     """Move the joined files of `weights/` to where an HF folder has them, under the names it gives them."""
     files = sorted((path / "weights").glob("model*.safetensors"))
@@ -136,21 +152,40 @@ def take_weights(path: Path) -> None:
 
 def read_moments(
     path: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, is_alone: bool
-) -> dict[str, Any]:
-    """The optimizer's state dict with the tensors of a folder, each rank reading what it holds of them."""
+) -> tuple[dict[str, Any], set[str]]:
+    """The optimizer's state dict with the tensors of a folder, each rank reading what it holds of them; and
+    the names of the parameters that the folder has none for, since they never had a gradient.
+    """
     reshard(policy)
     held = get_optimizer_state_dict(policy, optimizer, options=FLAT)
-    dcp.load(_tensors(held), storage_reader=HuggingFaceStorageReader(str(path)), no_dist=is_alone)
-    return held
+    reader = HuggingFaceStorageReader(str(path))
+    stored = reader.read_metadata().state_dict_metadata
+    tensors = _tensors(held)
+    of_parameters = {name: _parameter_of(name) for name in tensors}
+    known = {of_parameters[name] for name in tensors if name in stored}
+    without = set(of_parameters.values()) - known
+    wanted = {name: tensor for name, tensor in tensors.items() if of_parameters[name] in known}
+    dcp.load(wanted, storage_reader=reader, no_dist=is_alone)
+    return held, without
 
 
-def set_moments(policy: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Any]) -> None:
+def _parameter_of(name: str) -> str:
+    """state.model.norm.weight.exp_avg -> model.norm.weight"""
+    return name.removeprefix("state.").rpartition(".")[0]
+
+
+def set_moments(
+    policy: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Any], without: Collection[str]
+) -> None:
     """Give the optimizer what `read_moments` read."""
     set_optimizer_state_dict(policy, optimizer, moments, options=FLAT)
+    for name, parameter in policy.named_parameters():
+        if _state_name(name) in without:
+            optimizer.state.pop(parameter, None)
 
 
 def read_weights(
-    policy: nn.Module, reader: HuggingFaceStorageReader, stored_names: Mapping[str, str], is_alone: bool
+    policy: models.Scorer, reader: HuggingFaceStorageReader, stored_names: Mapping[str, str], is_alone: bool
 ) -> None:
     """Read what is trained, each rank its own part, in place.
 
@@ -161,7 +196,7 @@ def read_weights(
     dcp.load(tensors, storage_reader=reader, no_dist=is_alone)
 
 
-def misfit(policy: nn.Module, sizes: Mapping[str, torch.Size]) -> str | None:
+def misfit(policy: models.Scorer, sizes: Mapping[str, torch.Size]) -> str | None:
     """The first trained parameter that is not among those sizes, or in another shape; None where all fit.
 
     One that is tied needs one of its names alone.

@@ -11,7 +11,7 @@ KEYS = ("step", "examples", "best", "best_step", "bad_evals", "pending", "lines"
 class State(NamedTuple):
     """Where a run stands after `step` optimizer steps."""
 
-    reference: str  # fingerprint of the starting weights; "": the loss needs no reference
+    reference: str  # fingerprint of the starting weights
     data: dict[str, str]  # a hash of the examples of each split
     step: int = 0
     examples: int = 0  # seen so far
