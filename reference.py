@@ -2,8 +2,9 @@
 
 Contract: one number (nats) for each (prompt, belief, answer) path, keyed by a hash of its token ids, in a
 file named by hashes of the weights and of all else that changes a pass (config, dtypes, attention,
-versions). Another loss, order, subset or k reuses what is there; a file that is damaged is recomputed, never used. No second model ever exists. The order
-of the work depends on the examples alone, so a run that was killed here and goes on gets the same bits.
+versions). Another loss, order, subset or k reuses what is there; a file that is damaged is recomputed, never
+used. No second model ever exists. The order of the work depends on the examples alone, so a run that was
+killed here and goes on gets the same bits.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -149,6 +150,8 @@ def load_folder(policy: Scorer, folder: Path, world: World) -> None:
 
     The main rank reads the whole model. Raises UserError, on all ranks, where it is another one.
     """
+    if isinstance(policy, FSDPModule):
+        policy.reshard()  # a pass leaves the root's weights gathered, and those are not kept
     wanted = policy.named_weights()
     state: Tensors = {}
     on_main(world, lambda: state.update(_weights_in(policy, folder, wanted)))

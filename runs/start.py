@@ -1,8 +1,8 @@
 """What a run started from: recorded once, by content, since a name may mean something else later.
 
 Contract: `start.json` of a run folder says what the config called its starting weights, which folder that
-was, and their fingerprint. `outputs/sft` means the best step of that run at the time; a run that resumes, and an
-evaluation, go back to the step that is recorded. Nothing here imports torch.
+was, and their fingerprint. `outputs/sft` means the best step of that run at the time; a run that resumes, and
+an evaluation, go back to the step that is recorded. Nothing here imports torch.
 """
 
 from __future__ import annotations
