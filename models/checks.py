@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 import forest
 from models.errors import first_line
@@ -168,13 +169,25 @@ def parity_probe(policy: Scorer, trees: Sequence[forest.TokenTree], pad_id: int,
 
 @contextmanager
 def _full_precision(policy: Scorer) -> Iterator[None]:
-    """Passes in the precision of the weights, where they need not be in a lower one: rounding hides less."""
+    """Passes in fp32, where they need not be in a lower precision: rounding hides less.
+
+    FSDP2 hands out weights as it was told, so a sharded policy stays as it is. Low weights are widened for
+    the time, which loses nothing.
+    """
+    if isinstance(policy, FSDPModule):
+        yield
+        return
+    tensors = [*policy.parameters(), *policy.buffers()]
+    low = {tensor: tensor.dtype for tensor in tensors if tensor.dtype in (torch.bfloat16, torch.float16)}
     casts, compute_dtype = policy.casts, policy.compute_dtype
-    if casts:
-        policy.casts, policy.compute_dtype = False, next(policy.parameters()).dtype
+    policy.casts, policy.compute_dtype = False, torch.float32
     try:
+        for tensor in low:
+            tensor.data = tensor.data.float()
         yield
     finally:
+        for tensor, dtype in low.items():
+            tensor.data = tensor.data.to(dtype)
         policy.casts, policy.compute_dtype = casts, compute_dtype
 
 
@@ -189,7 +202,10 @@ def _unlike(policy: Scorer, packed: torch.Tensor, plain: torch.Tensor, share: bo
     remedy = "set share_prefixes=false" if share else "use another model or attention=sdpa"
     config = policy.model.config.get_text_config().to_dict()
     known = {*FACTORS, *DIVISORS, *CAPS}
-    scales = [key for key in config if re.search("logit|lm_head|multiplier", key) and key not in known]
+    of_heads = [
+        key for key in config if re.search("logit|lm_head", key) and not re.search("router|attn", key)
+    ]
+    scales = [key for key in of_heads if key not in known]
     of_head = f" (or a head that it scales: {', '.join(scales)})" if scales else ""
     return (
         f"model {type(policy.model).__name__} scores a packed forest differently from single responses "

@@ -60,7 +60,9 @@ def family_config(name: str) -> PretrainedConfig:
         ),
         "opt": lambda: OPTConfig(**{**TINY, "ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0}),
         # heads and scores that are scaled or capped
-        "gemma2": lambda: Gemma2Config(**GROUPED, query_pre_attn_scalar=8, sliding_window=512),
+        "gemma2": lambda: Gemma2Config(
+            **GROUPED, query_pre_attn_scalar=8, sliding_window=512, final_logit_softcapping=1.5
+        ),
         "gemma3": lambda: Gemma3TextConfig(**{**GROUPED, "tie_word_embeddings": True}, sliding_window=512),
         "granite": lambda: GraniteConfig(**GROUPED, logits_scaling=6.0, attention_multiplier=0.2),
         "cohere": lambda: CohereConfig(**GROUPED, logit_scale=0.3),

@@ -1,12 +1,15 @@
 """Reference log-probs: cached by content, computed again where the cache is damaged."""
 
 import pytest
+import torch
 from helpers import CPU, PAD, byte_tokenizer, tiny_policy
 
+import losses
 import models
 import preference_datasets as data
 import reference
 from schedule import Packing
+from utils import UserError
 
 PACKING = Packing(2048, 256, pad_id=PAD)
 
@@ -49,6 +52,55 @@ def test_reference_log_probs_are_cached_by_content(trees, tmp_path, monkeypatch)
     file.write_bytes(file.read_bytes()[:100])
     assert fill(trees) == live
     assert passes
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 123.0}},
+        {"rms_norm_eps": 1e-2},
+        {"hidden_act": "relu"},
+    ],
+)
+def test_the_cache_of_another_config_is_not_used(trees, changed):
+    """The weights are the same, and the passes are not."""
+    first, other = tiny_policy(), tiny_policy(**changed)
+    fingerprint = models.fingerprint(first)
+    assert models.fingerprint(other) == fingerprint
+    for policy in (first, other):
+        (filled,) = reference.reference_logps(policy, trees[:1], fingerprint, PACKING, CPU)
+        assert filled.reference == pytest.approx(models.score_one_by_one(policy, trees[0]), abs=1e-2)
+
+
+def test_the_cache_is_named_by_all_that_changes_a_pass(monkeypatch):
+    policy = tiny_policy()
+    paths = {reference.cache_path(policy, "f")}
+    policy.compute_dtype = torch.bfloat16
+    paths.add(reference.cache_path(policy, "f"))
+    policy.attention = "sdpa"
+    paths.add(reference.cache_path(policy, "f"))
+    monkeypatch.setattr(reference, "VERSION", 0)
+    paths.add(reference.cache_path(policy, "f"))
+    assert len(paths) == 4
+    assert reference.cache_path(tiny_policy(seed=1), "f") == reference.cache_path(tiny_policy(), "f")
+
+
+@pytest.mark.parametrize("dtype,off", [(torch.float32, 0.05), (torch.bfloat16, 1.1)])
+def test_a_reference_of_other_weights_stops_the_first_step(dtype, off):
+    """Off by as many nats over 40 tokens."""
+    policy = tiny_policy()
+    policy.compute_dtype = dtype
+    rows = torch.full((1, 2), -100.0)
+    scores = losses.Scores(rows, rows, torch.full((1, 2), 40.0), rows * 0, rows < 0)
+
+    def loss(scores):
+        return (scores.policy - scores.reference).sum(1)
+
+    checked = reference.with_step0_check(loss, reference.step0_tolerance(policy))
+    checked(scores)
+    checked = reference.with_step0_check(loss, reference.step0_tolerance(policy))
+    with pytest.raises(UserError, match=f"step 0: .* is off by {off:.2f} nats"):
+        checked(scores._replace(policy=rows + off))
 
 
 def test_a_fingerprint_is_of_the_weights():

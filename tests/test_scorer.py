@@ -108,3 +108,46 @@ def test_sampling_depends_on_its_seed_and_follows_the_model():
     shares = torch.bincount(drawn, minlength=VOCAB) / 4000
     probabilities = next_logits(policy, prompts[0]).double().softmax(-1)
     assert (shares - probabilities).abs().sum() < 0.25 + 0.2  # total variation of 4000 draws over 259 tokens
+
+
+# --- a model's own settings for generation ------------------------------------------------------------------
+
+OWN_SETTINGS = {
+    "repetition_penalty": 5.0,
+    "no_repeat_ngram_size": 1,
+    "min_new_tokens": 6,
+    "suppress_tokens": list(range(0, 250)),
+    "bad_words_ids": [[i] for i in range(0, 250)],
+    "top_k": 1,
+    "top_p": 0.1,
+    "min_p": 0.9,
+    "typical_p": 0.1,
+    "temperature": 0.01,
+    "forced_eos_token_id": 65,
+    "num_beams": 3,
+    "max_length": 12,
+    "stop_strings": ["a"],
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("setting", OWN_SETTINGS)
+def test_sampling_leaves_the_models_own_settings_out(setting, temperature):
+    neutral, own = tiny_policy(), tiny_policy()
+    setattr(own.model.generation_config, setting, OWN_SETTINGS[setting])
+    prompts, sampling = [(65, 66, 65, 66), (67,)], models.Sampling(5, PAD, EOS, temperature)
+    assert models.generate(own, prompts, sampling, 3) == models.generate(neutral, prompts, sampling, 3)
+    assert getattr(own.model.generation_config, setting) == OWN_SETTINGS[setting]  # saved with the model
+
+
+@pytest.mark.parametrize("place", ["generation_config", "config"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_response_ends_with_every_token_that_the_model_names(place, count):
+    prompts, sampling = [(70 + i,) for i in range(20)], models.Sampling(12, PAD, EOS)
+    free = models.generate(tiny_policy(), prompts, sampling, 0)
+    ends = [ids[3] for ids in free[:count]]  # tokens that are drawn
+    policy = tiny_policy()
+    getattr(policy.model, place).eos_token_id = ends if count > 1 else ends[0]
+    found = models.generate(policy, prompts, sampling, 0)
+    assert found[0] == free[0][: free[0].index(ends[0])]
+    assert not any(set(ends) & set(ids) for ids in found)

@@ -1,11 +1,13 @@
 """What a run refuses to go on from: another config, other data, other weights, no checkpoint at all."""
 
+import shutil
 from pathlib import Path
 
 import pytest
-from helpers import save_tiny, state_of
+from helpers import assert_equal, save_tiny, state_of, weights
 
 import models
+from runs import start
 from utils import UserError
 
 
@@ -23,8 +25,11 @@ def test_changed_data_is_refused(bench):
 
 
 def test_another_model_under_the_same_name_is_refused(bench):
-    bench.go("run", "loss=sft", "n_examples=8")
+    run = bench.go("run", "loss=sft", "n_examples=8")
     save_tiny(bench.model, intermediate_size=48)
+    with pytest.raises(UserError, match="the starting weights .* changed since this run began"):
+        bench.go("run", "loss=sft", "n_examples=16")
+    (run / "start.json").unlink()  # an older run, which recorded none
     with pytest.raises(UserError, match="holds the weights of another model .*instead of"):
         bench.go("run", "loss=sft", "n_examples=16")
 
@@ -58,3 +63,45 @@ def test_a_lost_config_is_not_guessed(bench):
         damage(run / "config.yaml")
         with pytest.raises(UserError, match="config.yaml: cannot be read"):
             bench.go("run")
+
+
+# --- what a run started from, by content --------------------------------------------------------------------
+
+
+def preferences_after_sft(bench, *overrides, name="dpo"):
+    """A DPO run from what `sft` is at the moment."""
+    return bench.go(name, "loss=dpo", f"model.archive={bench.out}/sft", *overrides)
+
+
+def test_a_run_goes_back_to_the_step_that_it_started_from(bench):
+    """After more SFT, `sft` is another step: a run that resumes stays with its own."""
+    sft = bench.go("sft", "loss=sft", "n_examples=8", "keep_last=9")
+    whole = preferences_after_sft(bench, name="whole")
+    preferences_after_sft(bench, "n_examples=8")
+    began = start.read_start(bench.out / "dpo")
+    assert began.source == str((sft / "step-000002").resolve())
+    bench.go("sft", "loss=sft", "n_examples=32", "keep_last=9")
+    assert (sft / "best").resolve().name != "step-000002"
+    assert_equal(weights(preferences_after_sft(bench)), weights(whole))
+
+
+@pytest.mark.parametrize("lora", [[], ["lora.rank=2"]])
+@pytest.mark.parametrize("loss", ["sft", "dpo"])
+def test_every_run_knows_its_starting_weights(bench, loss, lora):
+    run = bench.go("run", f"loss={loss}", "n_examples=4", *lora)
+    assert len(start.read_start(run).fingerprint) == 32
+    assert start.read_start(run).fingerprint == state_of(run)["reference"]
+    save_tiny(bench.model, seed=4, num_hidden_layers=1)
+    with pytest.raises(UserError, match="the starting weights .* changed since this run began"):
+        bench.go("run", f"loss={loss}", "n_examples=8", *lora)
+
+
+def test_starting_weights_that_are_gone_are_named(bench):
+    sft = bench.go("sft", "loss=sft", "n_examples=8")
+    preferences_after_sft(bench, "n_examples=8")
+    shutil.rmtree(sft / "step-000002")
+    with pytest.raises(UserError, match="its starting weights .*step-000002 are gone"):
+        preferences_after_sft(bench)
+    (bench.out / "dpo" / "start.json").write_text("{}")
+    with pytest.raises(UserError, match="start.json: cannot be read"):
+        preferences_after_sft(bench)
