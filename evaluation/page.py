@@ -16,8 +16,8 @@ ABOUT_BELIEFS = (
 ABOUT_ORDER = (
     "Implied rewards, beta times the log-ratio to the reference, against the rewards that the responses "
     "carry, or against which one of a pair is preferred. Pair accuracy: the best response above each other; "
-    "set accuracy: all responses above the mean reward over all below it; mass on Y-: share of the softmax on "
-    "those below. KL to the reference is the mean of reference minus policy log-probs, in nats a response."
+    "set accuracy: all responses above the mean reward over all below it; mass on Y-: share of the softmax "
+    "on those below. KL to the reference is the mean of reference minus policy log-probs, in nats a response."
 )
 HEAD = """\
 <!doctype html>
