@@ -125,8 +125,8 @@ def measure(
             references[starting.source] = answer_logps(reference, trees, pad_id, "reference", world, kept)
         of_reference = references[starting.source]
         trees = [tree._replace(reference=tuple(of_tree)) for tree, of_tree in zip(trees, of_reference)]
-    predictions = predictions_of(checkpoint.name, groups, trees, logps)
     packs = scores_of(trees, logps, pad_id)
+    predictions = predictions_of(checkpoint.name, groups, trees, packs)
     return OrderResult(summaries_of(packs, trees, groups, checkpoint.beta), predictions)
 
 
@@ -222,19 +222,21 @@ def summaries_of(
 
 
 def predictions_of(
-    name: str, groups: Sequence[Group], trees: Sequence[TokenTree], logps: Sequence[Logps]
+    name: str, groups: Sequence[Group], trees: Sequence[TokenTree], packs: Iterable[PackScores]
 ) -> list[dict[str, object]]:
     """The log-probs of every example's answers, best answer first. name: of the checkpoint."""
     predictions = []
-    for tree, of_tree in zip(trees, logps):
-        prediction = {
-            "checkpoint": name,
-            "id": groups[tree.group].id,
-            "rewards": tree.rewards,
-            "logps": of_tree,
-            "reference_logps": tree.reference,
-        }
-        predictions.append(prediction)
+    for pack in packs:
+        for i, logps in zip(pack.examples, pack.scores.policy.tolist()):
+            tree = trees[i]
+            prediction = {
+                "checkpoint": name,
+                "id": groups[tree.group].id,
+                "rewards": tree.rewards,
+                "logps": logps[: len(tree.answers)],
+                "reference_logps": tree.reference,
+            }
+            predictions.append(prediction)
     return predictions
 
 
