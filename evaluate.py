@@ -1,16 +1,18 @@
 """Evaluate checkpoints: `python evaluate.py ckpt=outputs/gdpo`, or `ckpt=[base,sft,gdpo]` side by side.
 
-The door: checkpoints -> prompts -> measures -> report, in this order. The config ends here, as a checked
-record; data set and settings come from the run's saved config unless they are given.
+The door: checkpoints -> folder of the report -> prompts -> measures -> report, in this order. The config ends
+here, as a checked record; data set and settings come from the run's saved config unless they are given.
 
 Data with belief_probs: probabilities of the beliefs at the prompt's end, sampled responses, the papers'
-metrics (JSD, CBC, BPC, RS, majority share). Data with rewards instead: how the implied rewards of the given
-responses order them (pair and set accuracy, Kendall's tau, mass on Y-, KL to the reference). Then
-report.json, predictions.jsonl, a plot and an HTML page.
+metrics (JSD, CBC, BPC, RS, majority share). Other data: how the implied rewards of the given responses order
+them, against their rewards or the data's pairs (pair and set accuracy, Kendall's tau, mass on Y-, KL to the
+reference). Then report.json, predictions.jsonl, a plot and an HTML page. An evaluation that ends early goes
+on where it was with the same command.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,41 +20,50 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from evaluation import Checkpoint, default_output, fill_settings, find_checkpoints
+from evaluation import Checkpoint, check_folder, default_output, fill_settings, find_checkpoints
 from settings import EvaluationSettings, evaluation_settings
 from utils import UserError, guarded, keep_freed_memory, run_entry, setup_logging
 
 
 def main(config: DictConfig) -> None:
-    """Check config and checkpoints, then measure and report."""
+    """Check config, checkpoints and folder, then measure and report."""
     settings = evaluation_settings(OmegaConf.to_container(config, resolve=True))
     setup_logging()
     checkpoints = find_checkpoints(settings)
     settings = fill_settings(settings, checkpoints)
+    output = Path(settings.output) if settings.output else default_output(checkpoints)
+    if os.environ.get("RANK", "0") == "0":  # one rank tries it for all
+        check_folder(output)
     import_all()
     groups = read_prompts(settings)
-    output = Path(settings.output) if settings.output else default_output(checkpoints)
+    if settings.check:
+        if groups[0].belief_probs:
+            judges.check_embedder(settings.embedder)
+        print(f"{report.scope_of(groups, settings)}; report: {output}")
+        return
     ranks.run_on_ranks(settings.nproc)
     world = ranks.init_distributed()
     setup_logging(is_main=world.is_main)
     keep_freed_memory()
-    outcome = measure(checkpoints, groups, settings, world)
+    unfinished = kept.Kept(output, world)
+    outcome = measure(checkpoints, groups, settings, world, unfinished)
     if outcome is not None:
         page = report.write_report(output, outcome)
+        unfinished.clear()
         show(outcome, page)
 
 
 def import_all() -> None:
     """What evaluates, once config and checkpoints are checked: torch and transformers take seconds."""
-    global beliefs, data, order, ranks, report
+    global beliefs, data, judges, kept, order, ranks, report
     import preference_datasets as data
     import ranks
-    from evaluation import beliefs, order, report
+    from evaluation import beliefs, judges, kept, order, report
 
 
 def read_prompts(settings: EvaluationSettings) -> list[data.Group]:
-    """The groups to evaluate on, all with belief_probs or all with rewards, after `few_shot` solved train
-    examples.
+    """The groups to evaluate on, all with belief_probs or none, after `few_shot` solved train examples. Each
+    has its question's name.
 
     Raises UserError where there are none, or where data sets of both kinds mix.
     """
@@ -60,6 +71,8 @@ def read_prompts(settings: EvaluationSettings) -> list[data.Group]:
     if not groups:
         raise UserError(f"datasets={settings.datasets}: split {settings.split} is empty; set split=...")
     groups = of_one_kind(groups)[: settings.n_prompts]
+    # before the shots, which differ between groups of one prompt
+    groups = [group._replace(question=question_of(group)) for group in groups]
     donors = read_split(settings, "train") if settings.few_shot else ()
     return data.with_shots(groups, donors, settings.few_shot, settings.seed)
 
@@ -67,18 +80,28 @@ def read_prompts(settings: EvaluationSettings) -> list[data.Group]:
 def read_split(settings: EvaluationSettings, split: str) -> list[data.Group]:
     """All groups of a split of the data sets."""
     groups = []
-    for name in settings.datasets:
+    for name in dict.fromkeys(settings.datasets):
         groups += data.load_groups(
             name, split, settings.seed, settings.belief_classes, eval_fraction=settings.eval_fraction
         )
     return groups
 
 
+def question_of(group: data.Group) -> str:
+    """What a prompt asks, whoever answers: groups of one question are not independent of one another."""
+    return group.question or json.dumps(group.prompt)
+
+
 def of_one_kind(groups: Sequence[data.Group]) -> list[data.Group]:
-    """The groups, which must all have belief_probs; where none has, those whose rewards differ."""
+    """The groups, which must all have belief_probs; where none has, those that hold a preference."""
     first = next((group for group in groups if group.belief_probs), None)
     if first is None:
-        with_preference = dict.fromkeys(example.group for example in data.view(groups, "ranked"))
+        with_preference = dict.fromkeys(example.group for example in order.examples_of(groups))
+        if not with_preference:
+            raise UserError(
+                f"{groups[0].where}: field responses: rewards are equal, here and for every other prompt; "
+                "set split=... or evaluate other data"
+            )
         return [groups[i] for i in with_preference]
     missing = next((group for group in groups if not group.belief_probs), None)
     if missing:
@@ -94,17 +117,18 @@ def measure(
     groups: Sequence[data.Group],
     settings: EvaluationSettings,
     world: ranks.World,
+    unfinished: kept.Kept,
 ) -> report.Report | None:
     """What the kind of data asks for; None on other ranks than the main one."""
     if groups[0].belief_probs:
-        return beliefs.evaluate_beliefs(checkpoints, groups, settings, world)
-    return order.evaluate_order(checkpoints, groups, settings, world)
+        return beliefs.evaluate_beliefs(checkpoints, groups, settings, world, unfinished)
+    return order.evaluate_order(checkpoints, groups, settings, world, unfinished)
 
 
 def show(outcome: report.Report, page: Path) -> None:
     """Print the table and where the report lies."""
     print("\n" + report.markdown_table(outcome.results, outcome.facts["n_samples"]) + "\n")
-    print(f"{outcome.scope}; means with 95% intervals.")
+    print(f"{outcome.scope}; means over prompts with 95% intervals over questions.")
     print(f"report: {os.path.relpath(page)}")
 
 

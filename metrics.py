@@ -8,7 +8,7 @@ and evaluation.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,37 +55,60 @@ def js_distance_floor(p: np.ndarray, num_samples: int, draws: int = 2000, seed: 
     return float(js_distance(counts / num_samples, np.broadcast_to(p, counts.shape)).mean())
 
 
-def parse_response(text: str, labels: Sequence[str]) -> Parsed:
-    """Take a response `4<Somewhat good job>The ...` apart.
+def parse_response(text: str, labels: Sequence[str], options: Sequence[str] | None = None) -> Parsed:
+    """Take a response `4<Somewhat good job>The ...` apart; the longest label that it begins with counts.
 
-    A class label alone before the answer (movie reviews) parses too.
+    options: the words that the prompt's beliefs may have; (): they are class labels alone, as in movie
+    reviews, and the answer follows at once; None: not known. Where words are expected, a label is no part of
+    a longer number or word: `40 years` and `10<Good>` are not of class 4 and 1.
     """
     text = text.lstrip()
     longest_first = sorted(labels, key=len, reverse=True)
-    label = next((label for label in longest_first if text.startswith(label)), None)
+    label = next((label for label in longest_first if _begins_with(text, label, bool(options))), None)
     if label is None:
         return Parsed(None, None, text)
     rest = text[len(label) :]
-    belief = re.match(r"\s*<([^<>]*)>", rest)
+    belief = None if options is not None and not options else _match_belief(rest, options or ())
     if belief is None:
         return Parsed(label, None, rest.strip())
     return Parsed(label, belief.group(1).strip(), rest[belief.end() :].strip())
 
 
-def class_shares(parsed: Sequence[Parsed], labels: Sequence[str], unparsable_as: str) -> np.ndarray:
-    """Shares (C,) of the class labels among sampled responses; one without a label counts as class
-    `unparsable_as`.
+def _begins_with(text: str, label: str, whole: bool) -> bool:
+    """Does the text begin with this label? whole: as a number or word of its own."""
+    if not text.startswith(label):
+        return False
+    last, following = label[-1:], text[len(label) : len(label) + 1]
+    goes_on = (last.isdigit() and following.isdigit()) or (last.isalpha() and following.isalpha())
+    return not (whole and goes_on)
+
+
+def _match_belief(rest: str, options: Sequence[str]) -> re.Match | None:
+    """The words in angle brackets at the start of a text; an option's own words may hold such brackets."""
+    for option in sorted(options, key=len, reverse=True):
+        if "<" in option or ">" in option:
+            own = re.match(rf"\s*<\s*({re.escape(option.strip())})\s*>", rest, re.IGNORECASE)
+            if own is not None:
+                return own
+    return re.match(r"\s*<([^<>]*)>", rest)
+
+
+def class_shares(parsed: Sequence[Parsed], labels: Sequence[str], unparsable_as: str | None) -> np.ndarray:
+    """Shares (C,) of the class labels among sampled responses; all 0 where none counts.
+
+    One without a label counts as class `unparsable_as`; None: it is left out.
     """
     stated = [unparsable_as if response.label is None else response.label for response in parsed]
-    return np.asarray([stated.count(label) for label in labels], float) / len(stated)
+    counted = [label for label in stated if label is not None]
+    return np.asarray([counted.count(label) for label in labels], float) / max(len(counted), 1)
 
 
 def class_belief_consistent(parsed: Parsed, class_of_option: Mapping[str, str]) -> bool | None:
     """CBC of one response: is its class label that of the belief text it gives? None where the text is no
     known option.
     """
-    by_option = {option.casefold(): label for option, label in class_of_option.items()}
-    stated = by_option.get((parsed.belief or "").casefold())
+    by_option = {option.strip().casefold(): label for option, label in class_of_option.items()}
+    stated = by_option.get((parsed.belief or "").strip().casefold())
     return None if stated is None else stated == parsed.label
 
 
@@ -97,16 +120,37 @@ def majority_share(shares: np.ndarray, p: np.ndarray) -> float:
     return float(shares[top] / np.asarray(p)[top])
 
 
-def summarize(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> Summary:
+def summarize(
+    values: Sequence[float], resamples: int = 2000, seed: int = 0, clusters: Sequence[Hashable] | None = None
+) -> Summary:
     """Mean over prompts with its 95% percentile-bootstrap interval: {"value", "low", "high", "n"}; None where
     n = 0.
+
+    clusters: what each value is one of, such as the question that a prompt asks. Values of one cluster are
+    not independent, so whole clusters are drawn anew; where there is one alone, nothing is known of the
+    spread and the interval is None. None: every value is independent of the others.
     """
     values = np.asarray(values, float)
     if not len(values):
         return {"value": None, "low": None, "high": None, "n": 0}
-    drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.percentile(values[drawn].mean(1), [2.5, 97.5])
+    sums, sizes = _cluster_sums(values, range(len(values)) if clusters is None else clusters)
+    if len(sums) == 1 < len(values):
+        return {"value": float(values.mean()), "low": None, "high": None, "n": len(values)}
+    drawn = np.random.default_rng(seed).integers(0, len(sums), (resamples, len(sums)))
+    low, high = np.percentile(sums[drawn].sum(1) / sizes[drawn].sum(1), [2.5, 97.5])
     return {"value": float(values.mean()), "low": float(low), "high": float(high), "n": len(values)}
+
+
+def _cluster_sums(values: np.ndarray, clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+    """The sum and the number of values of every cluster (G,), in the order in which they first appear."""
+    numbers: dict[Hashable, int] = {}
+    index = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
+    if len(index) != len(values):
+        raise ValueError(f"{len(values)} values of {len(index)} clusters: give one a value")
+    sums, sizes = np.zeros(len(numbers)), np.zeros(len(numbers))
+    np.add.at(sums, index, values)
+    np.add.at(sizes, index, 1)
+    return sums, sizes
 
 
 # --- of training examples -----------------------------------------------------------------------------------

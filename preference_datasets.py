@@ -14,7 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -65,7 +65,7 @@ from groups import (
     with_shots,
 )
 from losses import Needs
-from settings import TrainSettings
+from settings import TrainSettings, is_name
 from utils import UserError, run_entry
 
 if TYPE_CHECKING:  # slow to import, and needed for its name alone
@@ -347,18 +347,36 @@ def audit_of(
 def main() -> None:
     """Print the audit of a data set's splits as JSON, {data set: {split: audit}}."""
     args = _parse_arguments()
+    classes = _checked(args)
     default_splits = OPINION_SPLITS if args.name.startswith("opinions") else ("train", "eval")
     splits, counts = {}, {}
     for split in args.splits or default_splits:
         dropped: Counter = Counter()
-        groups = load_groups(args.name, split, args.seed, args.belief_classes.split(","), dropped=dropped)
+        groups = load_groups(args.name, split, args.seed, classes, dropped=dropped)
         splits[split] = (groups, view(groups, args.responses, args.seed, dropped), [])
         counts[split] = {args.name: dropped}
     print(json.dumps(audit_splits(splits, counts), indent=1))
 
 
+def _checked(args: argparse.Namespace) -> list[str]:
+    """The belief classes' labels. Raises UserError for an argument that is none."""
+    classes = args.belief_classes.split(",")
+    if "" in classes or len(set(classes)) < len(classes):
+        raise UserError(f"--belief-classes={args.belief_classes}: must be different labels, 0,1,2")
+    if args.seed < 0 or not is_name(args.name):
+        raise UserError("give a seed of 0 or more, and a name that the system takes (its length, its bytes)")
+    return classes
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a wrong argument, as at the other doors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see python preference_datasets.py --help")
+
+
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python preference_datasets.py", description="Print the audit of a data set as JSON."
     )
     parser.add_argument("name", help="a known name, a .jsonl, .json, .parquet or .csv file, or a hub id")

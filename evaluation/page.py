@@ -15,9 +15,9 @@ ABOUT_BELIEFS = (
 )
 ABOUT_ORDER = (
     "Implied rewards, beta times the log-ratio to the reference, against the rewards that the responses "
-    "carry. Pair accuracy: the best response above each other; set accuracy: all responses above the mean "
-    "reward over all below it; mass on Y-: share of the softmax on those below. KL to the reference is the "
-    "mean of reference minus policy log-probs, in nats a response."
+    "carry, or against which one of a pair is preferred. Pair accuracy: the best response above each other; "
+    "set accuracy: all responses above the mean reward over all below it; mass on Y-: share of the softmax "
+    "on those below. KL to the reference is the mean of reference minus policy log-probs, in nats a response."
 )
 HEAD = """\
 <!doctype html>
@@ -42,7 +42,7 @@ def html_page(
 ) -> str:
     """The page of a result table, how it was made, what its columns mean, and a PNG (empty: no picture)."""
     table = _table_row(header, "th") + "".join(_table_row(row, "td") for row in rows)
-    return f"""{HEAD}<p>Means over prompts with 95% bootstrap intervals. {explanation}</p>
+    return f"""{HEAD}<p>Means over prompts with 95% bootstrap intervals over questions. {explanation}</p>
 <table>{table}</table>
 {_picture(image)}
 <h2>Settings</h2><table class="facts">{_fact_rows(facts)}</table></html>

@@ -1,12 +1,14 @@
 """A checkpoint's policy and tokenizer, and the token limits of what they are asked.
 
-Contract: policies are loaded for scoring and sampling alone; nothing here trains.
+Contract: policies are loaded for scoring and sampling alone; nothing here trains. A folder that is damaged is
+a UserError that names it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 import groups
@@ -14,12 +16,27 @@ import models
 from evaluation.checkpoints import Checkpoint
 from ranks import World
 from settings import EvaluationSettings
+from utils import UserError
+
+Loaded = tuple[models.Scorer, PreTrainedTokenizerBase]
+# what transformers and safetensors raise where a file of a model's folder is cut, empty or of another kind
+DAMAGE = (SafetensorError, OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
-def load(checkpoint: Checkpoint, world: World, shard: bool) -> tuple[models.Scorer, PreTrainedTokenizerBase]:
+def load(checkpoint: Checkpoint, world: World, shard: bool) -> Loaded:
     """(policy, tokenizer) of a checkpoint, whole on every rank, or sharded over the ranks where there are
     several. Raises UserError for what cannot be loaded.
     """
+    try:
+        return _load(checkpoint, world, shard)
+    except DAMAGE as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"ckpt {checkpoint.source}: is damaged, or holds no model ({reason}); fetch or save it again"
+        ) from error
+
+
+def _load(checkpoint: Checkpoint, world: World, shard: bool) -> Loaded:
     model = checkpoint.model
     is_file = Path(checkpoint.source).is_file()
     name = model.name_or_path if is_file else checkpoint.source

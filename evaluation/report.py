@@ -11,9 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evaluation.folder import writing
 from evaluation.page import ABOUT_BELIEFS, ABOUT_ORDER, html_page
 from evaluation.plots import Shown, plot
+from groups import Group
 from metrics import Summary
+from settings import EvaluationSettings
 from utils import atomic_path, write_json
 
 TITLES = {
@@ -45,7 +48,14 @@ class Report(NamedTuple):
     facts: Mapping[str, Any]  # how it was made, `n_samples` among them: report.json's "settings"
     predictions: Sequence[Mapping[str, Any]]  # lines of predictions.jsonl
     shown: Sequence[Shown]  # distributions to draw; (): no plot
-    scope: str  # one line: how many prompts of what
+    scope: str  # one line, see `scope_of`
+
+
+def scope_of(groups: Sequence[Group], settings: EvaluationSettings) -> str:
+    """How many prompts of what, and how many questions they ask."""
+    num_questions = len({group.question for group in groups})
+    of_what = f"{', '.join(settings.datasets)} ({settings.split})"
+    return f"{len(groups)} prompts on {num_questions} questions of {of_what}"
 
 
 # --- the table ----------------------------------------------------------------------------------------------
@@ -93,8 +103,13 @@ def format_cell(summary: Summary | None) -> str:
 
 def write_report(folder: Path, report: Report) -> Path:
     """Write predictions.jsonl, report.json, distributions.png and index.html into `folder`; return the page's
-    path.
+    path. Raises UserError where the disk refuses them.
     """
+    with writing(folder):
+        return _write_files(folder, report)
+
+
+def _write_files(folder: Path, report: Report) -> Path:
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in report.predictions)
     _write(folder / "predictions.jsonl", "".join(lines).encode())
     write_json(folder / "report.json", {"checkpoints": report.results, "settings": report.facts})

@@ -58,6 +58,7 @@ def _opinion_group(row: Row, question: Row, party: str) -> Group:
         responses=responses,
         belief_probs=tuple(probs.get(c, 0.0) for c in CLASSES),
         where=f"opinions, {name}",
+        question=row["id"],
     )
 
 
@@ -103,6 +104,7 @@ def read_mmoqa(rows: Rows, source: Source) -> list[Group]:
     or equal sides carry no preference; they are left out and counted.
     """
     merged: dict[tuple[str, tuple[float, ...]], PairsOfPrompt] = {}
+    questions: dict[str, str] = {}  # by prompt
     for where, row in rows:
         probs = _mmoqa_probs(row, where, len(source.classes))
         prompt = f"{row.get('context') or ''}<Q>{text_field(row, 'prompt', where)}<A>"
@@ -116,7 +118,11 @@ def read_mmoqa(rows: Rows, source: Source) -> list[Group]:
             continue
         gathered = merged.setdefault((prompt, probs), PairsOfPrompt(where, {}, []))
         gathered.pairs.append(gathered.pair_of(accepted, rejected))
-    return [_mmoqa_group(prompt, probs, gathered) for (prompt, probs), gathered in merged.items()]
+        questions[prompt] = str(row.get("question") or "")
+    return [
+        _mmoqa_group(prompt, probs, gathered)._replace(question=questions[prompt])
+        for (prompt, probs), gathered in merged.items()
+    ]
 
 
 def _mmoqa_probs(row: Row, where: str, num_classes: int) -> tuple[float, ...]:
@@ -233,4 +239,5 @@ def _goqa_group(row: Row, question: _Question, where: str, classes: Sequence[str
         responses=tuple(Response("", None, Belief(*belief)) for belief in zip(classes, options)),
         belief_probs=probs + (0.0,) * (len(classes) - len(options)),
         where=where,
+        question=row["question"],
     )

@@ -41,6 +41,7 @@ class Group(NamedTuple):
     where: str = ""  # file and row, for errors
     truncation: str = "keep_end"  # which end of a long prompt to keep, unless the run says otherwise
     dataset: str = ""  # as the user named it
+    question: str = ""  # what the prompt is one phrasing of; "": the prompt is a question of its own
 
 
 class Example(NamedTuple):

@@ -177,8 +177,22 @@ def find_model(ckpt: str) -> str:
             model = (path / name).resolve()
             _refuse_damaged(ckpt, model)
             return str(model)
+    if (path / "adapter_config.json").is_file():
+        raise UserError(f"ckpt={ckpt}: holds adapters alone, without their model; {_merged_instead(path)}")
     problem = "holds no finished checkpoint (no best, latest or config.json)"
     raise UserError(f"ckpt={ckpt}: {problem}; train first or give a step folder")
+
+
+def _merged_instead(adapter: Path) -> str:
+    """Which folder to give in the place of one of adapters."""
+    above = adapter.resolve().parent
+    if (above / "config.json").is_file():  # a checkpoint of ours holds them merged as well
+        return f"give {above}, where they are merged"
+    return (
+        'merge them first, and give the folder of the result: python -c "import peft; '
+        f"peft.AutoPeftModelForCausalLM.from_pretrained('{adapter}').merge_and_unload()"
+        ".save_pretrained('merged')\", with the model's tokenizer beside it"
+    )
 
 
 def _find_elsewhere(ckpt: str) -> str:

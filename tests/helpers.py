@@ -12,7 +12,7 @@ from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+import evaluate
 import models
 from ranks import World
 
@@ -104,6 +105,22 @@ def compose(*overrides: str, name: str = "config") -> DictConfig:
     """The config that a door gets with these overrides. name: a file of config/, without its suffix."""
     with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):
         return hydra.compose(name, overrides=list(overrides))
+
+
+def evaluation(*overrides: str) -> None:
+    """Evaluate in this process."""
+    evaluate.main(compose(*overrides, name="evaluate"))
+
+
+def run_of(folder: Path, model: str, **changes: Any) -> Path:
+    """A run folder with one checkpoint, as training leaves it. changes: of its config."""
+    config = OmegaConf.to_container(compose("loss=dpo", f"model.name_or_path={model}"), resolve=True)
+    step = folder / "step-000001"
+    tiny_policy(seed=1).model.save_pretrained(step)
+    byte_tokenizer().save_pretrained(step)
+    (folder / "best").symlink_to("step-000001")
+    OmegaConf.save(OmegaConf.create({**config, **changes}), folder / "config.yaml")
+    return folder
 
 
 def command(*arguments: str, code: int = 0, **env: str) -> subprocess.CompletedProcess:

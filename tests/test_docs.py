@@ -1,8 +1,17 @@
 """What the documents say is so."""
 
+import json
 import re
+from types import SimpleNamespace
 
-from helpers import ROOT
+from data_helpers import write
+from helpers import ROOT, compose
+from omegaconf import OmegaConf
+
+import losses
+import preference_datasets as data
+import settings
+from runs.logs import Tracker
 
 
 def test_the_table_names_tests_that_exist():
@@ -14,3 +23,47 @@ def test_the_table_names_tests_that_exist():
         named += re.findall(r"`([a-z0-9_]{12,})`", row.split("|")[3])
     assert len(named) > 25
     assert not [name for name in named if f"def test_{name}(" not in tests]
+
+
+def test_the_readmes_own_row_is_read_as_every_view(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    example = text[text.index('    {"id": "q1"') : text.index("`prompt` may be a list")]
+    row = json.loads(example)
+    path = write(tmp_path / "mine.jsonl", json.dumps(row))
+    (group,) = data.load_groups(path, "all")
+    for name in data.VIEWS:
+        assert data.view([group], name), name
+
+
+def test_the_readme_names_what_a_loss_of_many_responses_needs():
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("### Your own loss") : text.index("## Configs")]
+    for name in ("LOSSES", "RANKED", "needs"):
+        assert f"`{name}`" in section
+        assert hasattr(losses, name)
+
+
+def test_keys_that_are_the_same_as_elsewhere_exist():
+    rows = (ROOT / "docs" / "from_dpo.md").read_text().splitlines()
+    same = [row for row in rows if row.startswith("| `") and row.split("|")[2].strip().startswith("the same")]
+    keys = re.findall(r"`([a-z_.]+)", " ".join(row.split("|")[1] for row in same))
+    assert len(keys) > 20
+    config = OmegaConf.to_container(compose("loss=dpo"))
+    known = {*config, *settings.flatten(config), "wandb."}
+    assert not [key for key in keys if key not in known]
+
+
+def test_the_page_for_newcomers_says_what_the_code_does():
+    """The sentences of docs/from_dpo.md that a default or a call can contradict."""
+    text = (ROOT / "docs" / "from_dpo.md").read_text()
+    config = compose("loss=dpo")
+    assert f"{config.eval_every} by default" in text
+    assert "off by default" in text
+    assert not config.sample_during_eval
+    assert "AdamW by default" in text
+    assert config.optimizer == "AdamW"
+    assert "wandb's step counts optimizer updates" in text
+    tracker, logged = Tracker.__new__(Tracker), []
+    tracker.run = SimpleNamespace(log=lambda values, step: logged.append(step))
+    tracker.log({"counters/updates": 3, "counters/examples": 48})
+    assert logged == [3]

@@ -5,9 +5,11 @@ import sys
 
 import pytest
 from data_helpers import write
-from helpers import command
+from helpers import command, compose, evaluation
 
-from utils import UserError
+import preference_datasets as data
+import synthesize
+from utils import UserError, one_line
 
 
 @pytest.mark.parametrize(
@@ -98,3 +100,71 @@ def test_bad_configs_are_one_line_errors(run, overrides, message):
     with pytest.raises(UserError, match=message) as caught:
         run(*overrides)
     assert "\n" not in str(caught.value)
+
+
+LONG = "x" * 300
+BAD_EVALUATIONS = [
+    (["ckpt={a: 1}"], "ckpt: no name of a checkpoint; give ckpt="),
+    (["ckpt=[[a]]"], "ckpt: no name of a checkpoint; give ckpt="),
+    (["ckpt=3"], "ckpt: no name of a checkpoint; give ckpt="),
+    (["ckpt=[]"], "ckpt: missing; give ckpt="),
+    (["ckpt=''"], "ckpt: missing; give ckpt="),
+    ([f"ckpt={LONG}"], "ckpt: no name of a checkpoint; give ckpt="),
+    (["ckpt='a\0b'"], "ckpt: no name of a checkpoint; give ckpt="),
+    (["ckpt='a\udcffb'"], "ckpt: no name of a checkpoint; give ckpt="),
+    (["ckpt=/nowhere"], "no such folder or file"),
+    (["output={a: 1}"], "config key output="),
+    ([f"output={LONG}"], "config key output="),
+    (["output='a\udcffb'"], "config key output="),
+    (["base_model=[x]"], "config key base_model="),
+    (["n_samples={a: 1}"], "config key n_samples="),
+    (["datasets={a: 1}"], "must be a list"),
+    ([f"datasets=[{LONG}]"], "config key datasets="),
+    (["belief_classes=[a,a]"], "must be a list of different labels"),
+    (["split=[test]"], "config key split="),
+    (["temperature=hot"], "config key temperature=hot"),
+    (["shard=maybe"], "config key shard=maybe"),
+    (["check=3"], "config key check=3"),
+    (["datasets=[opinions/whig]"], "no such group"),
+    (["embedder=/nowhere", "check=true"], "embedder=/nowhere: cannot be loaded"),
+]
+
+
+@pytest.mark.parametrize("overrides,message", BAD_EVALUATIONS)
+def test_bad_evaluations_are_one_line_errors(tmp_path, overrides, message):
+    given = [] if "ckpt" in overrides[0] else ["ckpt=gpt2", f"output={tmp_path}/report"]
+    with pytest.raises(UserError, match=message) as caught:
+        evaluation(*given, *overrides)
+    assert "\n" not in one_line(caught.value)
+
+
+@pytest.mark.parametrize("place", ["folder", "file/below", LONG, "a\udcffb"])
+def test_synthesis_looks_at_its_place_first(tmp_path, monkeypatch, place):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setitem(sys.modules, "synthesis", None)  # nothing is counted
+    with pytest.raises(UserError, match="config key output=") as caught:
+        synthesize.main(compose("task=survey", f"output='{tmp_path}/{place}'", name="synthesize"))
+    assert "\n" not in one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ([], "the following arguments are required: name"),
+        (["opinions/republican", "--seed", "one"], "argument --seed: invalid int value"),
+        (["opinions/republican", "--seed", "-1"], "a seed of 0 or more"),
+        (["opinions/republican", "--colour", "red"], "unrecognized arguments: --colour red"),
+        (["opinions/republican", "--responses", "all"], "responses=all: choose one of"),
+        (["opinions/republican", "--belief-classes", ""], "must be different labels"),
+        (["opinions/republican", "--belief-classes", "0,0"], "must be different labels"),
+        (["opinions/republican", "nowhere"], "no split nowhere"),
+        ([LONG], "a name that the system takes"),
+        (["a\udcffb"], "a name that the system takes"),
+    ],
+)
+def test_the_audit_checks_its_arguments(monkeypatch, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["preference_datasets.py", *arguments])
+    with pytest.raises(UserError, match=message) as caught:
+        data.main()
+    assert "\n" not in one_line(caught.value)

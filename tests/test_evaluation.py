@@ -1,25 +1,23 @@
 """Evaluation: few-shot prompts, rewards, and what a report says."""
 
 import json
+import signal
 
 import hydra
 import pytest
 import torch
-from helpers import ROOT, byte_tokenizer, save_tiny, tiny_policy
+from bench import die, forked, refuse
+from data_helpers import write
+from helpers import ROOT, byte_tokenizer, evaluation, json_lines, run_of, save_tiny, tiny_policy
 from omegaconf import OmegaConf
 
 import evaluate
 import forest
 import models
-from evaluation import report
+from evaluation import answers, kept, order, report
 from evaluation.checkpoints import find_checkpoints
 from settings import evaluation_settings
 from utils import UserError
-
-
-def evaluation(*overrides):
-    with hydra.initialize_config_dir(str(ROOT / "config"), version_base=None):
-        evaluate.main(hydra.compose("evaluate", overrides=list(overrides)))
 
 
 def test_few_shot_prompting(tmp_path, capsys):
@@ -106,3 +104,193 @@ def test_the_markdown_table_lines_up():
         {"a": {"cbc": cell}, "(uniform)": {"js_distance_probability": cell}}, 8
     ).splitlines()
     assert len({len(line) for line in table}) == 1 and "0.500 [0.400, 0.600]" in table[2]
+
+
+# --- data without rewards, data without answers -------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A tiny model with room for surveys."""
+    return save_tiny(tmp_path / "tiny", max_position_embeddings=2048)
+
+
+def report_in(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_plain_pairs_are_evaluated_by_their_order(tmp_path, tiny):
+    rows = []
+    for i in range(6):
+        responses = [{"text": f"No {i}."}, {"text": f"Yes {i}."}]
+        rows.append({"id": str(i), "prompt": f"Say {i // 2}", "responses": responses, "pairs": [[1, 0]]})
+    path = write(tmp_path / "pairs.jsonl", *rows)
+    run = run_of(tmp_path / "out" / "run", tiny)
+    evaluation(f"ckpt=[{tiny},{run}]", f"datasets=[{path}]", "split=all")
+    found = report_in(run / "report")
+    assert set(found["checkpoints"]["tiny"]) == {"logp_best", "logp_others"}
+    of_run = found["checkpoints"]["run"]
+    predicted = json_lines(run / "report" / "predictions.jsonl")
+    margins = []
+    for row in predicted[6:]:
+        ratios = [p - r for p, r in zip(row["logps"], row["reference_logps"])]
+        margins.append(0.1 * (ratios[0] - ratios[1]))
+    assert of_run["pair_accuracy"]["value"] == pytest.approx(sum(m > 0 for m in margins) / 6)
+    assert of_run["margin"]["value"] == pytest.approx(sum(margins) / 6, rel=1e-4)
+    assert of_run["kl_reference"]["n"] == 6
+    assert found["settings"]["questions"] == 3  # two groups of each prompt
+
+
+def test_responses_without_a_preference_are_scored(tmp_path, tiny):
+    rows = [{"prompt": f"Say {i}", "responses": [{"text": f"Yes {i}."}]} for i in range(4)]
+    path = write(tmp_path / "plain.jsonl", *rows)
+    evaluation(f"ckpt={tiny}", f"datasets=[{path}]", "split=all", f"output={tmp_path}/report")
+    assert set(report_in(tmp_path / "report")["checkpoints"]["tiny"]) == {"logp_best"}
+
+
+PAIR = {"prompt": "a", "responses": [{"text": "b"}, {"text": "c"}], "pairs": [[0, 1]]}
+BARE = {"prompt": "d", "responses": [{"text": "e"}, {"text": "f"}]}
+EQUAL = {"prompt": "g", "responses": [{"text": "h", "reward": 1}, {"text": "i", "reward": 1}]}
+
+
+@pytest.mark.parametrize(
+    "rows,message",
+    [
+        ((PAIR, BARE), "row 2: field responses: without pairs and without a reward"),
+        ((EQUAL,), "row 1: field responses: rewards are equal"),
+    ],
+)
+def test_what_holds_no_preference_is_one_line(tmp_path, tiny, rows, message):
+    path = write(tmp_path / "rows.jsonl", *rows)
+    with pytest.raises(UserError, match=message):
+        evaluation(f"ckpt={tiny}", f"datasets=[{path}]", "split=all", f"output={tmp_path}/report")
+
+
+def test_survey_data_has_neither_bpc_nor_rs(tmp_path, tiny):
+    rows = []
+    for i in range(3):
+        selections = "defaultdict(<class 'list'>, {'Chile': [0.25, 0.75]})"
+        rows.append({"question": f"Good {i}?", "selections": selections, "options": "['Yes', 'No']"})
+    path = write(tmp_path / "survey.jsonl", *rows)
+    overrides = ["split=all", "n_samples=2", "max_new_tokens=4", f"output={tmp_path}/report"]
+    evaluation(f"ckpt={tiny}", f"datasets=['{path}:Chile']", *overrides)
+    found = report_in(tmp_path / "report")
+    assert {"bpc", "rs"} & set(found["checkpoints"]["tiny"]) == set()
+    assert "cbc" in found["checkpoints"]["tiny"]
+    unjudged = found["settings"]["unjudged"]["tiny"]
+    assert unjudged["left_out_of_shares"] == unjudged["without_class_label"]
+    predicted = json_lines(tmp_path / "report" / "predictions.jsonl")
+    assert {row["similarity"] for row in predicted} == {None}
+
+
+def test_phrasings_of_a_question_are_counted_as_one(tmp_path, tiny):
+    names = "datasets=[opinions/republican,opinions/democrat]"
+    quick = ["n_samples=0", f"output={tmp_path}/report"]
+    evaluation(f"ckpt={tiny}", names, "split=test_questions", *quick)
+    found = report_in(tmp_path / "report")
+    assert found["settings"]["questions"] == 10
+    assert found["checkpoints"]["tiny"]["js_distance_probability"]["n"] == found["settings"]["prompts"] > 90
+
+
+# --- before, and in the middle ------------------------------------------------------------------------------
+
+QUICK = ["n_prompts=3", "n_samples=2", "max_new_tokens=4"]
+
+
+def count_calls(monkeypatch, place, name):
+    """The names of the checkpoints that `place.name` is called for from now on."""
+    original, calls = getattr(place, name), []
+
+    def counted(*args, **kwargs):
+        calls.append(next(value for value in args if isinstance(value, str)))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(place, name, counted)
+    return calls
+
+
+def two_models(tmp_path):
+    return save_tiny(tmp_path / "one"), save_tiny(tmp_path / "two", seed=1)
+
+
+@pytest.mark.parametrize("kind", ["beliefs", "rewards"])
+def test_an_evaluation_that_was_killed_goes_on_with_the_same_command(
+    tmp_path, monkeypatch, kind, ranked_file
+):
+    one, two = two_models(tmp_path)
+    place, name = (answers, "sample") if kind == "beliefs" else (order, "score_trees")
+    quick = QUICK if kind == "beliefs" else [f"datasets=[{ranked_file}]", "split=all"]
+    evaluation(f"ckpt=[{one},{two}]", *quick, f"output={tmp_path}/whole")
+
+    def killed():
+        die(place, name, call=2)
+        evaluation(f"ckpt=[{one},{two}]", *quick, f"output={tmp_path}/report")
+
+    code, _ = forked(killed)
+    assert code == -signal.SIGKILL
+    asked = count_calls(monkeypatch, place, name)
+    evaluation(f"ckpt=[{one},{two}]", *quick, f"output={tmp_path}/report")
+    assert asked == ["two"]
+    assert report_in(tmp_path / "report") == report_in(tmp_path / "whole")
+    predictions = [(tmp_path / folder / "predictions.jsonl").read_text() for folder in ("report", "whole")]
+    assert predictions[0] == predictions[1]
+    assert not (tmp_path / "report" / kept.FOLDER).exists()
+
+
+@pytest.mark.parametrize(
+    "change", ["seed=1", "n_samples=3", "temperature=0.5", "max_new_tokens=5", "n_prompts=2", "few_shot=1"]
+)
+def test_what_was_measured_with_other_settings_is_not_used(tmp_path, monkeypatch, change):
+    tiny = save_tiny(tmp_path / "tiny", max_position_embeddings=2048)
+    asked = count_calls(monkeypatch, answers, "sample")
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write_report", refuse)
+        for overrides in ([], [], [change]):
+            with pytest.raises(OSError, match="No space"):
+                evaluation(f"ckpt={tiny}", *QUICK, *overrides, f"output={tmp_path}/report")
+    assert asked == ["tiny", "tiny"]  # the second command found what the first one measured
+    changed = tiny_policy(seed=1, max_position_embeddings=2048).model
+    changed.save_pretrained(tiny)  # other weights under the same name
+    evaluation(f"ckpt={tiny}", *QUICK, f"output={tmp_path}/report")
+    assert asked == ["tiny"] * 3
+
+
+def test_a_kept_result_that_is_cut_is_measured_again(tmp_path, monkeypatch, tiny):
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write_report", refuse)
+        with pytest.raises(OSError, match="No space"):
+            evaluation(f"ckpt={tiny}", *QUICK, f"output={tmp_path}/report")
+    (path,) = (tmp_path / "report" / kept.FOLDER).iterdir()
+    path.write_bytes(path.read_bytes()[:40])
+    asked = count_calls(monkeypatch, answers, "sample")
+    evaluation(f"ckpt={tiny}", *QUICK, f"output={tmp_path}/report")
+    assert asked == ["tiny"]
+
+
+def test_a_check_reads_the_prompts_and_writes_nothing(tmp_path, tiny, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    evaluation(f"ckpt={tiny}", "check=true", f"output={tmp_path}/new/report")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "39 prompts on 39 questions of opinions/republican (test)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "report.json is a folder", "x" * 256])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, tiny, monkeypatch, place):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "report.json is a folder" / "report.json").mkdir(parents=True)
+    monkeypatch.setattr(evaluate, "read_prompts", None)  # the work is not begun
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="output") as caught:
+        evaluation(f"ckpt={tiny}", f"output='{tmp_path}/{place}'")
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_disk_that_is_full_at_the_end_keeps_what_was_measured(tmp_path, tiny, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write_json", refuse)
+        with pytest.raises(UserError, match="cannot be written .No space"):
+            evaluation(f"ckpt={tiny}", *QUICK, f"output={tmp_path}/report")
+    asked = count_calls(monkeypatch, answers, "sample")
+    evaluation(f"ckpt={tiny}", *QUICK, f"output={tmp_path}/report")
+    assert asked == []

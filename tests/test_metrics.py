@@ -62,6 +62,33 @@ def test_parsing_a_response(text, parsed):
     assert tuple(metrics.parse_response(text, "012345")) == parsed
 
 
+@pytest.mark.parametrize(
+    "text,labels,options,parsed",
+    [
+        ("10<Good>x", ("1", "10"), ("Good",), ("10", "Good", "x")),
+        ("1<Good>x", ("1", "10"), ("Good",), ("1", "Good", "x")),
+        ("10<Good>x", ("0", "1", "2"), ("Good",), (None, None, "10<Good>x")),
+        ("100<Good>x", ("1", "10"), ("Good",), (None, None, "100<Good>x")),
+        ("40 years ago", "012345", ("Good",), (None, None, "40 years ago")),
+        ("4The film", "012345", ("Good",), ("4", None, "The film")),
+        ("Apples", ("A", "B"), ("Good",), (None, None, "Apples")),
+        ("A<Good>x", ("A", "B"), ("Good",), ("A", "Good", "x")),
+        ("410 of 10", "012345", (), ("4", None, "10 of 10")),  # the class alone, then an answer
+        ("4<b>bold</b>", "012345", (), ("4", None, "<b>bold</b>")),
+        ("4<More (>5)>x > y", "012345", ("More (>5)", "More"), ("4", "More (>5)", "x > y")),
+        ("4<More>x", "012345", ("More (>5)", "More"), ("4", "More", "x")),
+    ],
+)
+def test_parsing_a_response_to_a_prompt_whose_options_are_known(text, labels, options, parsed):
+    assert tuple(metrics.parse_response(text, labels, options)) == parsed
+
+
+def test_class_shares_leave_out_what_counts_as_no_class():
+    sampled = [metrics.parse_response(t, "AB") for t in ("A<a>b", "A<a>b", "B<c>d", "nothing")]
+    assert metrics.class_shares(sampled, "AB", None).tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert metrics.class_shares(sampled[3:], "AB", None).tolist() == [0, 0]
+
+
 def test_class_shares_count_the_unparsable_as_class_0():
     sampled = [metrics.parse_response(t, "012345") for t in ("4<a>b", "4<a>b", "1<c>d", "nothing")]
     assert metrics.class_shares(sampled, "012345", "0").tolist() == [0.25, 0.25, 0, 0, 0.5, 0]
@@ -90,6 +117,50 @@ def test_summaries_carry_n_and_an_interval_that_covers_the_mean():
     half = 1.96 * 0.5 / math.sqrt(200)
     assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.2)
     assert metrics.summarize([])["value"] is None
+
+
+def by_prompts(values, resamples=2000, seed=0):
+    """The interval of values that are all independent, as it was first written."""
+    drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    return np.percentile(values[drawn].mean(1), [2.5, 97.5]).tolist()
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 39, 200])
+def test_an_interval_of_single_values_is_that_of_a_plain_bootstrap_to_the_bit(count):
+    values = np.random.default_rng(count).normal(size=count)
+    for clusters in (None, range(count), [f"q{i}" for i in range(count)]):
+        found = metrics.summarize(values, clusters=clusters)
+        assert [found["low"], found["high"]] == by_prompts(values)
+
+
+def test_values_of_one_question_are_drawn_together():
+    rng = np.random.default_rng(0)
+    of_questions = rng.normal(size=40)
+    values = np.repeat(of_questions, 5)
+    clusters = np.repeat(np.arange(40), 5).tolist()
+    found = metrics.summarize(values, clusters=clusters)
+    alone = metrics.summarize(of_questions)
+    assert found["n"] == 200
+    assert found["value"] == pytest.approx(alone["value"])
+    assert [found["low"], found["high"]] == pytest.approx([alone["low"], alone["high"]])
+    plain = metrics.summarize(values)
+    assert found["high"] - found["low"] > 1.8 * (plain["high"] - plain["low"])
+    shuffled = rng.permutation(200)
+    again = metrics.summarize(values[shuffled], clusters=[clusters[i] for i in shuffled])
+    assert again["high"] - again["low"] == pytest.approx(found["high"] - found["low"], rel=0.1)
+
+
+def test_clusters_of_any_size_weigh_as_many_values_as_they_have():
+    values, clusters = [1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"]
+    found = metrics.summarize(values, clusters=clusters)
+    assert (found["value"], found["low"], found["high"]) == (0.75, 0.0, 1.0)
+
+
+def test_one_question_alone_says_nothing_of_the_spread():
+    found = metrics.summarize([0.1, 0.5, 0.9], clusters=["q", "q", "q"])
+    assert (found["low"], found["high"], found["n"]) == (None, None, 3)
+    with pytest.raises(ValueError, match="give one a value"):
+        metrics.summarize([0.1, 0.5], clusters=["q"])
 
 
 def test_order_metrics_of_ragged_groups():

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from data_helpers import write
 from helpers import ROOT, command, save_tiny
 
 
@@ -58,3 +59,65 @@ def test_every_script_names_a_loss_that_exists(script):
     assert f'run.sh" {loss} "$@"' in text and (
         loss == "icf" or (ROOT / "config" / "loss" / f"{loss}.yaml").exists()
     )
+
+
+def pairs_file(path):
+    """Forty prompts with a pair each and nothing else."""
+    rows = []
+    for i in range(40):
+        responses = [{"text": f"It is {i}."}, {"text": "No."}]
+        rows.append({"prompt": f"Say {i}", "responses": responses, "pairs": [[0, 1]]})
+    return write(path, *rows)
+
+
+def test_the_dpo_script_goes_from_plain_pairs_to_a_report(tmp_path):
+    folder, out = save_tiny(tmp_path / "tiny"), tmp_path / "out"
+    done = command(
+        "bash",
+        "train_scripts/run_dpo.sh",
+        f"model.name_or_path={folder}",
+        "n_examples=32",
+        GROVE_PYTHON=sys.executable,
+        DATASET=pairs_file(tmp_path / "pairs.jsonl"),
+        OUTPUT_DIR=str(out),
+        NPROC="0",
+    )
+    assert "pair accuracy" in done.stdout
+    assert "2 prompts on 2 questions" in done.stdout
+    (report,) = out.glob("dpo-*/report/report.json")
+    dpo = json.loads(report.read_text())["checkpoints"][report.parent.parent.name]
+    assert {"pair_accuracy", "margin", "kl_reference"} <= set(dpo)
+
+
+@pytest.mark.parametrize(
+    "arguments,env,message",
+    [
+        ([], {}, "usage: bash train_scripts/run.sh"),
+        (["dpoo"], {}, "dpoo"),
+        (["dpo", "lrr=1"], {}, "lrr"),
+        (["dpo", "loss.bet=1"], {}, "loss.bet"),
+        (["dpo", "exp_name=x"], {}, "this script names its runs"),
+        (["dpo"], {"NPROC": "two"}, "NPROC=two: must be a number"),
+        (["dpo"], {"EVAL": "n_sample=3"}, "n_sample"),
+        (["dpo"], {"EVAL": "n_samples=-1"}, "n_samples=-1"),
+        (["dpo"], {"EVAL": "split=nowhere"}, "no split nowhere"),
+        (["dpo"], {"EVAL": "ckpt=x"}, "this script names what it evaluates"),
+        (["dpo"], {"MODEL": "nothing"}, "nothing"),
+        (["dpo"], {"DATASET": "opinions/whig"}, "no such group"),
+        (["swepo"], {"DATASET": "PAIRS"}, "needs a reward on each"),
+        (["gdpo"], {"DATASET": "PAIRS"}, "needs a belief on every response"),
+        (["dpo"], {"OUTPUT_DIR": "FILE/out"}, "cannot be written"),
+    ],
+)
+def test_a_script_refuses_at_its_beginning_what_would_fail_at_its_end(tmp_path, arguments, env, message):
+    places = {"PAIRS": pairs_file(tmp_path / "pairs.jsonl"), "FILE": str(tmp_path / "file")}
+    (tmp_path / "file").touch()
+    for name, place in places.items():
+        env = {key: value.replace(name, place) for key, value in env.items()}
+    tiny = [f"model.name_or_path={save_tiny(tmp_path / 'tiny')}"] if len(arguments) == 1 else []
+    given = {"GROVE_PYTHON": sys.executable, "OUTPUT_DIR": str(tmp_path / "out"), "NPROC": "0", **env}
+    done = command("bash", "train_scripts/run.sh", *arguments, *tiny, code=2, **given)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert message in errors[0]
+    assert not (tmp_path / "out").exists()

@@ -7,20 +7,28 @@
 #   OUTPUT_DIR=outputs         runs go to $OUTPUT_DIR/<name>
 #   NPROC=<number of GPUs>     processes; more than one goes through torchrun
 #   EVAL="split=test_questions n_samples=16"   overrides of evaluate.py
-# Overrides reach every training stage; loss.* only the last one. The embedded model gets settings for two CPU cores,
-# other models the GDPO paper's.
+# Overrides reach every training stage; loss.* only the last one. All stages are checked before the first one trains.
+# The embedded model gets settings for two CPU cores. Other models get the GDPO paper's optimizer, learning rate, warm-up,
+# batch, epochs and patience; how often is validated (eval_every, which patience counts in) and which examples share a
+# step (shuffle) are this project's.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+refuse() { echo "error: $1" >&2; exit 2; }
+[ $# -gt 0 ] || refuse "usage: bash train_scripts/run.sh sft|icf|<a file of config/loss/> [overrides of train.py ...]"
+loss=$1; shift
+for override in "$@"; do
+  case $override in exp_name=*|output_dir=*|model.archive=*) refuse "$override: this script names its runs; set OUTPUT_DIR=..., or call train.py";; esac
+done
+for override in ${EVAL:-}; do
+  case $override in ckpt=*|output=*|check=*) refuse "EVAL: $override: this script names what it evaluates; call evaluate.py";; esac
+done
 source train_scripts/setup.sh
 
-loss=$1; shift
 MODEL=${MODEL:-smollm2}; DATASET=${DATASET:-opinions/republican}; OUTPUT_DIR=${OUTPUT_DIR:-outputs}
 suffix=""
 [ "$MODEL/$DATASET" = smollm2/opinions/republican ] || suffix="-$MODEL-${DATASET//[^A-Za-z0-9_]/-}"
 NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')}
-for override in "$@"; do
-  case $override in exp_name=*|output_dir=*|model.archive=*) echo "error: $override: this script names its runs; set OUTPUT_DIR=..., or call train.py" >&2; exit 2;; esac
-done
+[[ $NPROC =~ ^[0-9]+$ ]] || refuse "NPROC=$NPROC: must be a number of processes"
 
 if [ "$MODEL" = smollm2 ]; then  # sized for 12 minutes on two cores: one validation, at the end
   common=(warmup_steps=5 n_eval_examples=null do_first_eval=false eval_every=1000000)
@@ -37,22 +45,38 @@ else
   preference=(lr=5e-7)
   evaluation=(n_samples=8)
 fi
+common+=(model="$MODEL" "datasets=[$DATASET]" output_dir="$OUTPUT_DIR")
+shared=()
+for override in "$@"; do [[ $override == loss.* && $loss != sft ]] || shared+=("$override"); done
+first=sft
+if [ "$loss" = icf ]; then first=icf; sft+=(icf_shots=3); evaluation+=(few_shot=3); fi
+sft=(loss=sft exp_name="$first$suffix" "${common[@]}" "${sft[@]}" ${shared[@]+"${shared[@]}"})
+preference=(loss="$loss" exp_name="$loss$suffix" "${common[@]}" "${preference[@]}" "$@")
+evaluation+=("output=$OUTPUT_DIR/$loss$suffix/report" ${EVAL:-})
 
+quietly() {  # a check: its words are shown where it fails
+  local words code=0
+  words=$("$PYTHON" "$@" 2>&1) || code=$?
+  [ $code = 0 ] || { grep '^error: ' <<< "$words" >&2 || echo "$words" >&2; exit $code; }
+}
 train() {
   if [ "$NPROC" -gt 1 ]; then "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node="$NPROC" train.py "$@"; else "$PYTHON" train.py "$@"; fi
 }
 
-shared=()
-for override in "$@"; do [[ $override == loss.* && $loss != sft ]] || shared+=("$override"); done
-common+=(model="$MODEL" "datasets=[$DATASET]" output_dir="$OUTPUT_DIR")
+echo "checking the config and the data of every stage" >&2
+quietly train.py plan=true "${sft[@]}"
+[ "$loss" = "$first" ] || quietly train.py plan=true "${preference[@]}"
+base=$("$PYTHON" train.py --cfg job --package model "${sft[@]}" | sed -n 's/^name_or_path: *//p')
+known=()  # of the runs' config that is yet to be written: what evaluate.py will take from it
+for override in "datasets=[$DATASET]" "$@"; do
+  case $override in datasets=*|belief_classes=*|max_length=*|max_prompt_length=*|truncation=*|seed=*|eval_fraction=*) known+=("$override");; esac
+done
+quietly evaluate.py check=true ckpt="'$base'" "${known[@]}" "${evaluation[@]}"
 
-first=sft
-if [ "$loss" = icf ]; then first=icf; sft+=(icf_shots=3); evaluation+=(few_shot=3); fi
-train loss=sft exp_name="$first$suffix" "${common[@]}" "${sft[@]}" ${shared[@]+"${shared[@]}"}
-runs="$OUTPUT_DIR/$first$suffix"
+train "${sft[@]}"
+runs="'$OUTPUT_DIR/$first$suffix'"
 if [ "$loss" != "$first" ]; then
-  train loss="$loss" exp_name="$loss$suffix" model.archive="$OUTPUT_DIR/sft$suffix" "${common[@]}" "${preference[@]}" "$@"
-  runs="$runs,$OUTPUT_DIR/$loss$suffix"
+  train "${preference[@]}" model.archive="$OUTPUT_DIR/sft$suffix"
+  runs="$runs,'$OUTPUT_DIR/$loss$suffix'"
 fi
-base=$("$PYTHON" -c "from omegaconf import OmegaConf; print(OmegaConf.load('$OUTPUT_DIR/$first$suffix/config.yaml').model.name_or_path)")
-"$PYTHON" evaluate.py "ckpt=['$base',$runs]" "output=$OUTPUT_DIR/$loss$suffix/report" "${evaluation[@]}" ${EVAL:-}
+"$PYTHON" evaluate.py "ckpt=['$base',$runs]" "${evaluation[@]}"
