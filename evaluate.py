@@ -12,6 +12,7 @@ report.json, predictions.jsonl, a plot and an HTML page.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +20,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from evaluation import Checkpoint, default_output, fill_settings, find_checkpoints
-from settings import EvaluationSettings, evaluation_settings
-from utils import UserError, guarded, keep_freed_memory, run_entry, setup_logging
+from settings import EvaluationSettings, evaluation_settings, text_keys
+from utils import UserError, guarded, keep_freed_memory, run_entry, setup_logging, with_texts_quoted
 
 
 def main(config: DictConfig) -> None:
@@ -32,7 +33,8 @@ def main(config: DictConfig) -> None:
     import_all()
     groups = read_prompts(settings)
     output = Path(settings.output) if settings.output else default_output(checkpoints)
-    ranks.run_on_ranks(settings.nproc)
+    if ranks.run_on_ranks(settings.nproc):
+        return
     world = ranks.init_distributed()
     setup_logging(is_main=world.is_main)
     keep_freed_memory()
@@ -109,4 +111,5 @@ def show(outcome: report.Report, page: Path) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = with_texts_quoted(sys.argv[1:], text_keys(EvaluationSettings))
     run_entry(hydra.main(version_base=None, config_path="config", config_name="evaluate")(guarded(main)))

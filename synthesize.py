@@ -32,7 +32,6 @@ def main(config: DictConfig) -> None:
     with atomic_path(path) as temporary:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         temporary.write_text("".join(lines), encoding="utf-8")
-        temporary.chmod(0o644)
     print(f"{path}: {len(rows)} questions")
 
 
