@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +22,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from evaluation import Checkpoint, check_folder, default_output, fill_settings, find_checkpoints
-from settings import EvaluationSettings, evaluation_settings
-from utils import UserError, guarded, keep_freed_memory, run_entry, setup_logging
+from settings import EvaluationSettings, evaluation_settings, text_keys
+from utils import UserError, guarded, keep_freed_memory, run_entry, setup_logging, with_texts_quoted
 
 
 def main(config: DictConfig) -> None:
@@ -41,7 +42,8 @@ def main(config: DictConfig) -> None:
             judges.check_embedder(settings.embedder)
         print(f"{report.scope_of(groups, settings)}; report: {output}")
         return
-    ranks.run_on_ranks(settings.nproc)
+    if ranks.run_on_ranks(settings.nproc):
+        return
     world = ranks.init_distributed()
     setup_logging(is_main=world.is_main)
     keep_freed_memory()
@@ -133,4 +135,5 @@ def show(outcome: report.Report, page: Path) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = with_texts_quoted(sys.argv[1:], text_keys(EvaluationSettings))
     run_entry(hydra.main(version_base=None, config_path="config", config_name="evaluate")(guarded(main)))

@@ -65,8 +65,8 @@ from groups import (
     with_shots,
 )
 from losses import Needs
-from settings import TrainSettings, is_name
-from utils import UserError, run_entry
+from settings import TrainSettings
+from utils import UserError, is_name, run_entry
 
 if TYPE_CHECKING:  # slow to import, and needed for its name alone
     from transformers import PreTrainedTokenizerBase

@@ -6,9 +6,11 @@ that runs alone is rank 0 of 1 and pays for nothing.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -16,14 +18,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from utils import UserError
+from utils import LAUNCHER, STOPS, UserError, is_ignored
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -31,6 +36,7 @@ PEER_TIMEOUT = datetime.timedelta(
     minutes=30
 )  # a dead peer is noticed at once; this ends the wait for one that hangs
 LAST_WORDS = 30  # seconds that ranks get to end by themselves after one of them failed
+RANK_BYTES = 0.5e9  # of memory that a process takes at least: torch and transformers alone
 USER_MESSAGES = (b"error: ", b"stopped by ")  # what all ranks print alike
 
 
@@ -61,6 +67,9 @@ def init_distributed(replicate: int = 1, shard: bool = False) -> World:
     size = int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            problem = f"of this machine has no GPU of its own, there are {torch.cuda.device_count()}"
+            raise UserError(f"process {local_rank} {problem}; start as many processes as GPUs")
         torch.cuda.set_device(device)
     if size % replicate:
         problem = f"does not divide the number of processes ({size})"
@@ -93,22 +102,74 @@ def leave_distributed() -> None:
         dist.destroy_process_group()
 
 
-def run_on_ranks(nproc: int | None) -> None:
-    """Run the command as `nproc` processes (None: one for each GPU) and exit, unless
-    this is one of them or one is enough."""
+def run_on_ranks(nproc: int | None) -> bool:
+    """Run the command as `nproc` processes (None: one for each GPU); False where this process is to do it,
+    since it is one of them or one is enough.
+
+    Each job of a sweep has ranks of its own. Exits where they fail, which ends the sweep. Raises UserError
+    for more processes than the machine can hold.
+    """
     if "WORLD_SIZE" in os.environ:
-        return
+        if is_sweep() and int(os.environ["WORLD_SIZE"]) > 1:
+            raise UserError("--multirun: torchrun cannot start a sweep; start it with python and set nproc")
+        return False
+    if nproc is not None:
+        _check_count(nproc)
     count = nproc or torch.cuda.device_count()
-    if count > 1:
-        sys.exit(launch(count))
+    if count <= 1:
+        return False
+    code = launch(count)
+    if code:
+        sys.exit(code)
+    return True
+
+
+def is_sweep() -> bool:
+    """Is this process doing a job of --multirun?"""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _check_count(count: int) -> None:
+    """Raises UserError for more processes than GPUs, or than cores where there are none, or than memory."""
+    if torch.cuda.is_available():
+        most, what = torch.cuda.device_count(), "GPUs"
+    else:
+        most, what = num_cores(), "processor cores"
+    memory = free_memory()
+    if count * RANK_BYTES > memory and memory / RANK_BYTES < most:
+        most, what = (
+            max(1, int(memory / RANK_BYTES)),
+            f"processes' worth of memory ({memory / 1e9:.1f} GB free)",
+        )
+    if count > most:
+        raise UserError(f"config key nproc={count}: this machine has {most} {what}; set nproc={most} or less")
+
+
+def num_cores() -> int:
+    """The processor's cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_memory() -> float:
+    """Bytes of memory that can be had; infinite where the system does not say."""
+    found = float("inf")
+    with contextlib.suppress(OSError):
+        (kilobytes,) = re.findall(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
+        found = int(kilobytes) * 1024
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return found
 
 
 def launch(count: int) -> int:
-    """Run this very command as `count` local ranks, as torchrun would, and return its exit code.
+    """Run this very command, or the job of a sweep at hand, as `count` local ranks, as torchrun would, and
+    return its exit code.
 
-    SIGINT and SIGTERM are passed on once, and a run that saves has the time it needs. Where a rank fails, the
-    others get half a minute to end by themselves. Messages of user errors, which all ranks print, are shown
-    once.
+    SIGINT, SIGTERM and SIGHUP are passed on, and a run that saves has the time it needs. Where a rank fails,
+    the others get half a minute to end by themselves. Messages of user errors, which all ranks print, are
+    shown once. Where this process dies, the ranks are told to end.
     """
     ranks = _start(count)
     held: list[bytes] = []
@@ -120,7 +181,7 @@ def launch(count: int) -> int:
         reader.join(timeout=5)
     codes = [rank.returncode for rank in ranks]
     if held and (silenced or not codes[0]):  # rank 0 said nothing itself
-        sys.stderr.buffer.write(held[0])
+        _say(held[0])
     return _exit_code(codes)
 
 
@@ -136,18 +197,37 @@ def _start(count: int) -> list[subprocess.Popen]:
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": threads,
+        LAUNCHER: str(os.getpid()),
     }
-    ranks = []
+    command = [sys.executable, sys.argv[0], *job_arguments()]
+    ranks: list[subprocess.Popen] = []
     for rank in range(count):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        process = subprocess.Popen(
-            [sys.executable, *sys.argv],
-            env={**os.environ, **shared, **own},
-            stderr=subprocess.PIPE if rank else None,
-            start_new_session=True,
-        )
+        errors = subprocess.PIPE if rank else None
+        try:
+            process = subprocess.Popen(
+                command, env={**os.environ, **shared, **own}, stderr=errors, start_new_session=True
+            )
+        except OSError as error:
+            for started in ranks:
+                started.kill()
+            problem = f"process {rank} cannot be started ({error.strerror})"
+            raise UserError(f"config key nproc={count}: {problem}; set a smaller nproc") from error
         ranks.append(process)
     return ranks
+
+
+def job_arguments() -> list[str]:
+    """The command line that does the job at hand alone: this one, or that of one job of a sweep."""
+    if not is_sweep():
+        return sys.argv[1:]
+    config = HydraConfig.get()
+    paths = {source.provider: source.path for source in config.runtime.config_sources}
+    flags = ["--config-path", paths["main"], "--config-name", config.job.config_name]
+    if "command-line" in paths:
+        flags += ["--config-dir", paths["command-line"]]
+    places = [override for override in config.overrides.hydra if override.startswith("hydra.searchpath")]
+    return [*flags, *places, *config.overrides.task]
 
 
 def _pass_on(lines: Iterable[bytes], held: list[bytes]) -> None:
@@ -156,8 +236,13 @@ def _pass_on(lines: Iterable[bytes], held: list[bytes]) -> None:
         if line.startswith(USER_MESSAGES):
             held.append(line)
         else:
-            sys.stderr.buffer.write(line)
-            sys.stderr.buffer.flush()
+            _say(line)
+
+
+def _say(line: bytes) -> None:
+    """Print a line of a rank. A reader that went away must not keep the others from being read."""
+    sys.stderr.write(line.decode(errors="replace"))
+    sys.stderr.flush()
 
 
 def _wait_for(ranks: Sequence[subprocess.Popen]) -> bool:
@@ -169,7 +254,7 @@ def _wait_for(ranks: Sequence[subprocess.Popen]) -> bool:
             if rank.poll() is None:
                 rank.send_signal(signum)
 
-    previous = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {s: signal.signal(s, forward) for s in STOPS if not is_ignored(s)}
     deadline, silenced = float("inf"), False
     try:
         while any(rank.poll() is None for rank in ranks):

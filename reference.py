@@ -152,9 +152,9 @@ def read_cache(path: Path) -> Logps:
     """The cached log-probs by path key; empty where there is no file, and, with a warning, where it is
     damaged.
     """
-    if not path.exists():
-        return {}
     try:
+        if not path.exists():
+            return {}
         with safe_open(path, "np") as file:
             keys, logps = file.get_tensor("keys"), file.get_tensor("logps")
             digest = (file.metadata() or {}).get("digest")

@@ -8,14 +8,14 @@ to those of the files.
 from __future__ import annotations
 
 import dataclasses
-import os
+import datetime
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from utils import UserError
+from utils import UserError, environment_secrets, is_name, named_as_secret, without_secrets
 
 Record = TypeVar("Record")
 
@@ -42,7 +42,6 @@ FOLDER_NAME = Rule(
 )
 LABELS = Rule("must be a list of different labels, belief_classes=['0','1',...]", distinct=True)
 POSITIVE = AtLeast(1e-12)
-LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes that a system takes
 
 DType = Literal["float32", "bfloat16"]
 Truncation = Literal["keep_start", "keep_end"]
@@ -203,6 +202,7 @@ def train_settings(config: Mapping[str, Any]) -> TrainSettings:
     Raises UserError for unknown keys (`+key=` included), impossible values, and a secret written into the
     config.
     """
+    check_for_secrets(config)
     sections = all(isinstance(config.get(key), Mapping) for key in ("wandb", "loss", "model", "lora"))
     if not sections or not isinstance(config["loss"].get("name"), str):
         raise UserError(
@@ -219,14 +219,14 @@ def train_settings(config: Mapping[str, Any]) -> TrainSettings:
     settings = _record(TrainSettings, {**config, **parts}, "config.yaml")
     if settings.n_epochs is None and settings.n_examples is None:
         raise UserError("config keys n_epochs and n_examples: both are null; set one of them")
-    check_for_secrets(flatten(config))
     return settings
 
 
 def evaluation_settings(config: Mapping[str, Any]) -> EvaluationSettings:
     """The record of a composed evaluation config; `ckpt` may be one name or a list. Raises UserError as
     above."""
-    ckpt = config.get("ckpt")
+    check_for_secrets(config)
+    ckpt = _as_text(config.get("ckpt"))
     given = ckpt if isinstance(ckpt, list) else [ckpt]
     if not given or not all(map(is_name, given)):
         problem = "missing" if ckpt in (None, "", []) else "no name of a checkpoint"
@@ -244,6 +244,7 @@ def model_settings(config: Mapping[str, Any]) -> ModelSettings:
 
 def synthesis_settings(config: Mapping[str, Any]) -> SynthesisSettings:
     """The record of a composed synthesis config. Raises UserError as above."""
+    check_for_secrets(config)
     return _record(SynthesisSettings, config, "synthesize.yaml")
 
 
@@ -268,34 +269,43 @@ def free_to_change(key: str) -> bool:
     return FREE in _constraints(hints.get(key.split(".")[0], NoneType))
 
 
-def check_for_secrets(values: Mapping[str, Any]) -> None:
-    """Raises UserError where a value holds that of a secret environment variable: configs are saved and sent
-    to trackers."""
-    secrets = {name: secret for name, secret in os.environ.items() if is_secret(name, secret)}
-    for key, value in values.items():
+def check_for_secrets(config: Mapping[str, Any]) -> None:
+    """Raises UserError where a key or a value holds that of a secret environment variable: configs are saved
+    and sent to trackers. The first of all checks, since the others print what they refuse."""
+    secrets = environment_secrets()
+    for key, value in flatten(config).items():
+        texts = [str(part) for part in (key, *(value if isinstance(value, list) else [value]))]
         for name, secret in secrets.items():
-            if secret in str(value):
+            if any(secret in text for text in texts):
                 raise UserError(
-                    f"config key {key}: holds the value of ${name}; leave secrets in the environment, "
-                    "where they are found"
+                    f"config key {without_secrets(key)}: holds the value of ${name}; leave secrets in the "
+                    "environment, where they are found"
                 )
 
 
-def is_secret(name: str, value: str) -> bool:
-    """Is this environment variable a secret? Short values and paths are none."""
-    named_so = re.search("KEY|TOKEN|SECRET|PASSWORD", name.upper())
-    return bool(named_so) and len(value) > 7 and not value.startswith("/")
+def text_keys(record: type, prefix: str = "") -> list[str]:
+    """The keys of a record, and of its sections, that hold a text or a list of texts."""
+    keys: list[str] = []
+    for key, hint in get_type_hints(record, include_extras=True).items():
+        kinds = _kinds_of(hint)
+        if dataclasses.is_dataclass(kinds[0]):
+            keys += text_keys(kinds[0], f"{prefix}{key}.")
+        elif _wants_text(kinds):
+            keys.append(f"{prefix}{key}")
+    return keys
 
 
-def is_name(value: Any) -> bool:
-    """Is it a name that the system takes, as a path or a part of one?"""
-    if not isinstance(value, str) or value == "" or "\0" in value:
-        return False
-    try:
-        encoded = value.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair: a byte of the command line that is no UTF-8
-        return False
-    return len(encoded) <= LONGEST_PATH and all(len(part) <= LONGEST_NAME for part in encoded.split(b"/"))
+def _wants_text(kinds: tuple) -> bool:
+    """Is a key of these kinds a text, or a list of texts?"""
+    return str in kinds or any(get_origin(kind) is list for kind in kinds)
+
+
+def _as_text(value: Any) -> Any:
+    """A number or a date as the text that was meant, also in a list; other values as they are."""
+    if isinstance(value, list):
+        return [_as_text(part) for part in value]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number or isinstance(value, datetime.date) else value
 
 
 # --- checks -------------------------------------------------------------------------------------------------
@@ -307,17 +317,19 @@ def _record(kind: type[Record], values: Mapping[str, Any], file: str, prefix: st
     unknown = sorted(set(values) - set(hints), key=str)
     if unknown:
         raise UserError(f"config key {prefix}{unknown[0]}: unknown; the keys stand in config/{file}")
+    checked = {}
     for key, hint in hints.items():
-        _check(f"{prefix}{key}", values.get(key), hint)
-    return kind(**{key: values.get(key) for key in hints})
+        value = values.get(key)
+        checked[key] = _as_text(value) if _wants_text(_kinds_of(hint)) else value
+        _check(f"{prefix}{key}", checked[key], hint)
+    return kind(**checked)
 
 
 def _check(key: str, value: Any, hint: Any) -> None:
     """Raises UserError, which says what the key must be, where `value` is not of the annotated kind."""
-    constraints = _constraints(hint)
-    kinds = _kinds(get_args(hint)[0] if constraints else hint)
+    constraints, kinds = _constraints(hint), _kinds_of(hint)
     if not any(_fits(value, kind, constraints) for kind in kinds):
-        raise UserError(f"config key {key}={value}: {_wanted(key, kinds, constraints)}")
+        raise UserError(f"config key {key}{_shown(key, value)}: {_wanted(key, kinds, constraints)}")
 
 
 def _constraints(hint: Any) -> tuple:
@@ -325,9 +337,17 @@ def _constraints(hint: Any) -> tuple:
     return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
 
 
-def _kinds(hint: Any) -> tuple:
-    """The members of a union; a kind that is none is its own."""
-    return get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
+def _shown(key: str, value: Any) -> str:
+    """The value for a message; nothing of it where it may be a secret."""
+    if named_as_secret(key):
+        return ""
+    return f"={without_secrets(str(value))}"
+
+
+def _kinds_of(hint: Any) -> tuple:
+    """The kinds of an annotated hint: the members of a union, or the one that is none."""
+    kind = get_args(hint)[0] if _constraints(hint) else hint
+    return get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
 
 
 def _fits(value: Any, kind: Any, constraints: tuple) -> bool:

@@ -38,7 +38,6 @@ def main(config: DictConfig) -> None:
     try:
         with atomic_path(path) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
-            temporary.chmod(0o644)
     except OSError as error:
         raise unwritable(path, error) from error
     print(f"{path}: {len(rows)} questions")

@@ -11,12 +11,23 @@ import contextlib
 import dataclasses
 import functools
 import json
+import sys
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from settings import TrainSettings, train_settings
-from utils import Stopped, UserError, guarded, keep_freed_memory, log, run_entry, setup_logging
+from settings import TrainSettings, text_keys, train_settings
+from utils import (
+    Stopped,
+    UserError,
+    guarded,
+    keep_freed_memory,
+    log,
+    run_entry,
+    setup_logging,
+    with_texts_quoted,
+)
 
 
 def main(config: DictConfig) -> None:
@@ -26,15 +37,16 @@ def main(config: DictConfig) -> None:
         settings = dataclasses.replace(settings, debug=True)  # write nothing
     import_data()
     needs = bind_loss(settings)
-    if not settings.plan:
-        ranks.run_on_ranks(settings.nproc)
+    if not settings.plan and ranks.run_on_ranks(settings.nproc):
+        return
     splits = data.read_splits(settings, needs)
     import_models()
     try:
         with contextlib.ExitStack() as stack:  # the run folder's lock, and open files
-            train(settings, config, needs, splits, stack)
-    except Stopped:
-        ranks.leave_distributed()
+            train(settings, needs, splits, stack)
+    except Stopped as stopped:
+        if stopped.agreed:
+            ranks.leave_distributed()
         raise
     ranks.leave_distributed()
 
@@ -74,15 +86,14 @@ def bind_loss(settings: TrainSettings) -> losses.Needs:
 
 def train(
     settings: TrainSettings,
-    config: DictConfig,
     needs: losses.Needs,
     splits: dict[str, data.Split],
     stack: contextlib.ExitStack,
 ) -> None:
     """From the data to the last checkpoint."""
     world = start_process(settings)
-    path = ranks.on_main(world, lambda: runs.run.open_folder(settings, stack))
-    start = runs.start.start_of(path, settings.model)
+    claim = ranks.on_main(world, lambda: runs.run.open_folder(settings, stack))
+    start = runs.start.start_of(claim.path, settings.model)
     spec = spec_of(settings, start)
     tokenizer = open_tokenizer(spec, settings, world)
     trees = data.tokenize_splits(splits, tokenizer, settings)
@@ -95,11 +106,14 @@ def train(
 
     attention = models.choose_attention(settings.attention, world.device)
     packing = schedule.packing_of(settings, views, attention, world.device.type, tokenizer.pad_token_id)
+    trainers.check_eval_metric(settings.eval_metric, views["eval"], packing, needs.reference)
     policy = models.make_policy(spec, world, sharded=world.mesh is not None)
     # both before any forward: FSDP2 leaves the root's parameters gathered after one
     optimizer = trainers.make_optimizer(policy, settings.optimizer, settings.lr)
+    if not runs.folder.steps(claim.path):
+        check_room(claim, policy, world, settings)
     fingerprint = models.fingerprint(policy)
-    runs.start.check_fingerprint(path, start, fingerprint)
+    runs.start.check_fingerprint(claim.path, start, fingerprint)
     check_model(policy, views, packing, len(tokenizer), settings)
     fresh = runs.run.State(fingerprint, runs.run.data_hashes(views))
     if settings.compile:
@@ -107,31 +121,26 @@ def train(
     if needs.reference:
         views = with_references(policy, fingerprint, views, packing, world, settings)
 
-    state = resumed(path, policy, optimizer, world, settings)
+    state = resumed(claim, policy, optimizer, world, settings)
     if state is None and world.is_main and not settings.debug:
-        runs.run.write_start(path, config, audit)
-        runs.start.write_start(path, start._replace(fingerprint=fingerprint))
+        runs.run.write_start(claim, settings, audit)
+        runs.start.write_start(claim.path, start._replace(fingerprint=fingerprint))
     if state is not None:
-        runs.run.check_same_start(path, state, fresh, settings)
-        if runs.run.is_finished(path, state, settings, settings.total_examples(len(trees["train"]))):
+        runs.run.check_same_start(claim.path, state, fresh, settings)
+        if runs.run.is_finished(claim.path, state, settings, settings.total_examples(len(trees["train"]))):
             return
+        check_room(claim, policy, world, settings)
     loss_fn = functools.partial(losses.LOSSES[settings.loss.name], **settings.loss.keys)
     if needs.reference and state is None:
         loss_fn = reference.with_step0_check(loss_fn, reference.step0_tolerance(policy))
     beta = settings.loss.keys.get("beta", 1.0)
     learner = trainers.Learner(policy, optimizer, loss_fn, beta, packing, world)
-    run = runs.run.Run(path, state or fresh, settings, tokenizer, world)
+    run = runs.run.Run(claim, state or fresh, settings, tokenizer, world)
+    stack.callback(run.close)
     if settings.sample_during_eval:
         run.sample_from(policy, prompts_of(trees["eval"], settings), settings.seed)
     final = trainers.train(learner, views["train"], views["eval"], run, settings)
-    best = final.best or float("nan")
-    log.info(
-        "finished %d examples; best %s %.4f; checkpoint: %s",
-        final.examples,
-        settings.eval_metric,
-        best,
-        path / "best",
-    )
+    say_end(final, settings.eval_metric, claim.path)
 
 
 # --- the process and its data -------------------------------------------------------------------------------
@@ -166,6 +175,13 @@ def say_audit(audit: dict) -> None:
     for name, splits in audit.items():
         for split, values in splits.items():
             log.info("%s, %s: %s", name, split, json.dumps(values))
+
+
+def say_end(final: runs.run.State, metric: str, path: Path) -> None:
+    """What the run came to."""
+    best = final.best or float("nan")
+    text = "finished %d examples; best %s %.4f; checkpoint: %s"
+    log.info(text, final.examples, metric, best, path / "best")
 
 
 def prompts_of(trees: list[forest.TokenTree], settings: TrainSettings) -> list[forest.Ids]:
@@ -249,11 +265,20 @@ def with_references(
     return filled
 
 
-def resumed(path, policy, optimizer, world: ranks.World, settings: TrainSettings) -> runs.run.State | None:
+def check_room(
+    claim: runs.folder.Claim, policy: models.Scorer, world: ranks.World, settings: TrainSettings
+) -> None:
+    """Raises UserError, before any work, where the disk cannot hold a checkpoint."""
+    moments = trainers.moments_per_weight(settings.optimizer, settings.lr)
+    ranks.on_main(world, lambda: runs.run.check_room(claim, policy, moments))
+
+
+def resumed(claim, policy, optimizer, world: ranks.World, settings: TrainSettings) -> runs.run.State | None:
     """The state of the run's newest checkpoint, loaded; None where the run begins."""
     if settings.resume == "never" or settings.debug:
         return None
-    return runs.checkpoint.load_latest(path, policy, optimizer, world)
+    ranks.on_main(world, lambda: runs.run.check_claim(claim))
+    return runs.checkpoint.load_latest(claim.path, policy, optimizer, world)
 
 
 # --- plan=true ----------------------------------------------------------------------------------------------
@@ -278,4 +303,5 @@ def plan_text(
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = with_texts_quoted(sys.argv[1:], text_keys(TrainSettings))
     run_entry(hydra.main(version_base=None, config_path="config", config_name="config")(guarded(main)))

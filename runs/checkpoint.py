@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from ranks import World, on_main
 from runs import folder, shards
 from runs.shards import Tensors
 from runs.state import State, from_json, to_json
-from utils import UserError, log, write_json
+from utils import Stopped, UserError, log, write_json
 
 SHARD_SIZE = "4GB"  # of a file of converted weights: so much of them is in memory at once
 
@@ -39,12 +38,19 @@ SHARD_SIZE = "4GB"  # of a file of converted weights: so much of them is in memo
 class Writer:
     """Writes one checkpoint after the other, of which the last `keep_last` stay.
 
-    background: write while training goes on, from a copy on the CPU (None: on GPUs). All ranks call its
-    methods in the same order. What goes wrong is raised by the next `save` or `wait`, on all ranks.
+    background: write while training goes on, from a copy on the CPU (None: on GPUs). claim: of the run's
+    folder, where another run may have taken it since. All ranks call its methods in the same order. What goes
+    wrong is raised by the next `save` or `wait`, on all ranks.
     """
 
-    def __init__(self, world: World, background: bool | None = False, keep_last: int = 1):
-        self.world = world
+    def __init__(
+        self,
+        world: World,
+        background: bool | None = False,
+        keep_last: int = 1,
+        claim: folder.Claim | None = None,
+    ):
+        self.world, self.claim = world, claim
         self.background = world.device.type == "cuda" if background is None else background
         self.keep_last = keep_last
         self.pool = ThreadPoolExecutor(1) if self.background else None
@@ -57,11 +63,12 @@ class Writer:
         if self.pool:
             self.pending = self.pool.submit(job)
             return
-        self.pending = Future()
+        done: Future = Future()
         try:
-            self.pending.set_result(job())
+            done.set_result(job())
         except UserError as error:
-            self.pending.set_exception(error)
+            done.set_exception(error)
+        self.pending = done
         self.wait()
 
     def wait(self) -> None:
@@ -70,6 +77,11 @@ class Writer:
         if pending:
             on_main(self.world, pending.result)
             pending.exception()
+
+    def check_claim(self) -> None:
+        """Raises UserError, or OSError, where the run's folder is no longer its own."""
+        if self.claim is not None:
+            self.claim.check()
 
     def close(self) -> None:
         """Let the checkpoint under way be finished, without asking the other ranks."""
@@ -110,7 +122,7 @@ def save(
     path = folder.step_folder(run, state.step)
     is_sharded = world.size > 1 and policy.adapters is None
     weights = shards.weights_of(policy, whole=not is_sharded)
-    temporary = _make_temporary(path, world)
+    temporary = _make_temporary(path, writer)
     moments = shards.moments_of(policy, optimizer)
     if writer.background:  # training goes on in these
         gathered_from_gpu = not is_sharded and next(policy.parameters()).device.type == "cuda"
@@ -121,14 +133,17 @@ def save(
     return path
 
 
-def _make_temporary(path: Path, world: World) -> Path:
+def _make_temporary(path: Path, writer: Writer) -> Path:
     """A new folder beside a step's, the same on all ranks."""
 
-    def make() -> str:
+    def make() -> Path:
         with _saving(path):
-            return tempfile.mkdtemp(prefix=".saving-", dir=path.parent)
+            writer.check_claim()
+            temporary = folder.spare_name(path.parent)
+            temporary.mkdir()
+            return temporary
 
-    return Path(on_main(world, make))
+    return on_main(writer.world, make)
 
 
 def _write(snapshot: Snapshot, writer: Writer) -> None:
@@ -138,12 +153,12 @@ def _write(snapshot: Snapshot, writer: Writer) -> None:
             merged, adapters = _write_shards(snapshot, writer)
             if writer.world.is_main:
                 _write_model(snapshot, merged, adapters)
-                _finish(snapshot)
+                _finish(snapshot, writer)
         finally:
             if writer.world.is_main:
                 shutil.rmtree(snapshot.temporary, ignore_errors=True)
         if writer.world.is_main:
-            _point(snapshot, writer.keep_last)
+            _point(snapshot, writer)
 
 
 def _write_shards(snapshot: Snapshot, writer: Writer) -> tuple[Tensors, Tensors]:
@@ -174,23 +189,24 @@ def _write_model(snapshot: Snapshot, merged: Tensors, adapters: Tensors) -> None
     snapshot.tokenizer.save_pretrained(temporary)
 
 
-def _finish(snapshot: Snapshot) -> None:
+def _finish(snapshot: Snapshot, writer: Writer) -> None:
     """Write the state and the manifest, and let the folder appear."""
     temporary = snapshot.temporary
     (temporary / folder.STATE).mkdir(exist_ok=True)
     write_json(temporary / folder.STATE / "state.json", to_json(snapshot.state))
     folder.seal(temporary)
-    temporary.chmod(0o755)
+    writer.check_claim()
     folder.appear(temporary, snapshot.path)
 
 
-def _point(snapshot: Snapshot, keep_last: int) -> None:
+def _point(snapshot: Snapshot, writer: Writer) -> None:
     """Point the links at the new folder and remove those that nothing keeps."""
     run = snapshot.path.parent
+    writer.check_claim()
     folder.link(run / "latest", snapshot.path.name)
     if snapshot.best:
         folder.link(run / "best", snapshot.path.name)
-    folder.prune(run, keep_last)
+    folder.prune(run, writer.keep_last)
 
 
 @contextmanager
@@ -199,6 +215,7 @@ def _saving(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, CheckpointException) as error:
+        _raise_stop(error)
         run = path.parent
         before = folder.steps(run)
         rest = f"{run} goes on from {before[-1].name}" if before else f"{run} holds no checkpoint yet"
@@ -298,11 +315,20 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (Exception, CheckpointException) as error:
+        _raise_stop(error)
         problem = f"the checkpoint cannot be read ({_reason(error)})"
         raise UserError(f"{path}: {problem}; remove it or set another exp_name") from error
 
 
 # --- what went wrong ----------------------------------------------------------------------------------------
+
+
+def _raise_stop(error: BaseException) -> None:
+    """Raises the signal that a CheckpointException holds: torch takes it for a fault of the rank."""
+    failures = error.failures.values() if isinstance(error, CheckpointException) else ()
+    for failure, _ in failures:
+        if isinstance(failure, Stopped | KeyboardInterrupt):
+            raise failure from None
 
 
 def _reason(error: BaseException) -> str:

@@ -12,18 +12,104 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-from utils import UserError, to_disk, write_json
+from utils import UNSUPPORTED, UserError, atomic_path, log, to_disk, where_supported, write_json
 
 STATE = "trainer_state"
 OPTIMIZER = "trainer_state/optimizer"
+RUN_ID = "run_id.txt"
+LINKS = ("latest", "best")
 THREADS = 8  # that read and flush files at the same time
-HALF_DONE = re.compile(r"\.(saving-.*|replaced-.*|(config\.yaml|data_audit\.json|latest|best)\..*)")
+STEP = re.compile(r"step-\d{6,}")
+# names that this project gives to what it has not finished, and nobody else
+WRITTEN = r"(config\.yaml|data_audit\.json|run_id\.txt|wandb_id\.txt|not-finite-step-\d+\.json)"
+HALF_DONE = re.compile(
+    rf"\.(saving-[a-z0-9_]{{8}}|replaced-step-\d{{6,}}|(latest|best)\.new|{WRITTEN}\.[a-z0-9_]{{8}})"
+)
 HUB_NAME = re.compile(r"(?!outputs/)\w[\w.-]*(/[\w.-]+)?")
+
+
+# --- whose folder it is -------------------------------------------------------------------------------------
+
+
+class Claim(NamedTuple):
+    """A run folder that this process took. Whoever takes the folder at its path later leaves another id."""
+
+    path: Path
+    owner: str = ""  # the id in it; "": nothing is ever written there
+    place: tuple[int, int] = (0, 0)  # the folder's device and inode
+
+    def check(self) -> None:
+        """Raises UserError where the folder at this path is another run's now, and OSError where there is
+        none."""
+        if not self.owner:
+            return
+        is_same_place = _place(self.path) == self.place
+        try:
+            owner = (self.path / RUN_ID).read_text().strip()
+        except FileNotFoundError:  # somebody tidied up
+            owner = self.owner if is_same_place else None
+        if owner != self.owner:
+            raise UserError(
+                f"run folder {self.path}: another run took its place since this one began, so nothing more "
+                "is written there; choose another exp_name"
+            )
+
+
+def claim(path: Path) -> Claim:
+    """Take a folder. Only for one that holds its lock."""
+    owner = secrets.token_hex(8)
+    with atomic_path(path / RUN_ID) as temporary:
+        temporary.write_text(f"{owner}\n")
+    return Claim(path, owner, _place(path))
+
+
+def _place(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def is_foreign(path: Path) -> bool:
+    """Does a folder hold files, and nothing that tells of a run?"""
+    names = {entry.name for entry in path.iterdir() if not entry.name.startswith(f".{RUN_ID}.")}
+    is_run = _has_id(path) or _has_step(path) or _has_config(path) or _has_begun(path, names)
+    return bool(names) and not is_run
+
+
+def _has_id(path: Path) -> bool:
+    return re.fullmatch(r"[0-9a-f]{16}\s*", _start_of(path / RUN_ID)) is not None
+
+
+def _has_step(path: Path) -> bool:
+    """A step folder, or what a copy has in place of a link to one?"""
+    return any((step / STATE).is_dir() for step in (*steps(path), *(path / name for name in LINKS)))
+
+
+def _has_config(path: Path) -> bool:
+    keys = re.findall(r"^(exp_name|datasets|loss|model):", _start_of(path / "config.yaml"), re.M)
+    return len(set(keys)) == 4
+
+
+def _has_begun(path: Path, names: Collection[str]) -> bool:
+    """Is there what a run that died at its very start leaves, and nothing else?"""
+    is_log = re.match(r"\d\d:\d\d:\d\d ", _start_of(path / "train.log"))
+    others = {name for name in names if not HALF_DONE.fullmatch(name)}
+    return is_log is not None and others <= {"train.log", "data_audit.json"}
+
+
+def _start_of(path: Path) -> str:
+    """The first characters of a file; "" where there is none that can be read."""
+    try:
+        with path.open(errors="replace") as file:
+            return file.read(20_000)
+    except OSError:
+        return ""
 
 
 # --- steps and links ----------------------------------------------------------------------------------------
@@ -36,8 +122,14 @@ def step_folder(run: Path, step: int) -> Path:
 
 def steps(run: Path) -> list[Path]:
     """The step folders of a run, oldest first."""
-    folders = [path for path in run.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name)]
+    folders = [path for path in run.glob("step-*") if STEP.fullmatch(path.name)]
     return sorted(folders, key=number)
+
+
+def holds_steps(run: Path) -> bool:
+    """Is there any checkpoint, those that only `tidy` and `mend_links` bring back included?"""
+    copies = [run / name for name in LINKS if (run / name).is_dir()]
+    return bool(steps(run) or copies or list(run.glob(".replaced-step-*")))
 
 
 def number(path: Path) -> int:
@@ -46,22 +138,84 @@ def number(path: Path) -> int:
 
 
 def link(path: Path, target: str) -> None:
-    """Point `path` at `target`, at once: it is never absent."""
+    """Point `path` at the folder `target` beside it, at once: it is never absent.
+
+    Where the file system has no links, `path` becomes a file that holds the name.
+    """
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
+    try:
+        temporary.symlink_to(target)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        temporary.write_text(f"{target}\n")
     os.replace(temporary, path)
+
+
+def target_of(path: Path) -> Path | None:
+    """The folder that a link, or a file in its place, leads to; None where there is none."""
+    if path.is_file():
+        name = _start_of(path).strip()
+        path = path.with_name(name) if STEP.fullmatch(name) else path
+    return path.resolve() if path.is_dir() else None
 
 
 def link_back(run: Path, step: int, best_step: int | None) -> None:
     """Point the links as they stood when `step` was saved: a run may die between two links."""
     link(run / "latest", step_folder(run, step).name)
     best = step_folder(run, best_step or 0)
+    linked = target_of(run / "best")
     if best.exists():
         link(run / "best", best.name)
-    elif not (run / "best").exists() or number((run / "best").resolve()) > step:
+    elif linked is None or number(linked) > step:
         # its folder is gone, or a later one that this run does not know yet
         (run / "best").unlink(missing_ok=True)
+
+
+def mend_links(run: Path) -> None:
+    """Make links again of `latest` and `best`, where a copy of the run has folders in their place.
+
+    Only for one that holds the run's lock. A folder goes only where its step's own is there and the same; one
+    that is damaged, or differs, is moved aside.
+    """
+    for copy in (run / name for name in LINKS):
+        if copy.is_symlink() or not copy.is_dir():
+            continue
+        name = _step_name(copy)
+        own = run / (name or "")
+        is_whole = name is not None and damage(own) is None
+        if name is None or (is_whole and _manifest(own) != _manifest(copy)):
+            aside = copy.with_name(f"{copy.name}-copied-{secrets.token_hex(4)}")
+            log.warning("%s is a folder of its own and no step's: it is now %s", copy, aside.name)
+            copy.rename(aside)
+            continue
+        spare = spare_name(run)
+        if is_whole:
+            copy.rename(spare)
+        else:
+            if own.exists():  # damaged, and the copy is not
+                own.rename(spare)
+            copy.rename(own)
+        link(copy, own.name)
+        shutil.rmtree(spare, ignore_errors=True)
+
+
+def _step_name(copy: Path) -> str | None:
+    """The name of the step that a folder is a copy of; None where it is none, or damaged."""
+    if damage(copy) is not None:
+        return None
+    state = json.loads((copy / STATE / "state.json").read_text())
+    return step_folder(copy.parent, state["step"]).name
+
+
+def _manifest(path: Path) -> dict[str, list[int | str]]:
+    return json.loads((path / STATE / "manifest.json").read_text())
+
+
+def spare_name(run: Path) -> Path:
+    """A new name in a run's folder for what is not finished, or about to go; `tidy` knows it."""
+    return run / f".saving-{secrets.token_hex(4)}"
 
 
 def appear(temporary: Path, path: Path) -> None:
@@ -77,15 +231,19 @@ def appear(temporary: Path, path: Path) -> None:
 def prune(run: Path, keep_last: int) -> None:
     """Remove the steps that neither a link nor `keep_last` keeps.
 
-    Those after `latest` are damaged or of a life that the run left.
+    Those after `latest` are damaged or of a life that the run left. What is no checkpoint stays.
     """
-    linked = {(run / name).resolve().name for name in ("latest", "best") if (run / name).exists()}
-    latest = number((run / "latest").resolve())
-    lived = [path.name for path in steps(run) if number(path) <= latest]
-    kept = linked | set(lived[-keep_last:])
-    for path in (*steps(run), *run.glob(".replaced-*")):
-        if path.name not in kept:
-            shutil.rmtree(path, ignore_errors=True)
+    latest, best = target_of(run / "latest"), target_of(run / "best")
+    if latest is None:
+        return
+    kept = {path.name for path in (latest, best) if path is not None}
+    lived = [path.name for path in steps(run) if number(path) <= number(latest)]
+    kept |= set(lived[-keep_last:])
+    for path in (*steps(run), *run.glob(".replaced-step-*")):
+        if path.name not in kept and (path / STATE).is_dir():
+            going = spare_name(run)
+            path.rename(going)
+            shutil.rmtree(going, ignore_errors=True)
 
 
 def tidy(run: Path) -> None:
@@ -107,13 +265,25 @@ def tidy(run: Path) -> None:
 
 
 def seal(path: Path) -> None:
-    """Write the manifest of a folder, and bring every byte to the disk."""
+    """Write the manifest of a folder, open it to those who may read new files, and bring it to the disk."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     names = [str(file.relative_to(path)) for file in files]
     with ThreadPoolExecutor(THREADS) as pool:
         manifest = dict(zip(names, pool.map(_checksum, files)))
         write_json(path / STATE / "manifest.json", manifest)
+        _open_to_readers(path)
         list(pool.map(to_disk, [*files, path / STATE, path]))
+
+
+def _open_to_readers(path: Path) -> None:
+    """Give files and folders the mode that new ones get here: some libraries write theirs for one user."""
+    of_file = (path / STATE / "manifest.json").stat().st_mode & 0o777
+    of_folder = (path / STATE).stat().st_mode & 0o777
+    for entry in (path, *path.rglob("*")):
+        mode = of_folder if entry.is_dir() else of_file
+        if entry.stat().st_mode & 0o777 != mode:
+            with where_supported():
+                entry.chmod(mode)
 
 
 def _checksum(path: Path) -> list[int | str]:
@@ -169,12 +339,12 @@ def find_model(ckpt: str) -> str:
     A run folder gives its `best`, else `latest`; a step folder, an HF folder, a file (policy.pt), a hub name
     and `embedded:` names stay. Raises UserError for a local path that holds no model, or a damaged one.
     """
-    path = Path(ckpt)
-    if not path.is_dir():
+    path = target_of(Path(ckpt))
+    if path is None:
         return _find_elsewhere(ckpt)
     for name in ("best", "latest", "."):
-        if (path / name / "config.json").exists():
-            model = (path / name).resolve()
+        model = target_of(path / name)
+        if model is not None and (model / "config.json").exists():
             _refuse_damaged(ckpt, model)
             return str(model)
     if (path / "adapter_config.json").is_file():

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 import models
 from forest import Ids
 from settings import WandbSettings
-from utils import UserError, atomic_path, log
+from utils import UserError, atomic_path, log, where_supported
 
 Result = TypeVar("Result")
 SAMPLE_TOKENS = 64  # of a response that is sampled at validation
@@ -60,7 +61,8 @@ class MetricsFile:
         try:
             if self.file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self.file.fileno())
+            with where_supported():
+                os.fsync(self.file.fileno())
         except OSError as error:
             remedy = "make room, then run the same command again"
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); {remedy}") from error
@@ -84,6 +86,13 @@ class Tracker:
         logged = self._if_it_works("log", lambda: self.run.log(values, step=step) or True)
         if logged is None:
             self.run = None
+
+    def close(self) -> None:
+        """End the tracker's run: a run that follows in this process must not write into it."""
+        run, self.run = self.run, None
+        if run is not None:
+            failed = sys.exc_info()[0] is not None  # as wandb itself would say where the process ends
+            self._if_it_works("finish", lambda: run.finish(exit_code=int(failed)) or True)
 
     @staticmethod
     def _if_it_works(what: str, action: Callable[[], Result]) -> Result | None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from transformers import PreTrainedTokenizerBase
 
 import models
@@ -24,7 +25,7 @@ from runs.logs import MetricsFile, Samples, Tracker, samples_file, say_validatio
 from runs.state import State
 from schedule import Data
 from settings import TrainSettings, as_config, flatten, free_to_change
-from utils import UserError, atomic_path, locked, log, setup_logging, write_json
+from utils import UserError, atomic_path, locked, log, setup_logging, without_secrets, write_json
 
 
 class Run:
@@ -32,22 +33,24 @@ class Run:
 
     def __init__(
         self,
-        path: Path,
+        claim: folder.Claim,
         state: State,
         settings: TrainSettings,
         tokenizer: PreTrainedTokenizerBase,
         world: World,
     ):
-        self.folder, self.state, self.tokenizer = path, state, tokenizer
+        self.claim, self.folder = claim, claim.path
+        self.state, self.tokenizer = state, tokenizer
         self.saves = not settings.debug
         self.writes = world.is_main and not settings.debug
-        self.writer = checkpoint.Writer(world, settings.async_save, settings.keep_last)
+        self.writer = checkpoint.Writer(world, settings.async_save, settings.keep_last, claim)
         self.metrics: MetricsFile | None = None
         self.tracker: Tracker | None = None
         self.samples: Samples | None = None
         if self.writes:
-            self.metrics = MetricsFile(path / "metrics.jsonl", state.lines)
-            self.tracker = Tracker(settings.wandb, settings.exp_name, as_config(settings), path)
+            with _writing(claim):
+                self.metrics = MetricsFile(self.folder / "metrics.jsonl", state.lines)
+            self.tracker = Tracker(settings.wandb, settings.exp_name, as_config(settings), self.folder)
 
     def sample_from(self, policy: models.Scorer, prompts: Sequence[tuple[int, ...]], seed: int) -> None:
         """Sample responses to these prompts whenever `show_samples` is called."""
@@ -83,12 +86,14 @@ class Run:
         self.writer.wait()
 
     def close(self) -> None:
-        """Finish what is under way and close the files."""
+        """Finish what is under way, close the files and the tracker."""
         self.writer.close()
         if self.metrics:
             self.metrics.close()
         if self.samples and self.samples.file:
             self.samples.file.close()
+        if self.tracker:
+            self.tracker.close()
 
     def decoded(self, tree: TokenTree) -> dict[str, Any]:
         """An example's texts."""
@@ -102,33 +107,67 @@ class Run:
 # --- the folder ---------------------------------------------------------------------------------------------
 
 
-def open_folder(settings: TrainSettings, stack: contextlib.ExitStack) -> Path:
+def open_folder(settings: TrainSettings, stack: contextlib.ExitStack) -> folder.Claim:
     """Make or reopen the run folder, and lock it until the stack closes.
 
-    Raises UserError where it belongs to another config or to a run at work, and where it cannot be written.
+    Raises UserError where it belongs to another config or to a run at work, where it holds files of others,
+    and where it cannot be written. A folder that is refused is left as it is.
     """
     path = Path(settings.output_dir) / settings.exp_name
     if settings.debug:
-        return path
-    try:
+        return folder.Claim(path)
+    with _writing(folder.Claim(path)):
         path.mkdir(parents=True, exist_ok=True)
         if not stack.enter_context(locked(path)):
             raise UserError(
                 f"run folder {path}: another run is writing it; wait for its end or choose another exp_name"
             )
-        folder.tidy(path)
+        if folder.is_foreign(path):
+            raise UserError(f"run folder {path}: it holds files that are no run's; choose another exp_name")
+        _check_resume(path, settings)
+        claim = folder.claim(path)
         setup_logging(path)
         stack.callback(setup_logging)
+        folder.tidy(path)
+        folder.mend_links(path)
+    return claim
+
+
+@contextlib.contextmanager
+def _writing(claim: folder.Claim) -> Iterator[None]:
+    """Raises UserError where the run's folder is another's by now, or cannot be written."""
+    try:
+        claim.check()
+        yield
     except (OSError, UnicodeEncodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"run folder {path}: cannot be written ({reason}); set output_dir") from error
-    _check_resume(path, settings)
-    return path
+        raise UserError(f"run folder {claim.path}: cannot be written ({reason}); set output_dir") from error
+
+
+def check_claim(claim: folder.Claim) -> None:
+    """Raises UserError where the run's folder is another's by now, or gone."""
+    with _writing(claim):
+        pass
+
+
+def check_room(claim: folder.Claim, policy: models.Scorer, moments_per_weight: float) -> None:
+    """Raises UserError where the disk has certainly no room for one checkpoint of this policy."""
+    if not claim.owner:
+        return
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in policy.parameters()]
+    needed = sum(size * (1 + moments_per_weight * is_trained) for size, is_trained in sizes)
+    with _writing(claim):
+        disk = shutil.disk_usage(claim.path)
+    if disk.total and disk.free < needed:  # some network file systems say nothing
+        raise UserError(
+            f"run folder {claim.path}: a checkpoint takes at least {needed / 1e9:.3g} GB, and the disk has "
+            f"{disk.free / 1e9:.3g} GB of room; make room or set output_dir"
+        )
 
 
 def _check_resume(path: Path, settings: TrainSettings) -> None:
     """Raises UserError where `resume` forbids what the folder holds, or its run has another config."""
-    if not folder.steps(path):
+    if not folder.holds_steps(path):
         if settings.resume == "must":
             raise UserError(f"resume=must: {path} holds no checkpoint; set resume=auto to start the run")
         return
@@ -159,18 +198,18 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The keys that differ and may not, with both values; "" where there is none."""
     keys = sorted(old.keys() | new.keys())
     differing = [key for key in keys if old.get(key) != new.get(key) and not free_to_change(key)]
-    return ", ".join(f"{key} ({old.get(key)} -> {new.get(key)})" for key in differing)
+    return without_secrets(", ".join(f"{key} ({old.get(key)} -> {new.get(key)})" for key in differing))
 
 
 # --- start or resume ----------------------------------------------------------------------------------------
 
 
-def write_start(path: Path, config: DictConfig, audit: Mapping[str, Any]) -> None:
+def write_start(claim: folder.Claim, settings: TrainSettings, audit: Mapping[str, Any]) -> None:
     """What a folder holds from the first moment on: the audit of the data, and the config."""
-    write_json(path / "data_audit.json", audit)
-    with atomic_path(path / "config.yaml") as temporary:
-        OmegaConf.save(config, temporary, resolve=True)
-        temporary.chmod(0o644)
+    with _writing(claim):
+        write_json(claim.path / "data_audit.json", audit)
+        with atomic_path(claim.path / "config.yaml") as temporary:
+            OmegaConf.save(OmegaConf.create(as_config(settings)), temporary)
 
 
 def check_same_start(path: Path, resumed: State, fresh: State, settings: TrainSettings) -> None:

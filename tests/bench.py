@@ -75,8 +75,12 @@ class Bench:
 
     def go(self, name, *overrides):
         """Train; give the run's folder."""
-        train.main(self.config(name, *overrides))
+        self.train(self.config(name, *overrides))
         return self.out / name
+
+    def train(self, config):
+        """Train with this config."""
+        train.main(config)
 
 
 def row(i):

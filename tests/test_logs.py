@@ -1,10 +1,17 @@
 """What a run says: to wandb, which may fail at any of its calls and is asked to go on in one run."""
 
+import logging
+import os
 import sys
 import types
+from pathlib import Path
 
 import pytest
+from bench import refuse
 from helpers import state_of
+
+import utils
+from runs import logs
 
 
 class Wandb(types.ModuleType):
@@ -15,6 +22,8 @@ class Wandb(types.ModuleType):
         self.fails = fails
         self.logged = 0
         self.ids = []
+        self.open = 0  # runs that are not finished
+        self.codes = []  # that finished ones ended with
 
     def login(self, **_):
         return self._call("login")
@@ -22,11 +31,18 @@ class Wandb(types.ModuleType):
     def init(self, **keys):
         self._call("init")
         self.ids.append(keys["id"])
+        assert self.open == 0, "it would write into the run before"
+        self.open += 1
         return self
 
     def log(self, *_, **__):
         self.logged += 1
         self._call("log" if self.logged > 2 else "")
+
+    def finish(self, exit_code):
+        self.open -= 1
+        self.codes.append(exit_code)
+        self._call("finish")
 
     def _call(self, name):
         if name == self.fails:
@@ -34,14 +50,14 @@ class Wandb(types.ModuleType):
         return True
 
 
-@pytest.mark.parametrize("fails", ["login", "init", "log"])
+@pytest.mark.parametrize("fails", ["login", "init", "log", "finish"])
 def test_training_goes_on_without_wandb(bench, monkeypatch, fails):
     fake = Wandb(fails)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     run = bench.go("run", "wandb.enabled=true", "n_examples=16")
     assert state_of(run)["step"] == 4
-    assert fake.logged == (3 if fails == "log" else 0)
+    assert fake.logged == {"log": 3, "finish": 6}.get(fails, 0)
     assert (run / "train.log").read_text().count("wandb is off from here on") == 1
 
 
@@ -51,3 +67,20 @@ def test_a_run_that_resumes_goes_on_in_its_wandb_run(bench, monkeypatch):
     for name, count in (("run", 8), ("run", 16), ("other", 8)):
         bench.go(name, "wandb.enabled=true", f"n_examples={count}")
     assert fake.ids[0] == fake.ids[1] != fake.ids[2]
+
+
+def test_every_run_closes_what_it_opened(bench, monkeypatch):
+    """Jobs of a sweep are runs in one process."""
+    fake = Wandb("nothing")
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    overrides = ["wandb.enabled=true", "sample_during_eval=true", "n_examples=8"]
+    bench.go("one", *overrides)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs.Samples, "show", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            bench.go("two", *overrides)
+    bench.go("three", *overrides)
+    assert fake.codes == [0, 1, 0]
+    left_open = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert not [path for path in left_open if path.startswith(str(bench.out))]
+    assert not [handler for handler in utils.log.handlers if isinstance(handler, logging.FileHandler)]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -14,6 +15,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from worlds import QUICK, assert_one_run, distance, fork_ranks, samples, training
+
+import ranks
+from utils import UserError
 
 LOSSES = ("sft", "dpo", "kto", "swepo", "gdpo")
 ON_FOUR = ("kto", "gdpo")
@@ -176,6 +180,71 @@ def test_evaluation_is_the_same_on_any_number_of_ranks(tmp_path):
             one, many = report_values(tmp_path / f"one{suffix}"), report_values(tmp_path / f"{name}{suffix}")
             assert one == pytest.approx(many, rel=1e-5)
         assert predictions == (tmp_path / name / "predictions.jsonl").read_text()
+
+
+def sweep(tmp_path, *overrides, code=0):
+    """Run a sweep of two processes a job."""
+    tiny = save_tiny(tmp_path / "tiny", max_position_embeddings=2048)
+    own = [f"output_dir={tmp_path}/out", f"model.name_or_path={tiny}", "loss=sft", "nproc=2"]
+    own += ["n_examples=6", "hydra.sweep.dir=${output_dir}"]
+    return command(sys.executable, "train.py", "--multirun", *QUICK, *own, *overrides, code=code)
+
+
+def test_every_job_of_a_sweep_has_its_ranks(tmp_path):
+    done = sweep(tmp_path, "exp_name=1,2_0", "seed=3")
+    for name in ("1", "2_0"):
+        run = tmp_path / "out" / name
+        assert [line["counters/updates"] for line in lines(run)] == [0, 1, 1]
+        assert state_of(run)["step"] == 1
+    assert done.stderr.count("finished 6 examples") == 2
+
+
+def test_a_job_that_fails_ends_the_sweep(tmp_path):
+    done = sweep(tmp_path, "exp_name=a", "optimizer=SGD,Nope,AdamW", code=2)
+    assert done.stderr.count("error: ") == 1
+    assert "another config: optimizer" in done.stderr or "optimizer=Nope" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("finished 6 examples") == 1
+
+
+@pytest.mark.parametrize(
+    "machine,nproc,message",
+    [
+        ({"gpus": 2}, 3, "nproc=3: this machine has 2 GPUs; set nproc=2"),
+        ({"gpus": 8}, 100_000, "has 8 GPUs; set nproc=8"),
+        ({"cores": 4}, 5, "has 4 processor cores; set nproc=4"),
+        ({"cores": 4}, 10**9, "has 4 processor cores"),
+        ({"cores": 64, "memory": 4e9}, 32, "has 8 processes' worth of memory"),
+        ({"cores": 4, "memory": 1e8}, 2, "has 1 processes' worth of memory"),
+        ({"gpus": 8, "memory": 2e9}, 8, "has 4 processes' worth of memory"),
+    ],
+)
+def test_the_number_of_processes_is_bounded(monkeypatch, machine, nproc, message):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "gpus" in machine)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: machine.get("gpus", 0))
+    monkeypatch.setattr(ranks, "num_cores", lambda: machine.get("cores", 128))
+    monkeypatch.setattr(ranks, "free_memory", lambda: machine.get("memory", float("inf")))
+    launched = []
+    monkeypatch.setattr(ranks, "launch", lambda count: launched.append(count) or 0)
+    with pytest.raises(UserError, match=message) as caught:
+        ranks.run_on_ranks(nproc)
+    assert "\n" not in str(caught.value)
+    most = int(re.search("set nproc=(\\d+)", str(caught.value))[1])
+    assert ranks.run_on_ranks(most) == (most > 1)
+    assert launched == [most] * (most > 1)
+
+
+def test_this_machine_has_memory_and_cores():
+    assert 1 <= ranks.num_cores() <= os.cpu_count()
+    assert 1e8 < ranks.free_memory() < 1e14
+
+
+@pytest.mark.parametrize("entry,own", [("train.py", []), ("evaluate.py", ["ckpt=embedded:x"])])
+def test_a_command_with_too_many_processes_is_one_line(entry, own):
+    done = command(sys.executable, entry, "nproc=5000", *own, code=2)
+    assert done.stderr.startswith("error: config key nproc=5000: this machine has")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_command_starts_its_own_ranks(tmp_path):

@@ -26,11 +26,11 @@ def test_secrets_are_in_no_file_of_a_run(bench, monkeypatch):
     assert not (bench.out / "other").exists()
 
 
-@pytest.mark.parametrize("name", ["..", ".", "", "...", "a/b", "/etc/x", "../../x", "a\nb", "null", "3"])
+@pytest.mark.parametrize("name", ["..", ".", "", "...", "a/b", "/etc/x", "../../x", "a\nb", "null"])
 def test_names_cannot_lead_out_of_the_output_folder(bench, tmp_path, name):
     before = sorted(tmp_path.rglob("*"))
     config = bench.config("run")
-    config.exp_name = {"null": None, "3": 3}.get(name, name)
+    config.exp_name = None if name == "null" else name
     with pytest.raises(UserError, match="must be a plain folder name"):
         train.main(config)
     assert sorted(tmp_path.rglob("*")) == before

@@ -1,6 +1,8 @@
 """Signals: a run that is told to stop saves and exits with the signal's code, and goes on undisturbed."""
 
 import os
+import pickle
+import pty
 import signal
 import subprocess
 import sys
@@ -10,15 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 from bench import QUICK, assert_same, die, forked, half_done
-from helpers import ROOT, lines, save_tiny, state_of
+from helpers import ON_CPU, ROOT, lines, save_tiny, state_of
 
 import models
 import reference
 import trainers
 import utils
+from runs import checkpoint, logs, meters
+from runs import run as run_room
 from utils import Stopped
 
-CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
 
 
 @pytest.mark.parametrize("signum,code", CODES)
@@ -26,8 +30,7 @@ def test_a_signal_saves_and_exits(tmp_path, signum, code):
     model = save_tiny(tmp_path / "tiny")
     own = [f"model.name_or_path={model}", f"output_dir={tmp_path}/out", "exp_name=run"]
     endless = ["n_examples=1000000", "do_first_eval=false"]
-    command = [sys.executable, "train.py", "loss=sft", *own, *QUICK, *endless]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = start("loss=sft", *own, *QUICK, *endless)
     run = tmp_path / "out" / "run"
     wait_for_lines(run / "metrics.jsonl", 3, process)
     process.send_signal(signum)
@@ -37,6 +40,12 @@ def test_a_signal_saves_and_exits(tmp_path, signum, code):
     assert f"stopped by {signum.name}" in stderr
     assert (run / "latest" / "model.safetensors").exists()
     assert not list(run.glob(".saving-*"))
+
+
+def start(*overrides, **how):
+    """Begin a training command."""
+    how = {"cwd": ROOT, "stderr": subprocess.PIPE, "text": True} | how
+    return subprocess.Popen([sys.executable, "train.py", *overrides], **how)
 
 
 def wait_for_lines(path, count, process):
@@ -70,7 +79,7 @@ def signal_in_validation(patch, signum, call):
 
 
 @pytest.mark.parametrize("call,step", [(2, None), (5, 3), (8, 6)])
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_in_a_validation_ends_it_and_the_next_run_makes_up_for_it(bench, whole, signum, call, step):
     with pytest.MonkeyPatch.context() as patch:
         packs = signal_in_validation(patch, signum, call)
@@ -102,3 +111,174 @@ def test_a_signal_in_the_reference_pass_ends_the_run(bench, whole, signum, code)
     cache = Path(os.environ["GROVE_CACHE"]) / "reference"
     assert not list(cache.glob(".*"))
     assert_same(bench.go("run"), whole)
+
+
+# --- signals that others catch ------------------------------------------------------------------------------
+
+
+def send(signum):
+    """Send this process a signal; a function for `die`."""
+    return lambda: os.kill(os.getpid(), signum)
+
+
+class Bomb:
+    """Sends a signal as it is destroyed, where Python loses the exception of a handler."""
+
+    def __init__(self, signum):
+        self.signum = signum
+
+    def __del__(self):
+        os.kill(os.getpid(), self.signum)
+
+
+CATCHERS = {
+    "a checkpoint is read": (checkpoint.HuggingFaceStorageReader, "read_metadata"),
+    "torch reads its tensors": (checkpoint.HuggingFaceStorageReader, "read_data"),
+    "wandb starts": (logs, "_start_wandb"),
+    "the config of the folder is read": (run_room.OmegaConf, "load"),
+}
+
+
+@pytest.mark.parametrize("signum,code", CODES)
+@pytest.mark.parametrize("moment", CATCHERS)
+def test_no_handler_takes_a_signal_for_an_error(bench, whole, moment, signum, code):
+    bench.go("run", "n_examples=12")
+
+    def job():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        die(*CATCHERS[moment], after=True, action=send(signum))
+        utils.run_entry(lambda: bench.go("run", "wandb.enabled=true"))
+
+    ended_with, text = forked(job)
+    assert ended_with == code, text
+    assert f"stopped by {signal.Signals(signum).name}" in text
+    for word in ("Traceback", "cannot be read", "wandb is off", "config.yaml: "):
+        assert word not in text, text
+    assert_same(bench.go("run"), whole)
+
+
+@pytest.mark.parametrize("signum,code", CODES)
+def test_a_signal_that_python_loses_stops_the_run_at_its_first_step(bench, whole, signum, code):
+    def job():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        die(models, "parity_probe", action=lambda: Bomb(signum))
+        utils.run_entry(lambda: bench.go("run"))
+
+    ended_with, text = forked(job)
+    assert ended_with == code, text
+    assert state_of(bench.out / "run")["step"] <= 1
+    assert_same(bench.go("run"), whole)
+
+
+def test_a_signal_survives_the_way_between_ranks():
+    stopped = pickle.loads(pickle.dumps(Stopped(signal.SIGHUP)))
+    assert (str(stopped), stopped.exit_code) == ("SIGHUP", 129)
+
+
+def test_a_hangup_that_nohup_ignores_is_ignored(bench, whole):
+    def job():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        die(reference, "save_file", 1, action=send(signal.SIGHUP))
+        die(meters.Watch, "note", 2, action=send(signal.SIGHUP))
+        utils.run_entry(lambda: bench.go("run"))
+
+    code, text = forked(job)
+    assert code == 0, text
+    assert_same(bench.out / "run", whole)
+
+
+# --- output that nobody reads -------------------------------------------------------------------------------
+
+
+def a_pipe_without_a_reader():
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def a_terminal_that_was_closed():
+    terminal, writer = pty.openpty()
+    os.close(terminal)
+    return writer
+
+
+def a_full_disk():
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+@pytest.mark.parametrize("output", [a_pipe_without_a_reader, a_terminal_that_was_closed, a_full_disk])
+def test_a_run_goes_on_when_nobody_reads_what_it_says(bench, whole, output):
+    def job():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        lose_output(output())
+        utils.run_entry(lambda: print(bench.go("run", "sample_during_eval=false"), flush=True))
+
+    code, _ = forked(job)
+    assert code == 0
+    assert_same(bench.out / "run", whole)
+
+
+def lose_output(writer):
+    """Let standard output and errors go to a file descriptor."""
+    for number in (1, 2):
+        os.dup2(writer, number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    utils.setup_logging()
+
+
+@pytest.mark.parametrize("output", [a_pipe_without_a_reader, a_full_disk])
+def test_an_error_that_nobody_reads_has_its_exit_code(output):
+    def job():
+        lose_output(output())
+        utils.run_entry(fail)
+
+    def fail():
+        print("x" * 100_000)
+        raise utils.UserError("bad")
+
+    assert forked(job)[0] == 2
+
+
+def test_output_that_is_closed_from_the_start_is_no_fault():
+    def job():
+        sys.stdout = sys.stderr = None
+        utils.run_entry(lambda: print("x", file=sys.stderr))
+
+    assert forked(job)[0] == 0
+
+
+# --- the process that started the ranks ---------------------------------------------------------------------
+
+
+def children_of(process):
+    """The numbers of a process's children."""
+    done = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    return [int(number) for number in done.stdout.split()]
+
+
+def test_ranks_end_with_a_checkpoint_when_their_launcher_is_killed(tmp_path):
+    model = save_tiny(tmp_path / "tiny")
+    own = [f"model.name_or_path={model}", f"output_dir={tmp_path}/out", "exp_name=run", "nproc=2"]
+    endless = ["n_examples=1000000", "do_first_eval=false"]
+    run = tmp_path / "out" / "run"
+    quiet = {"stderr": subprocess.DEVNULL, "env": {**os.environ, **ON_CPU}}
+    launcher = start("loss=sft", *own, *QUICK, *endless, **quiet)
+    wait_for_lines(run / "metrics.jsonl", 3, launcher)
+    ranks = children_of(launcher)
+    assert len(ranks) == 2
+    launcher.kill()
+    launcher.wait()
+    deadline = time.time() + 60
+    while any(Path(f"/proc/{rank}").exists() and not is_zombie(rank) for rank in ranks):
+        assert time.time() < deadline, "ranks train on"
+        time.sleep(0.1)
+    assert (run / "latest" / "model.safetensors").exists()
+    assert not half_done(run)
+
+
+def is_zombie(process):
+    """Has it ended, and nobody asked how?"""
+    try:
+        return ") Z " in Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return True

@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import assert_equal, save_tiny, state_of, weights
+from helpers import assert_equal, lines, save_tiny, state_of, weights
 
 import models
+import trainers
 from runs import start
 from utils import UserError
 
@@ -105,3 +106,36 @@ def test_starting_weights_that_are_gone_are_named(bench):
     (bench.out / "dpo" / "start.json").write_text("{}")
     with pytest.raises(UserError, match="start.json: cannot be read"):
         preferences_after_sft(bench)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    "name",
+    ["loss/evil", "loss/train", "mfu", "js_distance_eval", "rewards_eval/margins_minority", "grad_norm"],
+)
+def test_an_eval_metric_that_validation_does_not_write_is_refused_at_the_start(
+    bench, monkeypatch, name, first
+):
+    monkeypatch.setattr(models, "make_policy", None)
+    message = f"eval_metric={name}: validation does not write it; it writes .*loss/eval.*rewards_eval/margins"
+    with pytest.raises(UserError, match=message) as caught:
+        bench.go("run", f"eval_metric={name}", f"do_first_eval={first}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("loss", ["sft", "dpo", "kto", "gdpo"])
+def test_every_metric_that_validation_writes_is_known_before(run, monkeypatch, loss):
+    """And no other."""
+    known = []
+    check = trainers.check_eval_metric
+
+    def look(name, *rest):
+        with pytest.raises(UserError, match="it writes (.*)") as caught:
+            check("none", *rest)
+        known.extend(str(caught.value).split("it writes ")[1].split(", "))
+        check(name, *rest)
+
+    monkeypatch.setattr(trainers, "check_eval_metric", look)
+    validation = lines(run(f"loss={loss}", "n_examples=8"))[0]
+    written = {name for name in validation if not name.startswith("counters/")}
+    assert written == set(known)

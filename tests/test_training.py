@@ -53,6 +53,7 @@ FILES = {
     "step-000003",
     "latest",
     "best",
+    "run_id.txt",
 }
 
 
