@@ -54,6 +54,7 @@ FILES = {
     "latest",
     "best",
     "run_id.txt",
+    "start.json",
 }
 
 
