@@ -41,6 +41,8 @@ class Group(NamedTuple):
     where: str = ""  # file and row, for errors
     truncation: str = "keep_end"  # which end of a long prompt to keep, unless the run says otherwise
     dataset: str = ""  # as the user named it
+    question: str = ""  # which its prompt is a phrasing of, where the row names one
+    options: tuple[Belief, ...] = ()  # all that the question offers, where the row names them
 
 
 class Example(NamedTuple):
