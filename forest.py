@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from trees import Ids, Layout, Placed, Row, Segment, TokenTree, plant, tree_tokens
+from trees import Ids, Layout, Placed, Row, Segment, TokenTree, deviations, plant, tree_tokens
 
 __all__ = [
     "ForestBatch",
@@ -23,12 +23,14 @@ __all__ = [
     "Segment",
     "TokenTree",
     "dense_mask",
+    "deviations",
     "pack",
     "tree_tokens",
     "visible",
 ]
 
 Pack = list[list[int]]  # rows of one forward pass; each row lists example indices
+ROUNDING = 2.0**-14  # of an example's largest deviation: what single precision may be off by
 
 
 def visible(q, kv, end):
@@ -65,7 +67,8 @@ class ForestBatch(NamedTuple):
     length: torch.Tensor  # (N, K) tokens of each answer
     belief_length: torch.Tensor  # (N,)
     reference: torch.Tensor  # (N, K) nats, NaN where not yet known
-    reward: torch.Tensor  # (N, K)
+    reward: torch.Tensor  # (N, K); deviations where single precision would lose them in large rewards
+    deviation: torch.Tensor | None  # (N, K) of each reward from the mean, see `deviations`; None: no rewards
     valid: torch.Tensor  # (N, K) bool
     class_probs: torch.Tensor  # (N, C)
     is_majority: torch.Tensor  # (N,) 1, 0, or -1 for no beliefs
@@ -224,17 +227,42 @@ def _span_tables(layout: Layout, placed: list[Placed], num_answers: int) -> dict
 def _answer_tables(members: list[TokenTree], num_answers: int) -> dict[str, torch.Tensor]:
     """The (N, K) tables of what is known of each answer."""
     unknown = [(math.nan,) * len(tree.answers) for tree in members]
-    nothing = [(0.0,) * len(tree.answers) for tree in members]
     lengths = [list(map(len, tree.answers)) for tree in members]
     present = [list(map(bool, tree.answers)) for tree in members]
     references = [tree.reference or none for tree, none in zip(members, unknown)]
-    rewards = [tree.rewards or none for tree, none in zip(members, nothing)]
+    valid = _table(present, num_answers, False, torch.bool)
     return {
         "length": _table(lengths, num_answers, 0, torch.float32),
         "reference": _table(references, num_answers, 0.0, torch.float32),
-        "reward": _table(rewards, num_answers, 0.0, torch.float32),
-        "valid": _table(present, num_answers, False, torch.bool),
+        **_reward_tables(members, valid),
+        "valid": valid,
     }
+
+
+def _reward_tables(members: list[TokenTree], valid: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    """Rewards (N, K) and their deviations; the data's decision in float64, in single precision.
+
+    Where plain arithmetic in single precision is as good, its bits stand: runs go on as they began.
+    """
+    num_answers = valid.shape[1]
+    rewards = [tree.rewards or (0.0,) * len(tree.answers) for tree in members]
+    reward = _table(rewards, num_answers, 0.0, torch.float32)
+    if not any(tree.rewards for tree in members):
+        return {"reward": reward, "deviation": None}
+    exact = _table(list(map(_deviations_of, members)), num_answers, 0.0, torch.float64)
+    mean = reward.sum(-1, keepdim=True) / valid.sum(-1, keepdim=True)
+    plain = (reward - mean).masked_fill(~valid, 0.0)
+    bound = ROUNDING * exact.abs().amax(-1, keepdim=True)
+    is_good = ((plain - exact).abs() <= bound).all(-1, keepdim=True)
+    deviation = torch.where(is_good, plain.masked_fill(exact == 0, 0.0), exact.float())
+    return {"reward": torch.where(is_good, reward, deviation), "deviation": deviation}
+
+
+def _deviations_of(tree: TokenTree) -> list[float]:
+    """The deviations of a tree's rewards, 0 where it has no answer or no rewards."""
+    present = [reward for reward, answer in zip(tree.rewards, tree.answers) if answer]
+    remaining = iter(deviations(present))
+    return [next(remaining, 0.0) if answer else 0.0 for answer in tree.answers]
 
 
 def _belief_tables(members: list[TokenTree], num_classes: int) -> dict[str, torch.Tensor]:

@@ -34,6 +34,7 @@ Direction = Literal["forward", "reverse", "js"]
 Support = Literal["vocab", "classes"]
 Preference = Literal["dpo", "ipo", "kto", "infonca", "nca", "swepo"]  # a pair's loss, or that of K answers
 Keys = Mapping[str, Any]  # of a loss, as its YAML has them
+REWARD_ROUNDING = 2.0**-23  # of single precision; the data's tolerance in `trees` is the same
 
 
 class Scores(NamedTuple):
@@ -52,6 +53,9 @@ class Scores(NamedTuple):
     belief_logp: torch.Tensor | None = None  # (N,) log pi(b | x) of the accepted belief
     belief_length: torch.Tensor | None = None  # (N,) tokens that it sums over
     kl: torch.Tensor | None = None  # () mean log-ratio of mismatched pairs over the whole step, no gradient
+    deviation: torch.Tensor | None = (
+        None  # (N, K) of rewards from their mean, as the data decided; None: not yet
+    )
 
 
 def sft(scores: Scores) -> torch.Tensor:
@@ -120,8 +124,8 @@ def soft_targets(scores: Scores, temperature: float) -> torch.Tensor:
     Temperature 0 is the limit: all mass on the best response, shared equally where several are best.
     """
     if temperature == 0:
-        rewards = scores.reward.masked_fill(~scores.valid, -math.inf)
-        best = (rewards == rewards.max(-1, keepdim=True).values).to(scores.policy.dtype)
+        level = deviations(scores).masked_fill(~scores.valid, -math.inf)
+        best = (level == level.max(-1, keepdim=True).values).to(scores.policy.dtype)
         return best / best.sum(-1, keepdim=True)
     return (scores.reward / temperature).masked_fill(~scores.valid, -math.inf).softmax(-1)
 
@@ -147,13 +151,31 @@ def nca(scores: Scores, beta: Positive, temperature: NotNegative) -> torch.Tenso
 def deviations(scores: Scores, standardize: bool = False) -> torch.Tensor:
     """dS_i = S_i - mean(S) over the responses of each example, (N, K), 0 where there is none; in standard
     deviations if asked.
+
+    What the data decided, in float64 (`trees.deviations`); else computed here, in float64. Exactly 0 for a
+    reward at the mean.
     """
-    count = scores.valid.sum(-1, keepdim=True)
-    rewards = scores.reward.masked_fill(~scores.valid, 0.0)
-    deviation = (rewards - rewards.sum(-1, keepdim=True) / count).masked_fill(~scores.valid, 0.0)
+    deviation = scores.deviation
+    if deviation is None:
+        deviation = reward_deviations(scores.reward, scores.valid)
     if standardize:
+        count = scores.valid.sum(-1, keepdim=True)
         deviation = deviation / (deviation.square().sum(-1, keepdim=True) / count).sqrt().clamp_min(1e-12)
     return deviation
+
+
+def reward_deviations(reward: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Deviations (N, K) of rewards (N, K) from their mean in each row, in the dtype of the rewards.
+
+    A reward counts as at the mean, and gets exactly 0, where it is no further from it than a few roundings of
+    its dtype (at least of single precision) of the largest reward, or of 1 where all are smaller.
+    """
+    rounding = max(torch.finfo(reward.dtype).eps, REWARD_ROUNDING)
+    exact = reward.double().masked_fill(~valid, 0.0)
+    count = valid.sum(-1, keepdim=True).clamp_min(1)
+    deviation = (exact - exact.sum(-1, keepdim=True) / count).masked_fill(~valid, 0.0)
+    tolerance = rounding * exact.abs().amax(-1, keepdim=True).clamp_min(1.0)
+    return deviation.masked_fill(deviation.abs() <= tolerance, 0.0).to(reward.dtype)
 
 
 def swepo(
@@ -184,8 +206,8 @@ def swepo(
     if positives == "above_mean":
         positive = deviation > 0
     else:
-        rewards = scores.reward.masked_fill(~scores.valid, -math.inf)
-        positive = F.one_hot(rewards.argmax(-1), rewards.shape[-1]).bool()
+        level = deviation.masked_fill(~scores.valid, -math.inf)
+        positive = F.one_hot(level.argmax(-1), level.shape[-1]).bool()
     return z.logsumexp(-1) - z.masked_fill(~positive, -math.inf).logsumexp(-1)
 
 

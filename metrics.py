@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.spatial.distance import jensenshannon
 
-from losses import Scores
+from losses import Scores, reward_deviations
 
 Summary = dict[str, float | int | None]  # {"value", "low", "high", "n"}, see `summarize`
 Column = tuple[torch.Tensor, torch.Tensor]  # (N,) values, (N,) bool of the examples they hold for
@@ -179,7 +179,7 @@ def example_metrics(
     ratio = (policy - scores.reference).masked_fill(~valid, 0.0)
     columns["kl_reference_{}"] = (-ratio.sum(1) / valid.sum(1).clamp_min(1), known)
     if valid.shape[1] > 1:
-        compared = Compared(policy, beta * ratio, scores.reward, valid, known)
+        compared = Compared(policy, beta * ratio, scores.reward, valid, known, scores.deviation)
         columns |= _comparisons(compared, is_majority)
     if scores.class_logps is not None:
         columns |= _class_metrics(scores.class_logps.detach(), scores.class_probs)
@@ -209,11 +209,12 @@ class Compared(NamedTuple):
     reward: torch.Tensor  # (N, K)
     valid: torch.Tensor  # (N, K) bool
     known: torch.Tensor  # (N,) bool: all reference log-probs are there
+    deviation: torch.Tensor | None  # (N, K) of rewards from their mean, as the data decided
 
 
 def _comparisons(compared: Compared, is_majority: torch.Tensor) -> dict[str, Column]:
     """The metrics of examples with several responses: implied rewards against the preference."""
-    policy, implied, reward, valid, known = compared
+    policy, implied, reward, valid, known, deviation = compared
     others = valid[:, 1:]
 
     def mean_others(table: torch.Tensor) -> torch.Tensor:
@@ -232,18 +233,25 @@ def _comparisons(compared: Compared, is_majority: torch.Tensor) -> dict[str, Col
         columns[f"rewards_{{}}/{name}"] = (value, mask)
         for label, flag in (("majority", 1), ("minority", 0)):
             columns[f"rewards_{{}}/{name}_{label}"] = (value, mask & (is_majority == flag))
-    for name, value in order_metrics(implied, reward, valid).items():
+    for name, value in order_metrics(implied, reward, valid, deviation).items():
         columns[f"rewards_{{}}/{name}"] = (value, known & both)
     return columns
 
 
 def order_metrics(
-    implied: torch.Tensor, reward: torch.Tensor, valid: torch.Tensor
+    implied: torch.Tensor,
+    reward: torch.Tensor,
+    valid: torch.Tensor,
+    deviation: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
-    """set_accuracies, kendall_tau and negative_mass (N,) of implied (N, K) rewards; see `example_metrics`."""
-    level = _reward_levels(reward, valid)
-    mean = torch.where(valid, level, 0.0).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp_min(1)
-    positive, negative = valid & (level > mean), valid & (level <= mean)
+    """set_accuracies, kendall_tau and negative_mass (N,) of implied (N, K) rewards; see `example_metrics`.
+
+    deviation: (N, K) of the rewards from their mean, as the data decided; None: computed from `reward`.
+    """
+    if deviation is None:
+        deviation = reward_deviations(reward, valid)
+    level = _reward_levels(deviation)
+    positive, negative = valid & (level > 0), valid & (level <= 0)
     worst = torch.where(positive, implied, torch.inf).amin(1)  # of Y+
     best = torch.where(negative, implied, -torch.inf).amax(1)  # of Y-
     above = (level[:, :, None] > level[:, None, :]) & valid[:, :, None] & valid[:, None, :]  # (N, K, K)
@@ -256,10 +264,8 @@ def order_metrics(
     }
 
 
-def _reward_levels(reward: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """The rewards (N, K), 0 where there is no response; where all are equal, 1 for column 0, else 0."""
-    level = torch.where(valid, reward, 0.0)
-    most = torch.where(valid, reward, -torch.inf).amax(1, keepdim=True)
-    least = torch.where(valid, reward, torch.inf).amin(1, keepdim=True)
-    is_first = torch.arange(reward.shape[1], device=reward.device) == 0
-    return torch.where(most == least, is_first.to(level.dtype), level)
+def _reward_levels(deviation: torch.Tensor) -> torch.Tensor:
+    """Deviations (N, K) as levels: above 0 is Y+. Where all rewards are equal, 1 for column 0, else 0."""
+    is_first = torch.arange(deviation.shape[1], device=deviation.device) == 0
+    is_equal = (deviation == 0).all(1, keepdim=True)
+    return torch.where(is_equal, is_first.to(deviation.dtype), deviation)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -28,20 +28,26 @@ from groups import (
     VIEWS,
     Audit,
     Belief,
+    Drops,
     Example,
     Group,
     Limits,
+    Loaded,
     Reader,
     Response,
-    Rows,
     Source,
+    add_drops,
     audit_groups,
     audit_splits,
+    check_beliefs,
+    check_examples,
+    choose_reader,
     class_token_ids,
     cut_prompt,
     draw_pairs,
     encode_prompt,
     hold_out,
+    keep_apart,
     limits_with_shots,
     mismatch,
     numbered,
@@ -62,11 +68,12 @@ from groups import (
     rng_of,
     tokenize,
     view,
+    why_dropped,
     with_shots,
 )
 from losses import Needs
 from settings import TrainSettings
-from utils import UserError, is_name, run_entry
+from utils import UserError, is_name, log, run_entry
 
 if TYPE_CHECKING:  # slow to import, and needed for its name alone
     from transformers import PreTrainedTokenizerBase
@@ -110,7 +117,7 @@ MMOQA_COLUMNS = {
     "reject_choice_id",
     "probabilities",
 }
-READERS: list[tuple[set[str], Reader]] = [  # the first whose columns are all there reads the file
+READERS: list[tuple[set[str], Reader]] = [  # of the most rows: the first whose columns are all there
     (MMOQA_COLUMNS, read_mmoqa),
     ({"instruction", "completions"}, read_ultrafeedback),
     ({"prompt", "all_generated_responses", "all_rm_scores"}, read_armorm),
@@ -120,6 +127,7 @@ READERS: list[tuple[set[str], Reader]] = [  # the first whose columns are all th
     ({"question", "answers"}, read_se),
     ({"chosen", "rejected"}, read_hh),
 ]
+OWN = ({"prompt", "responses"}, read_own)  # reads what no other reader knows, where it has one of these
 
 
 def load_groups(
@@ -133,48 +141,52 @@ def load_groups(
 ) -> list[Group]:
     """Read a data set's split: a known name, a path to .jsonl, .json, .parquet or .csv, or a hub id.
 
-    A file has no splits of its own: its `eval` (or `test`) split is the ceil(eval_fraction * prompts) rows
-    whose prompt has the smallest hash, `train` the others, `all` every row; so it is with hub data that has a
-    train split alone. Survey data of many countries takes the country after a colon, `goqa:Germany`.
-    `dropped` counts rows left out, by reason.
+    A file has no splits of its own: its `eval` (or `test`) split is the ceil(eval_fraction * prompts) prompts
+    of smallest hash, with all of their rows, `train` the others, `all` every row; prompts of one question
+    stay together. So it is with hub data that has a train split alone. Survey data of many countries takes
+    the country after a colon, `goqa:Germany`. `dropped` counts rows left out, by reason.
     Raises UserError for an unknown name or split, or an invalid row.
     """
-    dropped = Counter() if dropped is None else dropped
+    dropped = Drops() if dropped is None else dropped
+    return _load(name, split, Reading(seed, classes, pairs_per_prompt, eval_fraction), dropped).groups
+
+
+class Reading(NamedTuple):
+    """How data sets are read, whatever their names."""
+
+    seed: int
+    classes: Sequence[str]
+    pairs_per_prompt: int
+    eval_fraction: float
+
+
+def _load(name: str, split: str, reading: Reading, dropped: Counter) -> Loaded:
+    """A data set's split, see `load_groups`."""
     if name == "opinions" or name.startswith("opinions/"):
-        opinions = read_opinions(name, split, seed, pairs_per_prompt)
+        opinions = read_opinions(name, split, reading.seed, reading.pairs_per_prompt, reading.classes)
         dropped["rows_read"] += len(opinions)
-        return [group._replace(dataset=name) for group in opinions]
+        return Loaded([group._replace(dataset=name) for group in opinions], False)
     table = read_table(name, split)
     rows = numbered(table)
-    read = _reader_of(rows, table.place)
+    read = choose_reader(rows, table.place, READERS, OWN)
     if table.member and read is not read_goqa:
         raise UserError(
             f"data set {name}: its columns have no members to choose from; remove :{table.member}"
         )
     dropped["rows_read"] += len(rows)
     groups = []
-    for group in read(rows, Source(classes, table.member, dropped)):
+    of_table = Drops()
+    for group in read(rows, Source(reading.classes, table.member, of_table)):
         if group.belief_probs and not group.pairs:
-            group = group._replace(pairs=draw_pairs(group, classes, pairs_per_prompt, seed))
+            pairs = draw_pairs(group, reading.classes, reading.pairs_per_prompt, reading.seed)
+            group = group._replace(pairs=pairs)
         groups.append(group._replace(dataset=name))
-    kept = hold_out(groups, split, eval_fraction) if table.whole else groups
+    add_drops(dropped, of_table)
+    if not groups:
+        log.warning("%s: all %d rows are left out: %s", table.place, len(rows), why_dropped(of_table))
+    kept = hold_out(groups, split, reading.eval_fraction) if table.whole else groups
     dropped["in_other_splits"] += len(groups) - len(kept)
-    return kept
-
-
-def _reader_of(rows: Rows, place: str) -> Reader:
-    """The reader that knows the first row's columns. Raises UserError where none does."""
-    columns = set(rows[0][1]) if rows else set()
-    for needed, reader in READERS:
-        if needed <= columns:
-            return reader
-    if {"prompt", "responses"} & columns:
-        return read_own
-    known = "; ".join(", ".join(sorted(needed)) for needed, _ in READERS)
-    raise UserError(
-        f"{place}, row 1: columns {', '.join(sorted(columns)) or 'none'} are no known data set; write prompt "
-        f"and responses, or the columns of a supported data set ({known})"
-    )
+    return Loaded(kept, table.whole and split != "all")
 
 
 # --- the splits of a run ------------------------------------------------------------------------------------
@@ -191,10 +203,20 @@ class Split(NamedTuple):
 def read_splits(settings: TrainSettings, needs: Needs) -> dict[str, Split]:
     """The train and eval splits of a run, checked against what its loss needs. Raises UserError."""
     sources = {"train": settings.datasets, "eval": settings.eval_datasets or settings.datasets}
+    dropped: dict[str, dict[str, Counter]] = {}
+    loaded: dict[str, dict[str, Loaded]] = {}
+    for split, data_sets in sources.items():
+        dropped[split] = {name: Drops() for name in dict.fromkeys(data_sets)}
+        loaded[split] = {
+            name: _load_for(name, split, settings, counts) for name, counts in dropped[split].items()
+        }
+    loaded["train"] = keep_apart(loaded["train"], loaded["eval"], dropped)
     splits: dict[str, Split] = {}
-    for name, data_sets in sources.items():
-        splits[name] = _read_split(name, data_sets, settings, needs)
-        _check_split(name, splits[name], settings, needs)
+    for split, data_sets in sources.items():
+        splits[split] = _compare(split, loaded[split], settings, needs, dropped[split])
+        if not splits[split].examples:
+            raise UserError(_empty(data_sets, split, "has no example left", dropped[split]))
+        check_examples(splits[split].groups, splits[split].examples, settings, needs)
     donors = splits["train"].groups
     for name, split in splits.items():
         shown = with_shots(split.groups, donors, settings.icf_shots, settings.seed)
@@ -204,100 +226,47 @@ def read_splits(settings: TrainSettings, needs: Needs) -> dict[str, Split]:
     return splits
 
 
-def _read_split(split: str, names: Sequence[str], settings: TrainSettings, needs: Needs) -> Split:
+def _load_for(name: str, split: str, settings: TrainSettings, dropped: Counter) -> Loaded:
+    """A data set's part of a split; a file is taken whole where the run names its eval data."""
+    reading = Reading(
+        settings.seed, settings.belief_classes, settings.pairs_per_prompt, settings.eval_fraction
+    )
+    if settings.eval_datasets:
+        loaded = _load(name, "all" if Path(name).is_file() else split, reading, dropped)
+        return loaded._replace(is_held_out=False)
+    return _load(name, split, reading, dropped)
+
+
+def _compare(
+    split: str,
+    loaded: Mapping[str, Loaded],
+    settings: TrainSettings,
+    needs: Needs,
+    dropped: dict[str, Counter],
+) -> Split:
     """Groups and examples of several data sets, one after the other."""
     groups: list[Group] = []
     examples: list[Example] = []
-    dropped: dict[str, Counter] = {}
-    for name in dict.fromkeys(names):
-        dropped[name] = Counter()
-        whole_file = settings.eval_datasets and Path(name).is_file()
-        of_name = load_groups(
-            name,
-            "all" if whole_file else split,
-            settings.seed,
-            settings.belief_classes,
-            settings.pairs_per_prompt,
-            settings.eval_fraction,
-            dropped[name],
-        )
+    for name, (of_name, _) in loaded.items():
         if needs.beliefs:
-            _check_beliefs(of_name, settings.loss.name)
+            check_beliefs(of_name, settings.loss.name)
         for example in view(of_name, settings.responses, settings.seed, dropped[name]):
             examples.append(example._replace(group=example.group + len(groups)))
         groups += of_name
     if not groups:
-        raise UserError(f"datasets={list(names)}: split {split} is empty; add data or set eval_datasets")
+        raise UserError(_empty(loaded, split, "is empty", dropped))
     return Split(groups, examples, dropped)
 
 
-def _check_beliefs(groups: Sequence[Group], loss: str) -> None:
-    """Raises UserError where a group has no distribution that the loss could calibrate to."""
-    for group in groups:
-        if not group.belief_probs:
-            raise UserError(
-                f"{group.where}: field belief_probs: missing, and loss.name={loss} needs it; add the group's "
-                "distribution or choose loss=dpo"
-            )
-
-
-def _check_split(name: str, split: Split, settings: TrainSettings, needs: Needs) -> None:
-    """Raises UserError where the examples do not have the columns or rewards that the loss reads."""
-    if not split.examples:
-        raise UserError(
-            f"datasets={settings.datasets}: split {name} has no example left (all rewards are equal); "
-            "add data"
-        )
-    if needs.beliefs and not settings.responses.startswith("conditioned"):
-        raise UserError(
-            f"responses={settings.responses}: gdpo's answers stand under one belief; "
-            "set responses=conditioned"
-        )
-    _check_columns(split, settings, needs)
-    if needs.rewards:
-        _check_rewards(split, settings, needs)
-
-
-# what a loss compares: in words, the view that gives it, and the view where answers stand under a belief
-COLUMNS = {
-    "pair": ("two responses", "pairs", "conditioned"),
-    "side": ("responses to like with others to avoid", "binary", "conditioned.all"),
-    "several": ("several responses", "ranked", "conditioned.all"),
-}
-
-
-def _check_columns(split: Split, settings: TrainSettings, needs: Needs) -> None:
-    if all(_has_columns(example.columns, needs.columns) for example in split.examples):
-        return
-    what, remedy, under_belief = COLUMNS[needs.columns]
-    raise UserError(
-        f"responses={settings.responses}: loss.name={settings.loss.name} compares {what}; "
-        f"set responses={under_belief if needs.beliefs else remedy}"
-    )
-
-
-def _has_columns(columns: Sequence[int | None], wanted: str) -> bool:
-    """Does an example have the columns that a loss reads?"""
-    whole = None not in columns
-    return {
-        "any": True,
-        "side": len(columns) == 2,
-        "pair": len(columns) == 2 and whole,
-        "several": len(columns) > 1 and whole,
-    }[wanted]
-
-
-def _check_rewards(split: Split, settings: TrainSettings, needs: Needs) -> None:
-    bare = next((example for example in split.examples if not example.rewards), None)
-    if bare is None:
-        return
-    remedy = "set responses=ranked, with a reward on each, or choose loss=dpo"
-    if needs.beliefs:
-        remedy = "set responses=conditioned.all"
-    raise UserError(
-        f"{split.groups[bare.group].where}: field responses: loss.name={settings.loss.name} needs rewards, "
-        f"and responses={settings.responses} carries none; {remedy}"
-    )
+def _empty(data_sets: Iterable[str], split: str, problem: str, dropped: Mapping[str, Drops]) -> str:
+    """Why a split has nothing in it: what was left out of each data set, and what stands in other splits."""
+    reasons = [f"{name}: {why_dropped(counts)}" for name, counts in dropped.items() if counts.first]
+    elsewhere = sum(counts["in_other_splits"] for counts in dropped.values())
+    if elsewhere:
+        reasons.append(f"{elsewhere} prompts stand in the other split")
+    left_out = f"; left out: {'; '.join(reasons)}" if reasons else ""
+    remedy = "add data" if problem != "is empty" else "add data or set eval_datasets"
+    return f"datasets={list(data_sets)}: split {split} {problem}{left_out}; {remedy}"
 
 
 def drawn(values: list, count: int | None, seed: int) -> list:

@@ -2,11 +2,13 @@
 
 Contract: examples that share text share its tokens. A tree is prompt -> (belief ->) answers; trees of one
 prompt merge into a grove; groves are laid out in rows in depth-first preorder, so a token knows all it needs
-from the row index where its own subtree ends. Everything here is a pure function of token ids.
+from the row index where its own subtree ends. Everything here is a pure function of token ids, and at the end
+of rewards: which of an example's are equal, and which lie above their mean.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -232,3 +234,43 @@ class Layout:
             segments.append(Segment(count, past))
         else:
             segments[-1] = segments[-1]._replace(length=segments[-1].length + count)
+
+
+# --- rewards: which of them count as equal, and which lie above the mean ------------------------------------
+
+# of a prompt's largest reward, or of 1 where all are smaller: single precision tells nothing closer apart
+REWARD_TOLERANCE = 2.0**-23
+
+
+def reward_levels(rewards: Sequence[float]) -> tuple[float, ...]:
+    """A prompt's rewards, where those that count as equal have one value: the largest of them.
+
+    Rewards count as equal where no two neighbours of their order are further apart than REWARD_TOLERANCE.
+    """
+    tolerance = _tolerance(rewards)
+    levels = list(rewards)
+    above = None
+    for i in sorted(range(len(levels)), key=lambda i: -rewards[i]):
+        if above is not None and rewards[above] - rewards[i] <= tolerance:
+            levels[i] = levels[above]
+        above = i
+    return tuple(levels)
+
+
+def deviations(rewards: Sequence[float]) -> tuple[float, ...]:
+    """How far each of a prompt's rewards lies from their mean: exactly 0 where it lies at the mean.
+
+    In float64, and the one place that decides who is above the mean: Y+ = {> 0}. A reward counts as at the
+    mean where it is no further from it than REWARD_TOLERANCE; all are 0 where there is no preference.
+    """
+    if not rewards:
+        return ()
+    tolerance = _tolerance(rewards)
+    levels = reward_levels(rewards)
+    mean = math.fsum(levels) / len(levels)
+    return tuple(0.0 if abs(level - mean) <= tolerance else level - mean for level in levels)
+
+
+def _tolerance(rewards: Sequence[float]) -> float:
+    """In the unit of the rewards."""
+    return REWARD_TOLERANCE * max([1.0, *map(abs, rewards)])

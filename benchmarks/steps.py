@@ -121,7 +121,7 @@ def as_tables(scores: Scores, members: Sequence[TokenTree]) -> Scores:
     index = torch.tensor(numbers, device=scores.policy.device)
     valid = index >= 0
     first = index.masked_fill(index < 0, index.numel()).min(1).values
-    tables = {"valid": valid}
+    tables = {"valid": valid, "deviation": None}  # a response by itself knows no mean
     for name in PER_RESPONSE:
         column = getattr(scores, name)[index.clamp_min(0), 0]
         tables[name] = column.masked_fill(~valid, 0.0)

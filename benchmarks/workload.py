@@ -56,7 +56,7 @@ def _ranked(responses: Sequence[data.Response]) -> tuple[data.Response, ...]:
     if any(response.reward is None for response in responses):
         return tuple(responses)
     ordered = sorted(responses, key=lambda response: -response.reward)
-    return tuple(r._replace(reward=r.reward - 1e-6 * place) for place, r in enumerate(ordered))
+    return tuple(r._replace(reward=r.reward - 1e-5 * place) for place, r in enumerate(ordered))
 
 
 def cut_groups(

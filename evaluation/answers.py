@@ -69,9 +69,7 @@ def ask(
 
 def encode(group: groups.Group, tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings) -> Prompt:
     """A group's prompt as token ids, cut as in training."""
-    limit = limits_of(settings).max_prompt_length
-    ids = groups.encode_prompt(tokenizer, group.prompt)
-    return groups.cut_prompt(ids, limit, settings.truncation or group.truncation)
+    return groups.prompt_ids(tokenizer, group, limits_of(settings))
 
 
 def class_probabilities(

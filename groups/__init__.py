@@ -3,16 +3,17 @@
 from groups.audit import Audit, audit_groups, audit_splits
 from groups.beliefs import draw_pairs, read_goqa, read_mmoqa, read_opinions
 from groups.draws import rng_of
+from groups.endings import ending_ids, stop_ids
 from groups.files import (
     DATA,
     OPINION_GROUPS,
     OPINION_SPLITS,
     SUFFIXES,
-    hold_out,
     numbered,
     read_rows,
     read_table,
 )
+from groups.needs import check_beliefs, check_examples
 from groups.own import parse_group, read_own
 from groups.preferences import (
     read_armorm,
@@ -23,8 +24,9 @@ from groups.preferences import (
     read_ultrafeedback,
 )
 from groups.record import CLASSES, Belief, Example, Group, Prompt, Response
-from groups.rows import Reader, Rows, Source
+from groups.rows import Drops, Reader, Rows, Source, add_drops, choose_reader, why_dropped
 from groups.shots import response_text, with_shots
+from groups.splits import Loaded, hold_out, keep_apart
 from groups.tokens import (
     Limits,
     class_token_ids,
@@ -32,38 +34,48 @@ from groups.tokens import (
     encode_prompt,
     limits_with_shots,
     mismatch,
+    prompt_ids,
     tokenize,
 )
 from groups.views import VIEWS, view
 
 __all__ = [
     "Audit",
+    "Belief",
     "CLASSES",
     "DATA",
-    "OPINION_GROUPS",
-    "OPINION_SPLITS",
-    "SUFFIXES",
-    "VIEWS",
-    "Belief",
+    "Drops",
     "Example",
     "Group",
     "Limits",
+    "Loaded",
+    "OPINION_GROUPS",
+    "OPINION_SPLITS",
     "Prompt",
     "Reader",
     "Response",
     "Rows",
+    "SUFFIXES",
     "Source",
+    "VIEWS",
+    "add_drops",
     "audit_groups",
     "audit_splits",
+    "check_beliefs",
+    "check_examples",
+    "choose_reader",
     "class_token_ids",
     "cut_prompt",
     "draw_pairs",
     "encode_prompt",
+    "ending_ids",
     "hold_out",
+    "keep_apart",
     "limits_with_shots",
     "mismatch",
     "numbered",
     "parse_group",
+    "prompt_ids",
     "read_armorm",
     "read_binarized",
     "read_goqa",
@@ -78,7 +90,9 @@ __all__ = [
     "read_ultrafeedback",
     "response_text",
     "rng_of",
+    "stop_ids",
     "tokenize",
     "view",
+    "why_dropped",
     "with_shots",
 ]

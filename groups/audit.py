@@ -15,6 +15,7 @@ import numpy as np
 
 from forest import TokenTree, tree_tokens
 from groups.record import Example, Group, Response
+from trees import deviations, reward_levels
 
 Audit = dict[str, Any]  # JSON: the name of a number -> the number, or a table of numbers
 Split = tuple[list[Group], list[Example], list[TokenTree]]
@@ -61,6 +62,7 @@ def audit_groups(
     drops = Counter(counts or {})
     rows_read = drops.pop("rows_read", len(groups))
     in_other_splits = drops.pop("in_other_splits", 0)
+    in_train = drops.pop("prompts_in_train", 0)
     truncated = {key: drops.pop(key, 0) for key in ("prompts_truncated", "responses_truncated")}
     result: Audit = {
         "rows_read": rows_read,
@@ -70,6 +72,8 @@ def audit_groups(
         "examples": len(trees) or len(examples),
         "dropped": {reason: count for reason, count in sorted(drops.items()) if count},
     }
+    if in_train:
+        result["prompts_in_train"] = in_train
     result |= _duplicates(groups, examples)
     result |= _token_counts(trees, truncated) if trees else _character_counts(groups)
     result |= _balance(groups, examples)
@@ -78,13 +82,13 @@ def audit_groups(
 
 def _duplicates(groups: Sequence[Group], examples: Sequence[Example]) -> Audit:
     """Prompts and responses that recur, and preferences that prefer nothing."""
-    rewards = [_rewards_of(g) for g in groups]
+    rewards = [reward_levels(_rewards_of(g)) for g in groups]
     compared = _compared(groups, examples)
     return {
         "duplicate_prompts": len(groups) - len({json.dumps(g.prompt) for g in groups}),
         "duplicate_responses": sum(len(g.responses) - len(set(g.responses)) for g in groups),
         "preferred_equal_to_rejected": sum(a.text == b.text and a.belief == b.belief for a, b in compared),
-        "equal_rewards": sum(len(r) > 1 and min(r) == max(r) for r in rewards),
+        "equal_rewards": sum(len(r) > 1 and not any(deviations(r)) for r in rewards),
         "some_equal_rewards": sum(len(set(r)) < len(r) for r in rewards),
     }
 

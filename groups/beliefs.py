@@ -5,7 +5,6 @@ Contract: every group has `belief_probs` (one entry a class, sum 1), and every r
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,18 +13,22 @@ import numpy as np
 
 from groups.draws import rng_of
 from groups.files import DATA, OPINION_GROUPS, OPINION_SPLITS, read_rows
+from groups.options import answers_of, labels_by_position, options_of_rows
 from groups.record import CLASSES, Belief, Group, Pair, Response
 from groups.rows import PairsOfPrompt, Row, Rows, Source, is_share, text_field
+from groups.values import is_absent, label_of, parsed
 from utils import UserError
 
 # --- the embedded opinions ----------------------------------------------------------------------------------
 
 
-def read_opinions(name: str, split: str, seed: int, pairs_per_prompt: int) -> list[Group]:
+def read_opinions(
+    name: str, split: str, seed: int, pairs_per_prompt: int, classes: Sequence[str] = CLASSES
+) -> list[Group]:
     """The embedded survey opinions of a US party group.
 
     49 questions in five phrasings, with p* from the surveys' counts.
-    Raises UserError for an unknown group or split.
+    Raises UserError for an unknown group or split, or classes that lack one of its labels.
     """
     party = name.removeprefix("opinions").removeprefix("/")
     if party not in OPINION_GROUPS:
@@ -33,17 +36,23 @@ def read_opinions(name: str, split: str, seed: int, pairs_per_prompt: int) -> li
         raise UserError(f"data set {name}: no such group; choose one of {known}")
     if split not in OPINION_SPLITS:
         raise UserError(f"data set {name}: no split {split}; choose one of {', '.join(OPINION_SPLITS)}")
+    lacking = [label for label in CLASSES if label not in classes]
+    if lacking:
+        raise UserError(
+            f"belief_classes={list(classes)}: data set {name} has class {lacking[0]}, too; "
+            f"give {', '.join(CLASSES)} in any order"
+        )
     questions = {q["id"]: q for q in read_rows(DATA / "opinions" / "questions.jsonl")}
     groups = []
     for row in read_rows(DATA / "opinions" / "language.jsonl"):
         question = questions[row["id"]]
         if row["split"] == split and party in question["groups"]:
-            group = _opinion_group(row, question, party)
-            groups.append(group._replace(pairs=draw_pairs(group, CLASSES, pairs_per_prompt, seed)))
+            group = _opinion_group(row, question, party, classes)
+            groups.append(group._replace(pairs=draw_pairs(group, classes, pairs_per_prompt, seed)))
     return groups
 
 
-def _opinion_group(row: Row, question: Row, party: str) -> Group:
+def _opinion_group(row: Row, question: Row, party: str, classes: Sequence[str]) -> Group:
     """One phrasing of a question; the reward of an answer is ten times its share in p*."""
     counts, labels = question["groups"][party]["counts"], [str(c) for c in question["option_class"]]
     probs = {label: count / sum(counts) for label, count in zip(labels, counts)}
@@ -56,9 +65,10 @@ def _opinion_group(row: Row, question: Row, party: str) -> Group:
         id=name,
         prompt=f"<Q>{row['prompt']}<A>",
         responses=responses,
-        belief_probs=tuple(probs.get(c, 0.0) for c in CLASSES),
+        belief_probs=tuple(probs.get(c, 0.0) for c in classes),
         where=f"opinions, {name}",
         question=row["id"],
+        options=tuple(response.belief for response in responses),
     )
 
 
@@ -99,65 +109,84 @@ def _indices_under(group: Group, label: str) -> list[int]:
 def read_mmoqa(rows: Rows, source: Source) -> list[Group]:
     """The GDPO authors' opinions and movie reviews (Binwei01/*).
 
-    The rows of one prompt and p* are the pairs of one group. Movie reviews have no accept_choice: their
-    belief is the class token alone. A `context` stands before the question. Rows with all-zero probabilities
-    or equal sides carry no preference; they are left out and counted.
+    The rows of one prompt and p* are the pairs of one group; where they list all options' answers, those
+    stand behind the pairs' responses. Movie reviews have no accept_choice: their belief is the class token
+    alone. A `context` stands before the question. Rows with all-zero probabilities or equal sides carry no
+    preference; they are left out and counted.
     """
     merged: dict[tuple[str, tuple[float, ...]], PairsOfPrompt] = {}
-    questions: dict[str, str] = {}  # by prompt
+    rows_of: dict[tuple[str, tuple[float, ...]], list[Row]] = {}
     for where, row in rows:
-        probs = _mmoqa_probs(row, where, len(source.classes))
-        prompt = f"{row.get('context') or ''}<Q>{text_field(row, 'prompt', where)}<A>"
+        probs = _mmoqa_probs(row, where, source.classes)
+        context = row.get("context")
+        prompt = f"{'' if is_absent(context) else context}<Q>{text_field(row, 'prompt', where)}<A>"
         if sum(probs) == 0:
-            source.dropped["all_zero_probabilities"] += 1
+            source.drop("all_zero_probabilities", where)
             continue
         accepted = _mmoqa_response(row, "accept", where, source.classes, probs)
         rejected = _mmoqa_response(row, "reject", where, source.classes, probs)
         if accepted == rejected:
-            source.dropped["preferred_equal_to_rejected"] += 1
+            source.drop("preferred_equal_to_rejected", where)
             continue
         gathered = merged.setdefault((prompt, probs), PairsOfPrompt(where, {}, []))
         gathered.pairs.append(gathered.pair_of(accepted, rejected))
-        questions[prompt] = str(row.get("question") or "")
+        rows_of.setdefault((prompt, probs), []).append(row)
     return [
-        _mmoqa_group(prompt, probs, gathered)._replace(question=questions[prompt])
+        _mmoqa_group(prompt, probs, gathered, rows_of[prompt, probs], source.classes)
         for (prompt, probs), gathered in merged.items()
     ]
 
 
-def _mmoqa_probs(row: Row, where: str, num_classes: int) -> tuple[float, ...]:
-    """The row's probabilities as they stand there, of any sum."""
-    probs = row.get("probabilities")
-    if not isinstance(probs, list) or len(probs) != num_classes or not all(is_share(p) for p in probs):
-        raise UserError(
-            f"{where}: field probabilities: {probs} are not {num_classes} non-negative numbers; "
-            "correct the row"
-        )
-    return tuple(probs)
+def _mmoqa_probs(row: Row, where: str, classes: Sequence[str]) -> tuple[float, ...]:
+    """The row's probabilities in the order of the classes, of any sum: by label, or by id 0, 1, ..."""
+    given = parsed(row.get("probabilities"))
+    by_label: dict[str, Any] = {"": None}
+    if isinstance(given, list) and len(given) == len(classes):
+        by_label = dict(zip(labels_by_position(classes), given))
+    elif isinstance(given, dict):
+        by_label = {label_of(label, classes): 0 if p is None else p for label, p in given.items()}
+    if set(by_label) <= set(classes) and all(is_share(p) for p in by_label.values()):
+        return tuple(by_label.get(label, 0) for label in classes)
+    raise UserError(
+        f"{where}: field probabilities: {given} are not {len(classes)} non-negative numbers; correct the row"
+    )
 
 
 def _mmoqa_response(
     row: Row, side: str, where: str, classes: Sequence[str], probs: Sequence[float]
 ) -> Response:
-    label = str(row.get(f"{side}_choice_id"))
+    label, words = label_of(row.get(f"{side}_choice_id"), classes), row.get(f"{side}_choice")
     if label not in classes:
         raise UserError(
             f"{where}: field {side}_choice_id: {label} is none of {', '.join(classes)}; "
             "correct the row or set belief_classes"
         )
     share = probs[list(classes).index(label)] / sum(probs)
-    belief = Belief(label, str(row.get(f"{side}_choice") or ""))
+    belief = Belief(label, "" if is_absent(words) else str(words))
     return Response(text_field(row, f"{side}_response", where), 10 * share, belief)
 
 
-def _mmoqa_group(prompt: str, probs: Sequence[float], gathered: PairsOfPrompt) -> Group:
+def _mmoqa_group(
+    prompt: str,
+    probs: Sequence[float],
+    gathered: PairsOfPrompt,
+    rows: Sequence[Row],
+    classes: Sequence[str],
+) -> Group:
+    """The group of one prompt's rows."""
+    shares = tuple(p / sum(probs) for p in probs)
+    options = options_of_rows(rows, probs, classes)
+    rewards = {label: 10 * share for label, share in zip(classes, shares)}
+    question = rows[0].get("question")
     return Group(
         id=gathered.where,
         prompt=prompt,
-        responses=tuple(gathered.responses),
+        responses=tuple(dict.fromkeys([*gathered.responses, *answers_of(rows[0], options, rewards)])),
         pairs=tuple(gathered.pairs),
-        belief_probs=tuple(p / sum(probs) for p in probs),
+        belief_probs=shares,
         where=gathered.where,
+        question="" if is_absent(question) else str(question),
+        options=tuple(options),
     )
 
 
@@ -169,7 +198,7 @@ class _Question(NamedTuple):
 
     countries: list[str]  # that were asked
     shares: Any  # the chosen country's answers; None: it was not asked
-    options: Any
+    options: list[Any]
 
 
 def read_goqa(rows: Rows, source: Source) -> list[Group]:
@@ -186,7 +215,7 @@ def read_goqa(rows: Rows, source: Source) -> list[Group]:
         countries.update(question.countries)
         reason = _why_left_out(question, len(source.classes))
         if reason:
-            source.dropped[reason] += 1
+            source.drop(reason, where)
         else:
             groups.append(_goqa_group(row, question, where, source.classes))
     if source.member not in countries:
@@ -202,13 +231,14 @@ def read_goqa(rows: Rows, source: Source) -> list[Group]:
 
 def _parse_question(row: Row, where: str, country: str) -> _Question:
     try:
-        printed = str(row["selections"])  # defaultdict(<class 'list'>, {'Chile': [0.25, 0.75], ...})
-        shares = ast.literal_eval(printed[printed.index("{") : printed.rindex("}") + 1])
-        options = row["options"]
-        if isinstance(options, str):
-            options = ast.literal_eval(options)
-        return _Question([str(name) for name in shares], shares.get(country), options)
-    except (ValueError, SyntaxError, AttributeError, TypeError) as error:
+        shares = row["selections"]
+        if isinstance(shares, str):  # defaultdict(<class 'list'>, {'Chile': [0.25, 0.75], ...})
+            shares = parsed(shares[shares.index("{") : shares.rindex("}") + 1])
+        options = parsed(row["options"])
+        if not isinstance(options, list) or any(isinstance(option, list | dict) for option in options):
+            raise ValueError("no list of options")
+        return _Question([str(name) for name in shares.keys()], shares.get(country), options)
+    except (ValueError, AttributeError) as error:
         raise UserError(
             f"{where}: fields selections and options: are no printed table and list; correct the row"
         ) from error
@@ -221,7 +251,9 @@ def _why_left_out(question: _Question, num_classes: int) -> str:
         return "not_asked_in_this_country"
     if len(options) > num_classes:
         return "more_options_than_classes"
-    if len(shares) != len(options) or len(options) < 2 or not all(is_share(p) for p in shares):
+    if not isinstance(shares, list) or len(shares) != len(options) or len(options) < 2:
+        return "shares_do_not_fit_options"
+    if not all(is_share(p) for p in shares):
         return "shares_do_not_fit_options"
     if sum(shares) <= 0:
         return "all_zero_probabilities"
@@ -232,12 +264,14 @@ def _goqa_group(row: Row, question: _Question, where: str, classes: Sequence[str
     options = [str(option) for option in question.options]
     total = sum(question.shares)
     probs = tuple(p / total for p in question.shares)
+    beliefs = tuple(Belief(*belief) for belief in zip(classes, options))
     listed = "".join(f"\n{label}: {option}" for label, option in zip(classes, options))
     return Group(
         id=where,
         prompt=f"<Q>{text_field(row, 'question', where)}{listed}<A>",
-        responses=tuple(Response("", None, Belief(*belief)) for belief in zip(classes, options)),
+        responses=tuple(Response("", None, belief) for belief in beliefs),
         belief_probs=probs + (0.0,) * (len(classes) - len(options)),
         where=where,
-        question=row["question"],
+        question=text_field(row, "question", where),
+        options=beliefs,
     )

@@ -3,24 +3,29 @@
     {"id": "...", "prompt": "..." or [{"role": ..., "content": ...}, ...],
      "responses": [{"text": "...", "reward": 7.5, "belief": {"class": "4", "text": "Good job"}}, ...],
      "pairs": [[0, 2], ...],              optional: preferred index, other index
-     "belief_probs": [0.06, 0.08, ...]}   optional: the group's p*, one entry a class
+     "belief_probs": [0.06, 0.08, ...],   optional: the group's p*, one entry a class, or {"4": 0.06, ...}
+     "question": "..."}                   optional: what the prompt asks; rows of one are held out together
 
 Contract: a row becomes a group as it stands, or raises `UserError` with the row, the field and the remedy.
+Lists and numbers may stand as text, as a .csv file holds them; a column that numbers the rows is no field.
 """
 
 from __future__ import annotations
 
-import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from groups.record import CLASSES, Belief, Group, Pair, Prompt, Response
-from groups.rows import Row, Rows, Source, is_number, is_share
+from groups.rows import Row, Rows, Source, is_reward, is_share
+from groups.values import is_absent, label_of, parsed
 from utils import UserError
 
-ROW_FIELDS = ("belief_probs", "id", "pairs", "prompt", "responses")
+ROW_FIELDS = ("belief_probs", "id", "pairs", "prompt", "question", "responses")
 RESPONSE_FIELDS = ("belief", "reward", "text")
+# names that tools give to a column that numbers the rows
+ROW_NUMBERS = re.compile(r"|index|level_0|Unnamed: 0(\.\d+)?|__index_level_0__")
 
 
 def read_own(rows: Rows, source: Source) -> list[Group]:
@@ -32,7 +37,7 @@ def parse_group(row: Any, where: str, classes: Sequence[str] = CLASSES) -> Group
     """Check one row of our own format. Raises UserError that names the row, the field and the remedy."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: not a JSON object; write one object a line")
-    row = _without_nulls(row)
+    row = _without_row_number(_without_nulls(row))
     _refuse_unknown(row, ROW_FIELDS, "", where)
     prompt = _prompt(row, where)
     responses = _responses(row, where, classes)
@@ -40,7 +45,8 @@ def parse_group(row: Any, where: str, classes: Sequence[str] = CLASSES) -> Group
     if probs:
         _need_beliefs(responses, where)
     pairs = _pairs(row, where, len(responses))
-    return Group(str(row.get("id", where)), prompt, responses, pairs, probs, where)
+    name, question = row.get("id", where), row.get("question", "")
+    return Group(str(name), prompt, responses, pairs, probs, where, question=str(question))
 
 
 def _bad(where: str, field: str, problem: str, remedy: str) -> UserError:
@@ -48,9 +54,20 @@ def _bad(where: str, field: str, problem: str, remedy: str) -> UserError:
 
 
 def _without_nulls(row: Row) -> Row:
-    return {
-        field: value for field, value in row.items() if value is not None
-    }  # parquet: absent fields are null
+    """Without fields that a table holds for rows that have none; a reward is a number or not there."""
+    kept = {}
+    for field, value in row.items():
+        if value is not None and (field == "reward" or not is_absent(value)):
+            kept[field] = value
+    return kept
+
+
+def _without_row_number(row: Row) -> Row:
+    return {field: value for field, value in row.items() if not _is_row_number(field, value)}
+
+
+def _is_row_number(field: str, value: Any) -> bool:
+    return bool(ROW_NUMBERS.fullmatch(field)) and label_of(value).isdecimal()
 
 
 def _refuse_unknown(row: Row, fields: Sequence[str], prefix: str, where: str) -> None:
@@ -78,7 +95,7 @@ def _is_message(value: Any) -> bool:
 
 
 def _responses(row: Row, where: str, classes: Sequence[str]) -> tuple[Response, ...]:
-    values = row.get("responses")
+    values = parsed(row.get("responses"))
     if not isinstance(values, list) or not values:
         raise _bad(where, "responses", "missing or empty", 'write a list of {"text": ...}')
     return tuple(_response(value, f"responses[{i}]", where, classes) for i, value in enumerate(values))
@@ -89,31 +106,35 @@ def _response(value: Any, field: str, where: str, classes: Sequence[str]) -> Res
         raise _bad(where, field, "is no object", 'write {"text": "..."}')
     value = _without_nulls(value)
     _refuse_unknown(value, RESPONSE_FIELDS, f"{field}.", where)
-    text, reward = value.get("text"), value.get("reward")
+    text, reward = value.get("text"), parsed(value.get("reward"))
     if not isinstance(text, str) or not text.strip():
         remedy = "give the response's text or leave the response out"
         raise _bad(where, f"{field}.text", "missing or empty", remedy)
-    if reward is not None and not (is_number(reward) and math.isfinite(reward)):
-        remedy = "give a number or leave the field out"
-        raise _bad(where, f"{field}.reward", f"{reward} is no finite number", remedy)
-    return Response(text, reward, _belief(value.get("belief"), f"{field}.belief", where, classes))
+    if reward is not None and not is_reward(reward):
+        remedy = "give a number below 1e15 or leave the field out"
+        raise _bad(where, f"{field}.reward", f"{str(reward)[:40]} is no finite number", remedy)
+    return Response(text, reward, _belief(parsed(value.get("belief")), f"{field}.belief", where, classes))
 
 
 def _belief(value: Any, field: str, where: str, classes: Sequence[str]) -> Belief | None:
     if value is None:
         return None
-    is_belief = isinstance(value, dict) and value.get("class") in classes
-    if not is_belief or not isinstance(value.get("text", ""), str):
-        problem = f"{value!r} has no class among {', '.join(classes)}"
-        raise _bad(where, field, problem, 'write {"class": "4", "text": "..."} or set belief_classes')
-    return Belief(value["class"], value.get("text") or "")
+    if isinstance(value, dict):
+        label, text = label_of(value.get("class"), classes), value.get("text")
+        text = "" if text is None else text
+        if label in classes and isinstance(text, str):
+            return Belief(label, text)
+    problem = f"{value!r} has no class among {', '.join(classes)}"
+    raise _bad(where, field, problem, 'write {"class": "4", "text": "..."} or set belief_classes')
 
 
 def _belief_probs(row: Row, where: str, classes: Sequence[str]) -> tuple[float, ...]:
     """The group's p*, one entry a class, or () where the row has none."""
     if "belief_probs" not in row:
         return ()
-    probs = row["belief_probs"]
+    probs = parsed(row["belief_probs"])
+    if isinstance(probs, dict):
+        probs = _by_label(probs, where, classes)
     if not isinstance(probs, list) or len(probs) != len(classes):
         entries = len(probs) if isinstance(probs, list) else "no"
         problem = f"has {entries} entries for {len(classes)} classes"
@@ -128,6 +149,16 @@ def _belief_probs(row: Row, where: str, classes: Sequence[str]) -> tuple[float, 
     return tuple(p / total for p in probs)  # what rounding left
 
 
+def _by_label(probs: dict[str, Any], where: str, classes: Sequence[str]) -> list[Any]:
+    """The probabilities of {label: probability} in the order of the classes, else 0."""
+    given = {label_of(label, classes): 0 if p is None else p for label, p in probs.items()}
+    unknown = sorted(set(given) - set(classes))
+    if unknown:
+        problem = f"{unknown[0]} is no class among {', '.join(classes)}"
+        raise _bad(where, "belief_probs", problem, "correct the label or set belief_classes")
+    return [given.get(label, 0) for label in classes]
+
+
 def _need_beliefs(responses: Sequence[Response], where: str) -> None:
     if any(r.belief is None for r in responses):
         problem = "belief_probs is given but a response has no belief"
@@ -135,7 +166,7 @@ def _need_beliefs(responses: Sequence[Response], where: str) -> None:
 
 
 def _pairs(row: Row, where: str, num_responses: int) -> tuple[Pair, ...]:
-    values = row.get("pairs", [])
+    values = parsed(row.get("pairs", []))
     for value in values if isinstance(values, list) else [values]:
         if not _is_pair(value, num_responses):
             problem = f"{value} is no [preferred, other] pair of two response indices"

@@ -6,13 +6,13 @@ left out and counted.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from typing import Any
 
 from groups.record import Group, Prompt, Response
-from groups.rows import PairsOfPrompt, Row, Rows, Source, is_number, text_field
+from groups.rows import PairsOfPrompt, Row, Rows, Source, is_number, is_reward, text_field, usual_role
+from groups.values import is_absent, parsed
 from utils import UserError
 
 HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant:"  # the DPO repository's turns
@@ -27,7 +27,7 @@ def read_ultrafeedback(rows: Rows, source: Source) -> list[Group]:
     """
     groups = []
     for where, row in rows:
-        completions = row["completions"]
+        completions = parsed(row["completions"])
         if not _all_objects(completions, lambda c: "response" in c):
             raise UserError(
                 f"{where}: field completions: is no list of objects with a response; correct the row"
@@ -45,7 +45,7 @@ def read_armorm(rows: Rows, source: Source) -> list[Group]:
     """
     groups = []
     for where, row in rows:
-        texts, scores = row["all_generated_responses"], row["all_rm_scores"]
+        texts, scores = parsed(row["all_generated_responses"]), parsed(row["all_rm_scores"])
         if not isinstance(texts, list) or not isinstance(scores, list) or len(texts) != len(scores):
             raise UserError(
                 f"{where}: fields all_generated_responses and all_rm_scores: need lists of one length; "
@@ -60,17 +60,20 @@ def read_binarized(rows: Rows, source: Source) -> list[Group]:
     """HuggingFaceH4/ultrafeedback_binarized: two conversations that differ in the last turn, with scores."""
     groups = []
     for where, row in rows:
-        sides = [row["chosen"], row["rejected"]]
+        sides = [parsed(row["chosen"]), parsed(row["rejected"])]
         if not all(_is_conversation(side) for side in sides):
-            raise UserError(f"{where}: fields chosen and rejected: need lists of messages; correct the row")
+            raise UserError(
+                f"{where}: fields chosen and rejected: need lists of messages, "
+                "with a role and a content each; correct the row"
+            )
         if not all(_is_answered(side) for side in sides):  # the splits for generation have no answer
-            source.dropped["without_assistant_turn"] += 1
+            source.drop("without_assistant_turn", where)
             continue
         chosen, rejected = [_plain_messages(side) for side in sides]
         if chosen[:-1] != rejected[:-1]:
             raise UserError(f"{where}: fields chosen and rejected: have different prompts; correct the row")
         if chosen == rejected:
-            source.dropped["preferred_equal_to_rejected"] += 1
+            source.drop("preferred_equal_to_rejected", where)
             continue
         texts = [chosen[-1]["content"], rejected[-1]["content"]]
         scores = [row["score_chosen"], row["score_rejected"]]
@@ -85,12 +88,13 @@ def read_se(rows: Rows, source: Source) -> list[Group]:
     """
     groups = []
     for where, row in rows:
-        answers = row["answers"]
+        answers = parsed(row["answers"])
         if not _all_objects(answers, lambda a: isinstance(a.get("text"), str)):
             raise UserError(f"{where}: field answers: is no list of objects with a text; correct the row")
         prompt = f"{HUMAN}{_plain_text(text_field(row, 'question', where))}{ASSISTANT}"
         candidates = [(f" {_plain_text(a['text'])}", a.get("pm_score")) for a in answers]
-        groups += _rated_group(where, prompt, candidates, source, truncation="keep_start")
+        of_row = _rated_group(where, prompt, candidates, source, truncation="keep_start")
+        groups += [group._replace(question=str(row.get("qid") or "")) for group in of_row]
     return groups
 
 
@@ -104,18 +108,19 @@ def _rated_group(
     """A group of (text, score) candidates, or none where fewer than two can be used; drops are counted."""
     kept: dict[str, Response] = {}
     for number, (text, score) in enumerate(candidates, 1):
+        score = parsed(score)
         if not isinstance(text, str) or not text.strip():
-            source.dropped["empty_responses"] += 1
-        elif not is_number(score):  # UltraFeedback writes "N/A"
-            source.dropped["responses_without_score"] += 1
-        elif not math.isfinite(score):
+            source.drop("empty_responses", where)
+        elif is_absent(score) or not is_number(score):  # UltraFeedback writes "N/A"
+            source.drop("responses_without_score", where)
+        elif not is_reward(score):
             raise UserError(f"{where}: response {number}: score {score} is no finite number; correct the row")
         elif text in kept:
-            source.dropped["repeated_responses"] += 1
+            source.drop("repeated_responses", where)
         else:
             kept[text] = Response(text, float(score))
     if len(kept) < 2:
-        source.dropped["prompts_with_fewer_than_two_responses"] += 1
+        source.drop("prompts_with_fewer_than_two_responses", where)
         return []
     return [Group(where, prompt, tuple(kept.values()), where=where, truncation=truncation)]
 
@@ -130,11 +135,15 @@ def _all_objects(values: Any, holds: Callable[[Row], bool]) -> bool:
 
 
 def _is_conversation(side: Any) -> bool:
-    return bool(side) and _all_objects(side, lambda m: isinstance(m.get("content"), str))
+    return bool(side) and _all_objects(side, _is_message)
+
+
+def _is_message(value: Row) -> bool:
+    return isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
 
 
 def _is_answered(side: Sequence[Row]) -> bool:
-    return len(side) >= 2 and side[-1].get("role") == "assistant"
+    return len(side) >= 2 and usual_role(side[-1]["role"]) == "assistant"
 
 
 def _plain_messages(side: Sequence[Row]) -> list[dict[str, str]]:
@@ -154,13 +163,13 @@ def read_hh(rows: Rows, source: Source) -> list[Group]:
         chosen, rejected = text_field(row, "chosen", where), text_field(row, "rejected", where)
         prompt = chosen[: chosen.rfind(ASSISTANT) + len(ASSISTANT)]
         if ASSISTANT not in chosen or not rejected.startswith(prompt):
-            source.dropped["sides_without_a_common_prompt"] += 1
+            source.drop("sides_without_a_common_prompt", where)
             continue
         sides = [text[len(prompt) :] for text in (chosen, rejected)]
         if not all(side.strip() for side in sides):
-            source.dropped["empty_responses"] += 1
+            source.drop("empty_responses", where)
         elif sides[0] == sides[1]:
-            source.dropped["preferred_equal_to_rejected"] += 1
+            source.drop("preferred_equal_to_rejected", where)
         else:
             gathered = merged.setdefault(prompt, PairsOfPrompt(where, {}, []))
             _add_pair(gathered, Response(sides[0]), Response(sides[1]), source)
@@ -174,19 +183,19 @@ def read_shp(rows: Rows, source: Source) -> list[Group]:
     """
     merged: dict[str, PairsOfPrompt] = {}
     for where, row in rows:
-        scores = [row["score_A"], row["score_B"]]
-        if not all(is_number(s) and math.isfinite(s) for s in scores) or row["labels"] not in (0, 1):
+        scores, label = [parsed(row["score_A"]), parsed(row["score_B"])], parsed(row["labels"])
+        if not all(is_reward(s) for s in scores) or label not in (0, 1):
             raise UserError(
                 f"{where}: fields score_A, score_B, labels: need two finite numbers and 0 or 1; "
                 "correct the row"
             )
         if max(scores) < 2 * min(scores):
-            source.dropped["score_ratio_below_2"] += 1
+            source.drop("score_ratio_below_2", where)
             continue
         first = Response(f" {text_field(row, 'human_ref_A', where)}", float(scores[0]))
         second = Response(f" {text_field(row, 'human_ref_B', where)}", float(scores[1]))
         prompt = f"{HUMAN}{text_field(row, 'history', where)}{ASSISTANT}"
-        preferred, other = (first, second) if row["labels"] == 1 else (second, first)
+        preferred, other = (first, second) if label == 1 else (second, first)
         gathered = merged.setdefault(prompt, PairsOfPrompt(where, {}, []))
         _add_pair(gathered, preferred, other, source)
     return [_paired_group(prompt, gathered, "keep_start") for prompt, gathered in merged.items()]
@@ -196,7 +205,7 @@ def _add_pair(gathered: PairsOfPrompt, preferred: Response, other: Response, sou
     """Add a pair to its prompt's; the same pair once more is counted."""
     pair = gathered.pair_of(preferred, other)
     if pair in gathered.pairs:
-        source.dropped["repeated_pairs"] += 1
+        source.drop("repeated_pairs", gathered.where)
     else:
         gathered.pairs.append(pair)
 

@@ -42,6 +42,7 @@ class Group(NamedTuple):
     truncation: str = "keep_end"  # which end of a long prompt to keep, unless the run says otherwise
     dataset: str = ""  # as the user named it
     question: str = ""  # what the prompt is one phrasing of; "": the prompt is a question of its own
+    options: tuple[Belief, ...] = ()  # all that the question offers, where the row names them
 
 
 class Example(NamedTuple):

@@ -6,6 +6,7 @@ on purpose is counted in `source.dropped`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +17,36 @@ from utils import UserError
 Row = dict[str, Any]  # raw JSON: column -> value
 Rows = Sequence[tuple[str, Row]]  # (file and row, columns)
 
+LARGEST_REWARD = 1e15  # so that its square fits single precision, and sums of many do
+
+
+class Drops(Counter):
+    """What was left out, by reason, with the place of the first of each."""
+
+    def __init__(self, *counts: Any) -> None:
+        super().__init__(*counts)
+        self.first: dict[str, str] = {}
+
+
+def drop(dropped: Counter, reason: str, where: str) -> None:
+    """Count what is left out at a place."""
+    dropped[reason] += 1
+    if isinstance(dropped, Drops):
+        dropped.first.setdefault(reason, where)
+
+
+def add_drops(dropped: Counter, others: Drops) -> None:
+    """Add what was left out of a part to what was left out of the whole."""
+    dropped.update(others)
+    if isinstance(dropped, Drops):
+        dropped.first = {**others.first, **dropped.first}
+
+
+def why_dropped(dropped: Drops) -> str:
+    """What was left out in words: every reason with its count and its first place; "" where nothing was."""
+    reasons = [f"{reason} ({dropped[reason]}, first at {where})" for reason, where in dropped.first.items()]
+    return ", ".join(reasons)
+
 
 class Source(NamedTuple):
     """What a reader is told beside its rows."""
@@ -24,8 +55,13 @@ class Source(NamedTuple):
     member: str  # which member of the data (a country); "" where none is named
     dropped: Counter  # where to count what is left out, by reason
 
+    def drop(self, reason: str, where: str) -> None:
+        """Count what is left out at a place."""
+        drop(self.dropped, reason, where)
+
 
 Reader = Callable[[Rows, Source], list[Group]]
+Readers = Sequence[tuple[set[str], Reader]]  # the columns that a reader needs, and the reader
 
 
 class PairsOfPrompt(NamedTuple):
@@ -42,6 +78,52 @@ class PairsOfPrompt(NamedTuple):
         return first, second
 
 
+# --- which reader, and whether every row has what it needs --------------------------------------------------
+
+
+def choose_reader(rows: Rows, place: str, readers: Readers, own: tuple[set[str], Reader]) -> Reader:
+    """The reader of most rows: the first of `readers` whose columns a row has, else `own` where it has any of
+    its columns. Every row must then have what that reader needs.
+
+    Raises UserError where no row is known, or where a row lacks a column.
+    """
+    kinds = [_kind_of(set(row), readers) for _, row in rows]
+    known = Counter(kind for kind in kinds if kind is not None)
+    own_columns, own_reader = own
+    if known:
+        needed, reader = readers[max(known, key=known.get)]
+        if sum("responses" in row for _, row in rows) <= max(known.values()):
+            _check_columns(rows, needed)
+            return reader
+    if any(own_columns & set(row) for _, row in rows):
+        return own_reader
+    columns = ", ".join(sorted(rows[0][1])) if rows else ""
+    supported = "; ".join(", ".join(sorted(needed)) for needed, _ in readers)
+    raise UserError(
+        f"{place}, row 1: columns {columns or 'none'} are no known data set; write prompt "
+        f"and responses, or the columns of a supported data set ({supported})"
+    )
+
+
+def _kind_of(columns: set[str], readers: Readers) -> int | None:
+    """The number of the first reader whose columns are all there."""
+    return next((number for number, (needed, _) in enumerate(readers) if needed <= columns), None)
+
+
+def _check_columns(rows: Rows, needed: set[str]) -> None:
+    for where, row in rows:
+        missing = sorted(needed - set(row))
+        if missing:
+            has = ", ".join(sorted(row)) or "nothing"
+            raise UserError(
+                f"{where}: field {missing[0]}: missing, and most rows have it (this one has {has}); "
+                "add it or leave the row out"
+            )
+
+
+# --- fields -------------------------------------------------------------------------------------------------
+
+
 def is_number(value: Any) -> bool:
     """Whether a raw value is an int of 64 bits or a float (NaN and infinities included), and no bool."""
     if isinstance(value, bool):
@@ -50,12 +132,36 @@ def is_number(value: Any) -> bool:
 
 
 def is_share(value: Any) -> bool:
-    """Whether a raw value is a number of 0 or more."""
-    return is_number(value) and value >= 0
+    """Whether a raw value is a finite number of 0 or more."""
+    return is_number(value) and math.isfinite(value) and value >= 0
+
+
+def is_reward(value: Any) -> bool:
+    """Whether a raw value is a number that single precision holds, with room for its square."""
+    return is_number(value) and abs(value) < LARGEST_REWARD
 
 
 def text_field(row: Row, field: str, where: str) -> str:
     """A field that must hold a text. Raises UserError where it is missing or empty."""
-    if not isinstance(row.get(field), str) or not row[field].strip():
-        raise UserError(f"{where}: field {field}: missing or empty; give the text or leave the row out")
-    return row[field]
+    value = row.get(field)
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, list | dict):
+        raise UserError(f"{where}: field {field}: holds a {type(value).__name__}; give a text")
+    raise UserError(f"{where}: field {field}: missing or empty; give the text or leave the row out")
+
+
+# --- roles of messages --------------------------------------------------------------------------------------
+
+ROLES = {  # the names that templates know, and the other names that data sets give them
+    "user": ("user", "human", "prompter"),
+    "assistant": ("assistant", "gpt", "bot", "chatgpt", "chatbot", "model", "ai"),
+    "system": ("system", "developer"),
+    "tool": ("tool", "function", "observation", "ipython"),
+}
+USUAL_ROLE = {other: usual for usual, others in ROLES.items() for other in others}
+
+
+def usual_role(name: str) -> str | None:
+    """The name of a role that templates know; None where it is unknown."""
+    return USUAL_ROLE.get(name.strip().lower())

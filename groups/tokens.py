@@ -8,6 +8,7 @@ was cut is counted.
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from forest import Ids, TokenTree
+from groups.endings import check_ending, ending_ids
 from groups.record import CLASSES, Example, Group, Prompt, Response
+from groups.rows import usual_role
 from utils import UserError, log
 
 if TYPE_CHECKING:  # slow to import, and needed for its name alone
@@ -71,14 +74,34 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Ids:
 
     There is never an EOS at its end. A tokenizer without a chat template gets the DPO repository's plain
     turns, "Human: ..." and "Assistant:".
-    Raises UserError where the text holds the EOS or BOS token, or the template refuses the messages.
+    Raises UserError where the text holds the EOS or BOS token, or a role is unknown, or the template refuses
+    the messages.
     """
     if isinstance(prompt, str):
         return _encode_text(tokenizer, prompt)
+    messages = _with_usual_roles(prompt)
     if not tokenizer.chat_template:
         _note_plain_turns()
-        return _encode_text(tokenizer, _plain_turns(prompt))
-    return _encode_messages(tokenizer, prompt)
+        return _encode_text(tokenizer, _plain_turns(messages))
+    return _encode_messages(tokenizer, messages)
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, group: Group, limits: Limits) -> Ids:
+    """A group's prompt as ids, cut to its limit. Raises UserError like `encode_prompt`, with its place."""
+    return _cut_prompt_of(group, _encode_prompt_of(group, tokenizer), limits, tokenizer.bos_token_id)
+
+
+def _with_usual_roles(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The messages under the roles that templates know. Raises UserError for an unknown role."""
+    renamed = []
+    for message in messages:
+        role = usual_role(message["role"])
+        if role is None:
+            raise UserError(
+                f"prompt messages: unknown role {message['role']!r}; write user, assistant, system or tool"
+            )
+        renamed.append({**message, "role": role})
+    return renamed
 
 
 def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> Ids:
@@ -92,8 +115,11 @@ def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> Ids:
 
 
 def _encode_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> Ids:
+    ending = ending_ids(tokenizer)
     for message in messages:
-        check_specials(tokenizer, tokenizer(message["content"], add_special_tokens=False)["input_ids"])
+        ids = tokenizer(message["content"], add_special_tokens=False)["input_ids"]
+        check_specials(tokenizer, ids)
+        check_ending(ending, ids, "prompt messages: ")
     try:
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     except Exception as error:  # templates raise what they like, on roles or orders that they do not know
@@ -101,12 +127,28 @@ def _encode_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict
         raise UserError(
             f"prompt messages: the chat template refuses them ({reason}); correct their roles and order"
         ) from error
+    for message in messages:
+        # some templates pass over roles that they do not know
+        if message["role"] in ("system", "tool") and not _is_in(message["content"].strip(), text):
+            raise UserError(
+                f"prompt messages: the chat template leaves out the turn of role {message['role']}; "
+                "put its text into a user's turn"
+            )
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def _is_in(content: str, text: str) -> bool:
+    """Whether a text holds a content, be it as JSON, as templates write what a tool said."""
+    forms = (content, json.dumps(content)[1:-1], json.dumps(content, ensure_ascii=False)[1:-1])
+    return any(form in text for form in forms)
+
+
+# a system's text stands before the turns, without a mark
+TURNS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "tool": "\n\nTool: ", "system": ""}
+
+
 def _plain_turns(messages: Sequence[dict[str, str]]) -> str:
-    names = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
-    return "".join(names.get(m["role"], "") + m["content"] for m in messages) + "\n\nAssistant:"
+    return "".join(TURNS[m["role"]] + m["content"] for m in messages) + "\n\nAssistant:"
 
 
 @functools.cache  # once a process
@@ -125,11 +167,14 @@ def check_specials(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> No
             raise UserError(f"text: holds the tokenizer's {name} {token} inside; remove it from the text")
 
 
-def cut_prompt(prompt: Ids, limit: int | None, truncation: str) -> Ids:
-    """The prompt's last (keep_end) or first (keep_start) `limit` tokens."""
+def cut_prompt(prompt: Ids, limit: int | None, truncation: str, bos_id: int | None = None) -> Ids:
+    """The prompt's last (keep_end) or first (keep_start) `limit` tokens; its BOS stays, and counts as one."""
     if limit is None or len(prompt) <= limit:
         return prompt
-    return prompt[-limit:] if truncation == "keep_end" else prompt[:limit]
+    if truncation != "keep_end":
+        return prompt[:limit]
+    kept = prompt[:1] if limit > 1 and bos_id is not None and prompt[0] == bos_id else ()
+    return kept + prompt[len(prompt) - limit + len(kept) :]
 
 
 # --- examples as token trees --------------------------------------------------------------------------------
@@ -146,8 +191,8 @@ def tokenize(
     """Encode examples as token trees.
 
     Prompt, belief and answer are encoded apart and then joined, so that no token crosses a border. A response
-    is `4<Somewhat good job>The ...` + EOS; under a shared belief the belief's span ends before the closing
-    `>`. Prompts are cut to max_prompt_length, then responses to what max_length leaves; a cut response has no
+    is `4<Somewhat good job>The ...` + EOS, or what the chat template ends a turn with after messages; under a
+    shared belief the belief's span ends before the closing `>`. Prompts are cut to max_prompt_length, then responses to what max_length leaves; a cut response has no
     EOS, is marked in `truncated` and counted. Examples whose prompt leaves no token for a response are left
     out and counted; `TokenTree.group` says which remain. Raises UserError where none does, and where a text
     holds the EOS token.
@@ -185,12 +230,14 @@ def _encode_prompts(
 ) -> list[Ids]:
     """Every group's prompt within its limit; those that were cut are counted."""
     whole = [_encode_prompt_of(group, tokenizer) for group in groups]
-    prompts = [
-        cut_prompt(ids, limits.max_prompt_length, limits.truncation or group.truncation)
-        for ids, group in zip(whole, groups)
-    ]
+    bos_id = tokenizer.bos_token_id
+    prompts = [_cut_prompt_of(group, ids, limits, bos_id) for ids, group in zip(whole, groups)]
     audit["prompts_truncated"] += sum(len(a) > len(b) for a, b in zip(whole, prompts))
     return prompts
+
+
+def _cut_prompt_of(group: Group, ids: Ids, limits: Limits, bos_id: int | None) -> Ids:
+    return cut_prompt(ids, limits.max_prompt_length, limits.truncation or group.truncation, bos_id)
 
 
 def _encode_prompt_of(group: Group, tokenizer: PreTrainedTokenizerBase) -> Ids:
@@ -232,12 +279,18 @@ class Encoder:
             self.encoded[text] = ids
         return self.encoded[text]
 
+    def ending(self, prompt: Prompt, answer: Ids, where: str) -> Ids:
+        """What ends an answer to this prompt. Raises UserError where the answer holds the end of a turn."""
+        ending = ending_ids(self.tokenizer, prompt)
+        check_ending(ending, answer, f"{where}: field responses: ")
+        return ending
+
 
 class Branches(NamedTuple):
     """What stands below one example's prompt, at full length."""
 
     belief: Ids  # what all answers stand under, or ()
-    answers: tuple[Ids, ...]  # one a column, with its EOS; () where there is no response
+    answers: tuple[Ids, ...]  # one a column, with its ending; () where there is no response
 
 
 def _branch(example: Example, group: Group, encoder: Encoder) -> Branches:
@@ -253,7 +306,7 @@ def _branch(example: Example, group: Group, encoder: Encoder) -> Branches:
             shared_belief = shared_belief or belief
         else:
             answer = belief + answer
-        answers.append((*answer, encoder.tokenizer.eos_token_id))
+        answers.append((*answer, *encoder.ending(group.prompt, answer, group.where)))
     return Branches(shared_belief, tuple(answers))
 
 

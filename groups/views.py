@@ -12,14 +12,16 @@ from typing import Literal, NamedTuple
 
 from groups.draws import rng_of
 from groups.record import Columns, Example, Group, Pair
+from groups.rows import drop
+from trees import deviations, reward_levels
 from utils import UserError
 
 
 class View(NamedTuple):
     """How one group becomes examples, and what it must have for that.
 
-    By reward, a group needs two or more responses and a reward on each; where all rewards are equal there is
-    no preference, and the group is dropped and counted.
+    By reward, a group needs two or more responses and a reward on each; where all rewards are equal, within
+    the tolerance of `trees.deviations`, there is no preference, and the group is dropped and counted.
     """
 
     columns: Callable[[Group, int], Sequence[Columns]]  # (group, seed) -> the columns of its examples
@@ -50,8 +52,9 @@ def view(
     - by reward, whatever pairs are given: pairs.best_vs_worst, pairs.best_vs_random (drawn by the seed),
       pairs.best_vs_rest, pairs.all (ties left out).
 
-    Prompts whose rewards are all equal hold no preference: views by reward leave them out and count them in
-    `dropped`. Raises UserError for an unknown view, or a group that lacks what the view needs.
+    Rewards within `trees.REWARD_TOLERANCE` of one another are equal. Prompts whose rewards are all equal hold
+    no preference: views by reward leave them out and count them in `dropped`. Raises UserError for an
+    unknown view, or a group that lacks what the view needs.
     """
     if responses not in VIEWS:
         raise UserError(f"responses={responses}: choose one of {', '.join(VIEWS)}")
@@ -62,8 +65,8 @@ def view(
         _check_beliefs(group, chosen, responses)
         if chosen.goes_by_reward(group):
             _check_rewards(group, responses)
-            if len(set(_rewards(group))) == 1:
-                dropped["equal_rewards"] += 1
+            if not any(deviations(_rewards(group))):
+                drop(dropped, "equal_rewards", group.where)
                 continue
         examples += _examples(number, group, chosen, seed, dropped)
     return examples
@@ -96,7 +99,7 @@ def _examples(number: int, group: Group, chosen: View, seed: int, dropped: Count
     for columns in chosen.columns(group, seed):
         rewards = _example_rewards(group, chosen, columns)
         if chosen.rewards_belief and all(rewards):
-            dropped["without_another_belief"] += 1
+            drop(dropped, "without_another_belief", group.where)
         else:
             examples.append(Example(number, columns, chosen.conditioned, rewards))
     return examples
@@ -107,7 +110,8 @@ def _example_rewards(group: Group, chosen: View, columns: Columns) -> tuple[floa
         beliefs = [group.responses[c].belief for c in columns]
         return tuple(float(belief == beliefs[0]) for belief in beliefs)
     if chosen.goes_by_reward(group):
-        return tuple(0.0 if c is None else group.responses[c].reward for c in columns)
+        levels = reward_levels(_rewards(group))
+        return tuple(0.0 if c is None else levels[c] for c in columns)
     return ()
 
 
@@ -124,7 +128,8 @@ def target(group: Group, seed: int) -> list[Columns]:
     rewards = _rewards(group)
     if None in rewards:
         return [(0,)]
-    return [(rewards.index(max(rewards)),)]
+    levels = reward_levels(rewards)
+    return [(levels.index(max(levels)),)]
 
 
 def binary(group: Group, seed: int) -> list[Columns]:
@@ -132,9 +137,8 @@ def binary(group: Group, seed: int) -> list[Columns]:
     if group.pairs:
         sides = [((preferred, None), (None, other)) for preferred, other in group.pairs]
         return [side for both in sides for side in both]
-    rewards = _rewards(group)
-    mean = sum(rewards) / len(rewards)
-    return [(i, None) if reward > mean else (None, i) for i, reward in enumerate(rewards)]
+    above = deviations(_rewards(group))
+    return [(i, None) if deviation > 0 else (None, i) for i, deviation in enumerate(above)]
 
 
 def pairs(group: Group, seed: int) -> Sequence[Columns]:
@@ -175,9 +179,9 @@ def best_vs_rest(group: Group, seed: int) -> list[Pair]:
 
 def all_pairs(group: Group, seed: int) -> list[Pair]:
     """Every pair of responses whose rewards differ."""
-    rewards, order = _rewards(group), _best_first(group)
+    levels, order = reward_levels(_rewards(group)), _best_first(group)
     ordered = [(better, worse) for n, better in enumerate(order) for worse in order[n + 1 :]]
-    return [(better, worse) for better, worse in ordered if rewards[better] > rewards[worse]]
+    return [(better, worse) for better, worse in ordered if levels[better] > levels[worse]]
 
 
 def _rewards(group: Group) -> list[float | None]:
@@ -186,7 +190,8 @@ def _rewards(group: Group) -> list[float | None]:
 
 def _best_first(group: Group) -> list[int]:
     """Response indices, highest reward first; equal ones keep their order."""
-    return sorted(range(len(group.responses)), key=lambda i: -group.responses[i].reward)
+    levels = reward_levels(_rewards(group))
+    return sorted(range(len(levels)), key=lambda i: -levels[i])
 
 
 VIEWS = {

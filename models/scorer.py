@@ -148,6 +148,7 @@ def score(policy: Callable[..., torch.Tensor], batch: forest.ForestBatch) -> Sco
         reference=batch.reference,
         length=batch.length,
         reward=batch.reward,
+        deviation=batch.deviation,
         valid=batch.valid,
         class_logps=logps[batch.class_read] if has_classes else None,
         class_probs=batch.class_probs if has_classes else None,

@@ -1,0 +1,80 @@
+"""What a loss asks of its examples, checked before any model is loaded.
+
+Contract: a check passes, or raises `UserError` with the key or the row and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from groups.record import Example, Group
+from losses import Needs
+from settings import TrainSettings
+from utils import UserError
+
+# what a loss compares: in words, the view that gives it, and the view where answers stand under a belief
+COLUMNS = {
+    "pair": ("two responses", "pairs", "conditioned"),
+    "side": ("responses to like with others to avoid", "binary", "conditioned.all"),
+    "several": ("several responses", "ranked", "conditioned.all"),
+}
+
+
+def check_beliefs(groups: Sequence[Group], loss: str) -> None:
+    """Raises UserError where a group has no distribution that the loss could calibrate to."""
+    for group in groups:
+        if not group.belief_probs:
+            raise UserError(
+                f"{group.where}: field belief_probs: missing, and loss.name={loss} needs it; add the group's "
+                "distribution or choose loss=dpo"
+            )
+
+
+def check_examples(
+    groups: Sequence[Group], examples: Sequence[Example], settings: TrainSettings, needs: Needs
+) -> None:
+    """Raises UserError where the examples do not have the columns or rewards that the loss reads."""
+    if needs.beliefs and not settings.responses.startswith("conditioned"):
+        raise UserError(
+            f"responses={settings.responses}: gdpo's answers stand under one belief; "
+            "set responses=conditioned"
+        )
+    _check_columns(examples, settings, needs)
+    if needs.rewards:
+        _check_rewards(groups, examples, settings, needs)
+
+
+def _check_columns(examples: Sequence[Example], settings: TrainSettings, needs: Needs) -> None:
+    if all(_has_columns(example.columns, needs.columns) for example in examples):
+        return
+    what, remedy, under_belief = COLUMNS[needs.columns]
+    raise UserError(
+        f"responses={settings.responses}: loss.name={settings.loss.name} compares {what}; "
+        f"set responses={under_belief if needs.beliefs else remedy}"
+    )
+
+
+def _has_columns(columns: Sequence[int | None], wanted: str) -> bool:
+    """Does an example have the columns that a loss reads?"""
+    whole = None not in columns
+    return {
+        "any": True,
+        "side": len(columns) == 2,
+        "pair": len(columns) == 2 and whole,
+        "several": len(columns) > 1 and whole,
+    }[wanted]
+
+
+def _check_rewards(
+    groups: Sequence[Group], examples: Sequence[Example], settings: TrainSettings, needs: Needs
+) -> None:
+    bare = next((example for example in examples if not example.rewards), None)
+    if bare is None:
+        return
+    remedy = "set responses=ranked, with a reward on each, or choose loss=dpo"
+    if needs.beliefs:
+        remedy = "set responses=conditioned.all"
+    raise UserError(
+        f"{groups[bare.group].where}: field responses: loss.name={settings.loss.name} needs rewards, "
+        f"and responses={settings.responses} carries none; {remedy}"
+    )
