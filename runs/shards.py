@@ -125,6 +125,7 @@ def write(path: Path, tensors: Tensors, group: dist.ProcessGroup | None, join: b
     file_numbers = (sizes.cumsum(0) // (FILE_BYTES * ranks) + 1).tolist()
     file_of = dict(zip(tensors, file_numbers))
     writer = HuggingFaceStorageWriter(str(path), file_of, save_distributed=True, enable_consolidation=join)
+    writer.sync_files = False  # all files of a checkpoint are brought to the disk when it is sealed
     dcp.save(tensors, storage_writer=writer, process_group=group, no_dist=ranks == 1)
 
 

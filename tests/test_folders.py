@@ -86,7 +86,12 @@ def test_what_an_older_version_left_at_its_start_is_a_run(bench):
     run = bench.out / "run"
     plant(
         run,
-        {"train.log": "10:20:30 opinions: {}\n", ".config.yaml.ab12_x9z": "half", "data_audit.json": "{}"},
+        {
+            "train.log": "10:20:30 opinions: {}\n",
+            ".config.yaml.ab12_x9z": "half",
+            ".start.json.0123abcd": "",
+            "data_audit.json": "{}",
+        },
     )
     bench.go("run", "n_examples=4")
     (run / "run_id.txt").unlink()
@@ -210,8 +215,8 @@ def test_a_copy_with_its_links_followed_resumes(bench, whole, change):
     shutil.copytree(first, copy)
     if change:
         change(copy)
-    kept = {name: text for name, text in tree(copy).items() if "notes" in name or text == b""}
-    assert folder.find_model(str(copy))
+    if change is not lose_the_copies:
+        assert folder.find_model(str(copy))
     bench.go("run", f"output_dir={copy.parent}")
     assert os.readlink(copy / "latest") == os.readlink(whole / "latest")
     assert os.readlink(copy / "best") == os.readlink(whole / "best")
@@ -222,7 +227,6 @@ def test_a_copy_with_its_links_followed_resumes(bench, whole, change):
     assert bool(aside) == (change in (damage_the_copy, make_a_folder_of_ones_own))
     if change is make_a_folder_of_ones_own:
         assert (aside[0] / "notes.txt").read_text() == "x"
-    assert kept is not None
 
 
 def test_a_copy_that_differs_from_its_step_is_kept(bench):
@@ -253,7 +257,7 @@ def test_a_file_system_without(bench, whole, monkeypatch, lacks, answer):
     monkeypatch.setattr(*CALLS[lacks], refuse)
     bench.go("run", "n_examples=12")
     run = bench.go("run")
-    last, best = (folder.target_of(path / name) for path, name in ((run, "latest"), (whole, "best")))
+    last, best = folder.target_of(run / "latest"), folder.target_of(whole / "best")
     assert folder.find_model(str(run)) == str(run / best.name)
     assert folder.find_model(str(run / "latest")) == str(last)
     assert last.name == os.readlink(whole / "latest")

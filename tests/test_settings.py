@@ -203,13 +203,8 @@ def test_what_looks_like_a_secret_is_printed_by_no_error(value):
     ],
 )
 def test_a_command_prints_no_secret(argument):
-    env = {"MY_PAT": "hush-hush-hush", "PYTHONPATH": str(ROOT)}
-    typed = argument.replace("$", env["MY_PAT"])
-    code = "import sys, hydra; from train import *; import train; train.import_data = None; "
-    code += (
-        "run_entry(hydra.main(version_base=None, config_path='config', config_name='config')(guarded(main)))"
-    )
-    done = command(sys.executable, "-c", code, typed, code=2, **env)
+    secret = "hush-hush-hush"
+    done = command(sys.executable, "train.py", argument.replace("$", secret), code=2, MY_PAT=secret)
     assert done.stderr.startswith("error: "), done.stderr
     assert done.stderr.count("\n") == 1
     assert "hush" not in done.stderr + done.stdout
