@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from utils import UserError, environment_secrets, is_name, named_as_secret, without_secrets
+from utils import UserError, environment_secrets, is_name, named_as_secret, texts_in, without_secrets
 
 Record = TypeVar("Record")
 
@@ -274,22 +274,13 @@ def check_for_secrets(config: Mapping[str, Any]) -> None:
     and sent to trackers. The first of all checks, since the others print what they refuse."""
     secrets = environment_secrets()
     for key, value in flatten(config).items():
-        texts = [key, *_leaves(value)]
+        texts = [key, *texts_in(value)]
         for name, secret in secrets.items():
             if any(secret in text for text in texts):
                 raise UserError(
                     f"config key {without_secrets(key)}: holds the value of ${name}; leave secrets in the "
                     "environment, where they are found"
                 )
-
-
-def _leaves(value: Any) -> list[str]:
-    """All texts in a value, also in lists of lists."""
-    if isinstance(value, Mapping):
-        value = [part for entry in value.items() for part in entry]
-    if not isinstance(value, list | tuple):
-        return [str(value)]
-    return [text for part in value for text in _leaves(part)]
 
 
 def text_keys(record: type, prefix: str = "") -> list[str]:

@@ -17,7 +17,7 @@ import re
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -230,6 +230,15 @@ def without_secrets(text: str) -> str:
         if named_as_secret(key) and len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "(hidden)")
     return SECRET_SHAPES.sub("(hidden)", text)
+
+
+def texts_in(value: Any) -> list[str]:
+    """All texts in a value, also in lists of lists."""
+    if isinstance(value, Mapping):
+        value = [part for entry in value.items() for part in entry]
+    if not isinstance(value, list | tuple):
+        return [str(value)]
+    return [text for part in value for text in texts_in(part)]
 
 
 # --- the process --------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import metrics
 import models
 import ranks
 import schedule
-from evaluation.checkpoints import Checkpoint, starting_weights
+from evaluation.checkpoints import Checkpoint, check_starting_weights, starting_weights
 from evaluation.kept import Kept, identity
 from evaluation.policies import limits_of, load
 from evaluation.report import Report, scope_of
@@ -116,12 +116,14 @@ def measure(
     policy, tokenizer = load(checkpoint, world, settings.shard)
     examples, limits = examples_of(groups), limits_of(settings)
     trees = data.tokenize(groups, examples, tokenizer, limits, settings.belief_classes)
+    models.check_trees(policy, trees, len(tokenizer))
     pad_id = tokenizer.pad_token_id
     logps = answer_logps(policy, trees, pad_id, checkpoint.name, world, kept)
     if checkpoint.run:
         starting = starting_weights(checkpoint)
         if starting.source not in references:
             reference, _ = load(starting, world, settings.shard)
+            check_starting_weights(checkpoint, models.fingerprint(reference))
             references[starting.source] = answer_logps(reference, trees, pad_id, "reference", world, kept)
         of_reference = references[starting.source]
         trees = [tree._replace(reference=tuple(of_tree)) for tree, of_tree in zip(trees, of_reference)]

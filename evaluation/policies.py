@@ -46,8 +46,7 @@ def _load(checkpoint: Checkpoint, world: World, shard: bool) -> Loaded:
         archive=checkpoint.source if is_file else None,
         dtype=model.policy_dtype,
         compute_dtype=model.compute_dtype,
-        # flex_attention is for training: generation has no forest
-        attention="sdpa" if world.device.type == "cuda" else "auto",
+        attention=models.SEGMENTS,  # flex_attention is for training: generation has no forest
         trust_remote_code=model.trust_remote_code,
     )
     return models.make_policy(spec, world, sharded=shard and world.mesh is not None), tokenizer
