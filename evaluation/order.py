@@ -43,7 +43,14 @@ ORDER_METRICS = {  # the training log's names, and the report's
 }
 
 Logps = list[float]  # of one example's answers, summed over tokens, in nats
-References = dict[str, list[Logps]]  # by source: runs that are compared often started from one model
+References = dict[str, "Reference"]  # by source: runs that are compared often started from one model
+
+
+class Reference(NamedTuple):
+    """What a run started from."""
+
+    fingerprint: str  # of its weights
+    logps: list[Logps]  # of every example's answers
 
 
 class PackScores(NamedTuple):
@@ -123,9 +130,10 @@ def measure(
         starting = starting_weights(checkpoint)
         if starting.source not in references:
             reference, _ = load(starting, world, settings.shard)
-            check_starting_weights(checkpoint, models.fingerprint(reference))
-            references[starting.source] = answer_logps(reference, trees, pad_id, "reference", world, kept)
-        of_reference = references[starting.source]
+            of_reference = answer_logps(reference, trees, pad_id, "reference", world, kept)
+            references[starting.source] = Reference(models.fingerprint(reference), of_reference)
+        check_starting_weights(checkpoint, references[starting.source].fingerprint)
+        of_reference = references[starting.source].logps
         trees = [tree._replace(reference=tuple(of_tree)) for tree, of_tree in zip(trees, of_reference)]
     packs = scores_of(trees, logps, pad_id)
     predictions = predictions_of(checkpoint.name, groups, trees, packs)
