@@ -241,6 +241,15 @@ def without_secrets(text: str) -> str:
     return SECRET_SHAPES.sub("(hidden)", text)
 
 
+def texts_in(value: Any) -> list[str]:
+    """All texts in a value, also in lists of lists."""
+    if isinstance(value, Mapping):
+        value = [part for entry in value.items() for part in entry]
+    if not isinstance(value, list | tuple):
+        return [str(value)]
+    return [text for part in value for text in texts_in(part)]
+
+
 # --- the process --------------------------------------------------------------------------------------------
 
 

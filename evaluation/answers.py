@@ -49,6 +49,8 @@ def ask(
     class_ids = groups.class_token_ids(tokenizer, settings.belief_classes)
     prompts = [encode(group, tokenizer, settings) for group in prompt_groups]
     sampling = sampling_of(tokenizer, settings)
+    new_tokens = settings.max_new_tokens if settings.n_samples else 0
+    models.check_prompts(policy, prompts, class_ids, new_tokens)
 
     def measure() -> dict[str, list]:
         class_probs = class_probabilities(policy, prompts, class_ids, tokenizer.pad_token_id, world)
@@ -136,7 +138,11 @@ def draws_of(prompts: Sequence[Prompt], n_samples: int) -> list[Draw]:
 def sampling_of(tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings) -> models.Sampling:
     """How to continue prompts."""
     return models.Sampling(
-        settings.max_new_tokens, tokenizer.pad_token_id, tokenizer.eos_token_id, settings.temperature
+        settings.max_new_tokens,
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        settings.temperature,
+        groups.stop_ids(tokenizer),
     )
 
 

@@ -6,13 +6,15 @@ Contract: nothing here loads a model or takes a model's import time. What cannot
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from runs.folder import find_model, find_run
+from runs.folder import STATE, find_model, find_run
+from runs.start import check_fingerprint, start_of
 from settings import EvaluationSettings, ModelSettings, evaluation_settings, model_settings
 from utils import UserError
 
@@ -141,9 +143,27 @@ def _beta_of(run: Path | None, config: dict[str, Any]) -> float:
 
 
 def starting_weights(checkpoint: Checkpoint) -> Checkpoint:
-    """What a run started from: its reference."""
-    model = checkpoint.model
-    return checkpoint._replace(name="reference", source=find_model(model.archive or model.name_or_path))
+    """What a run started from, its reference: the step that the run recorded, whatever its name means by now.
+
+    Raises UserError where it is gone.
+    """
+    return checkpoint._replace(name="reference", source=start_of(checkpoint.run, checkpoint.model).source)
+
+
+def check_starting_weights(checkpoint: Checkpoint, fingerprint: str) -> None:
+    """Raises UserError where the weights of this fingerprint are not those that the run started from."""
+    recorded = start_of(checkpoint.run, checkpoint.model)
+    if not recorded.fingerprint:  # an older run: its checkpoints may know
+        recorded = recorded._replace(fingerprint=_fingerprint_in(checkpoint.run))
+    check_fingerprint(checkpoint.run, recorded, fingerprint)
+
+
+def _fingerprint_in(run: Path) -> str:
+    """The fingerprint of the starting weights in a run's newest checkpoint; "" where there is none."""
+    try:
+        return json.loads((run / "latest" / STATE / "state.json").read_text())["reference"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def _last_run(checkpoints: Sequence[Checkpoint]) -> Path | None:

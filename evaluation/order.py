@@ -18,7 +18,7 @@ import metrics
 import models
 import ranks
 import schedule
-from evaluation.checkpoints import Checkpoint, starting_weights
+from evaluation.checkpoints import Checkpoint, check_starting_weights, starting_weights
 from evaluation.kept import Kept, identity
 from evaluation.policies import limits_of, load
 from evaluation.report import Report, scope_of
@@ -43,7 +43,14 @@ ORDER_METRICS = {  # the training log's names, and the report's
 }
 
 Logps = list[float]  # of one example's answers, summed over tokens, in nats
-References = dict[str, list[Logps]]  # by source: runs that are compared often started from one model
+References = dict[str, "Reference"]  # by source: runs that are compared often started from one model
+
+
+class Reference(NamedTuple):
+    """What a run started from."""
+
+    fingerprint: str  # of its weights
+    logps: list[Logps]  # of every example's answers
 
 
 class PackScores(NamedTuple):
@@ -116,14 +123,17 @@ def measure(
     policy, tokenizer = load(checkpoint, world, settings.shard)
     examples, limits = examples_of(groups), limits_of(settings)
     trees = data.tokenize(groups, examples, tokenizer, limits, settings.belief_classes)
+    models.check_trees(policy, trees, len(tokenizer))
     pad_id = tokenizer.pad_token_id
     logps = answer_logps(policy, trees, pad_id, checkpoint.name, world, kept)
     if checkpoint.run:
         starting = starting_weights(checkpoint)
         if starting.source not in references:
             reference, _ = load(starting, world, settings.shard)
-            references[starting.source] = answer_logps(reference, trees, pad_id, "reference", world, kept)
-        of_reference = references[starting.source]
+            of_reference = answer_logps(reference, trees, pad_id, "reference", world, kept)
+            references[starting.source] = Reference(models.fingerprint(reference), of_reference)
+        check_starting_weights(checkpoint, references[starting.source].fingerprint)
+        of_reference = references[starting.source].logps
         trees = [tree._replace(reference=tuple(of_tree)) for tree, of_tree in zip(trees, of_reference)]
     packs = scores_of(trees, logps, pad_id)
     predictions = predictions_of(checkpoint.name, groups, trees, packs)

@@ -29,7 +29,10 @@ def load(checkpoint: Checkpoint, world: World, shard: bool) -> Loaded:
     """
     try:
         return _load(checkpoint, world, shard)
-    except DAMAGE as error:
+    except Exception as error:
+        # tokenizers raises plain Exceptions; whatever else is not named here is a fault of ours
+        if isinstance(error, UserError) or not (isinstance(error, DAMAGE) or type(error) is Exception):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
             f"ckpt {checkpoint.source}: is damaged, or holds no model ({reason}); fetch or save it again"
@@ -46,8 +49,7 @@ def _load(checkpoint: Checkpoint, world: World, shard: bool) -> Loaded:
         archive=checkpoint.source if is_file else None,
         dtype=model.policy_dtype,
         compute_dtype=model.compute_dtype,
-        # flex_attention is for training: generation has no forest
-        attention="sdpa" if world.device.type == "cuda" else "auto",
+        attention=models.SEGMENTS,  # flex_attention is for training: generation has no forest
         trust_remote_code=model.trust_remote_code,
     )
     return models.make_policy(spec, world, sharded=shard and world.mesh is not None), tokenizer

@@ -50,7 +50,7 @@ def judge_samples(
     option of its prompt has no reference answer: it is neither consistent nor inconsistent.
     """
     class_of_option = classes_of_options(group)
-    options = {option_of(response.belief) for response in group.responses}
+    options = {option_of(belief) for belief in beliefs_of(group)}
     references = references_of(group)
     parsed = [metrics.parse_response(text, classes, tuple(class_of_option)) for text in texts]
     stated = [_stated_option(response, options) for response in parsed]
@@ -75,8 +75,12 @@ def _stated_option(parsed: metrics.Parsed, options: set[Belief]) -> Belief | Non
 
 def classes_of_options(group: Group) -> dict[str, str]:
     """The class label of every option's words; without beliefs that are a class label alone."""
-    beliefs = [response.belief for response in group.responses]
-    return {belief.text: belief.label for belief in beliefs if belief.text.strip()}
+    return {belief.text: belief.label for belief in beliefs_of(group) if belief.text.strip()}
+
+
+def beliefs_of(group: Group) -> list[Belief]:
+    """All options of a prompt: those that have responses, and those that its question offers beside them."""
+    return [*(response.belief for response in group.responses), *group.options]
 
 
 def references_of(group: Group) -> References:

@@ -192,10 +192,10 @@ def tokenize(
 
     Prompt, belief and answer are encoded apart and then joined, so that no token crosses a border. A response
     is `4<Somewhat good job>The ...` + EOS, or what the chat template ends a turn with after messages; under a
-    shared belief the belief's span ends before the closing `>`. Prompts are cut to max_prompt_length, then responses to what max_length leaves; a cut response has no
-    EOS, is marked in `truncated` and counted. Examples whose prompt leaves no token for a response are left
-    out and counted; `TokenTree.group` says which remain. Raises UserError where none does, and where a text
-    holds the EOS token.
+    shared belief the belief's span ends before the closing `>`. Prompts are cut to max_prompt_length, then
+    responses to what max_length leaves; a cut response has no EOS, is marked in `truncated` and counted.
+    Examples whose prompt leaves no token for a response are left out and counted; `TokenTree.group` says
+    which remain. Raises UserError where none does, and where a text holds the EOS token.
     """
     audit = Counter() if audit is None else audit
     class_ids = class_token_ids(tokenizer, classes) if any(_has_beliefs(g) for g in groups) else ()
@@ -242,7 +242,12 @@ def _cut_prompt_of(group: Group, ids: Ids, limits: Limits, bos_id: int | None) -
 
 def _encode_prompt_of(group: Group, tokenizer: PreTrainedTokenizerBase) -> Ids:
     try:
-        return encode_prompt(tokenizer, group.prompt)
+        ids = encode_prompt(tokenizer, group.prompt)
+        if not ids:  # a tokenizer without BOS may drop all of a text
+            raise UserError(
+                "text: gives no token with this tokenizer; write a longer one or leave the row out"
+            )
+        return ids
     except UserError as error:
         field = "" if "messages" in str(error) else "prompt "
         raise UserError(f"{group.where}: field {field}{error}") from error

@@ -187,6 +187,7 @@ class Sampling(NamedTuple):
     pad_id: int
     eos_id: int
     temperature: float = 1.0
+    stop_ids: tuple[int, ...] = ()  # further tokens that end a response: of the chat template
 
 
 @torch.no_grad()
@@ -199,7 +200,7 @@ def generate(policy: Scorer, prompts: Sequence[forest.Ids], sampling: Sampling, 
     many steps as the longest of their batches.
     """
     device = device_of(policy)
-    ends = end_ids(policy, sampling.eos_id)
+    ends = end_ids(policy, (sampling.eos_id, *sampling.stop_ids))
     width = max(map(len, prompts))
     ids = torch.tensor([[sampling.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
@@ -212,9 +213,9 @@ def generate(policy: Scorer, prompts: Sequence[forest.Ids], sampling: Sampling, 
     return [_until(row, ends) for row in out[:, width:].tolist()]
 
 
-def end_ids(policy: Scorer, eos_id: int) -> list[int]:
-    """Every token that ends a response: `eos_id` first, then those that the model's files name."""
-    ends = [eos_id]
+def end_ids(policy: Scorer, known: Sequence[int]) -> list[int]:
+    """Every token that ends a response: those that are known, then those that the model's files name."""
+    ends = list(known)
     text_config = policy.model.config.get_text_config()
     for settings in (getattr(policy.model, "generation_config", None), text_config):
         named = getattr(settings, "eos_token_id", None)

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 import models
 from forest import Ids
+from groups import stop_ids
 from settings import WandbSettings
 from utils import UserError, atomic_path, log, where_supported
 
@@ -154,7 +155,10 @@ class Samples:
         )
 
     def show(self, step: int) -> None:
-        sampling = models.Sampling(SAMPLE_TOKENS, self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        tokenizer = self.tokenizer
+        sampling = models.Sampling(
+            SAMPLE_TOKENS, tokenizer.pad_token_id, tokenizer.eos_token_id, stop_ids=stop_ids(tokenizer)
+        )
         responses = models.generate(self.policy, self.prompts, sampling, self.seed + step)
         for prompt, ids in zip(self.prompts, responses):
             response = self.tokenizer.decode(ids, skip_special_tokens=True)

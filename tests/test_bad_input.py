@@ -1,6 +1,7 @@
 """Bad input by the hundred: any row, file or config is read, or refused on one line."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 import string
@@ -195,7 +196,7 @@ def with_changes(changes):
         section, _, last = key.rpartition(".")
         place = values[section] if section else values
         if isinstance(place, dict):
-            place[last] = value
+            place[last] = copy.deepcopy(value)  # one that was drawn twice is one object
     return values
 
 

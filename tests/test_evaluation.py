@@ -10,6 +10,7 @@ from bench import die, forked, refuse
 from data_helpers import write
 from helpers import ROOT, byte_tokenizer, evaluation, json_lines, run_of, save_tiny, tiny_policy
 from omegaconf import OmegaConf
+from transformers import AutoModelForCausalLM
 
 import evaluate
 import forest
@@ -294,3 +295,49 @@ def test_a_disk_that_is_full_at_the_end_keeps_what_was_measured(tmp_path, tiny, 
     asked = count_calls(monkeypatch, answers, "sample")
     evaluation(f"ckpt={tiny}", *QUICK, f"output={tmp_path}/report")
     assert asked == []
+
+
+# --- what a run started from --------------------------------------------------------------------------------
+
+
+def reference_logps(run):
+    """The log-probs under the reference that an evaluation used, by prompt."""
+    rows = [json.loads(line) for line in (run / "report" / "predictions.jsonl").read_text().splitlines()]
+    return [row["reference_logps"] for row in rows]
+
+
+def test_the_reference_of_a_run_stays_what_it_started_from(bench):
+    """`sft` is another step after more training; what dpo started from is not."""
+    sft = bench.go("sft", "loss=sft", "n_examples=8", "keep_last=9")
+    dpo = bench.go("dpo", "loss=dpo", f"model.archive={sft}", "n_examples=8")
+    evaluation(f"ckpt={dpo}", "split=eval")
+    before = reference_logps(dpo)
+    bench.go("sft", "loss=sft", "n_examples=32", "keep_last=9")
+    assert (sft / "best").resolve().name != "step-000002"
+    evaluation(f"ckpt={dpo}", "split=eval")
+    assert reference_logps(dpo) == before
+    rewrite = AutoModelForCausalLM.from_pretrained(sft / "step-000008")
+    rewrite.save_pretrained(sft / "step-000002")
+    (sft / "step-000002" / "trainer_state" / "manifest.json").unlink()
+    with pytest.raises(UserError, match="the starting weights .*step-000002.* changed since this run began"):
+        evaluation(f"ckpt={dpo}", "split=eval")
+
+
+@pytest.mark.parametrize("kind", ["beliefs", "order"])
+def test_what_a_model_cannot_take_is_one_line(tmp_path, kind, ranked_file):
+    folder = save_tiny(tmp_path / "tiny", max_position_embeddings=40)
+    data_set = "opinions/republican" if kind == "beliefs" else ranked_file
+    own = [
+        f"ckpt={folder}",
+        f"datasets=[{data_set}]",
+        f"output={tmp_path}/report",
+        "n_prompts=4",
+        "split=eval",
+    ]
+    if kind == "order":
+        save_tiny(tmp_path / "tiny", max_position_embeddings=8)
+    with pytest.raises(UserError, match="tokens, but the model has positions for"):
+        evaluation(*own)
+    save_tiny(tmp_path / "tiny", vocab_size=100)
+    with pytest.raises(UserError, match="gives token id .*, but the model knows 100 tokens"):
+        evaluation(*own)

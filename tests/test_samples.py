@@ -68,6 +68,13 @@ def test_options_of_one_class_keep_their_own_answers(judge):
     assert [sample.verdict.consistent for sample in judged] == [True, True, False, False]
 
 
+def test_an_option_that_the_question_offers_beside_its_answers_is_known(judge):
+    group = GOOD_AND_POOR._replace(options=(Belief("3", "So so"),))
+    (sample,) = samples.judge_samples(group, ["3<So so>aaa"], CLASSES, judge)
+    assert sample.class_consistent
+    assert sample.verdict.consistent is None
+
+
 def test_the_nearest_of_several_answers_of_an_option_counts(judge):
     group = group_of(("4", "Good", "aaa"), ("4", "Good", "bbb"), ("2", "Poor", "zzz"))
     judged = samples.judge_samples(group, ["4<Good>aaa", "4<Good>bbb"], CLASSES, judge)

@@ -105,7 +105,7 @@ def test_the_dpo_script_goes_from_plain_pairs_to_a_report(tmp_path):
         (["dpo"], {"MODEL": "nothing"}, "nothing"),
         (["dpo"], {"DATASET": "opinions/whig"}, "no such group"),
         (["swepo"], {"DATASET": "PAIRS"}, "needs a reward on each"),
-        (["gdpo"], {"DATASET": "PAIRS"}, "needs a belief on every response"),
+        (["gdpo"], {"DATASET": "PAIRS"}, "field belief_probs: missing"),
         (["dpo"], {"OUTPUT_DIR": "FILE/out"}, "cannot be written"),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_script_refuses_at_its_beginning_what_would_fail_at_its_end(tmp_path, 
     (tmp_path / "file").touch()
     for name, place in places.items():
         env = {key: value.replace(name, place) for key, value in env.items()}
-    tiny = [f"model.name_or_path={save_tiny(tmp_path / 'tiny')}"] if len(arguments) == 1 else []
+    tiny = [f"model.name_or_path={save_tiny(tmp_path / 'tiny')}"] if arguments else []
     given = {"GROVE_PYTHON": sys.executable, "OUTPUT_DIR": str(tmp_path / "out"), "NPROC": "0", **env}
     done = command("bash", "train_scripts/run.sh", *arguments, *tiny, code=2, **given)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

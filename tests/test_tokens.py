@@ -7,6 +7,7 @@ from data_helpers import GOOD, decode, group_of, tree_of
 from helpers import byte_tokenizer
 
 import preference_datasets as data
+from groups import prompt_ids
 from utils import UserError
 
 CHAT = group_of({"prompt": [{"role": "user", "content": "Hi"}], "responses": [{"text": "Yo"}]})
@@ -114,3 +115,15 @@ def test_mismatched_pairs_are_fixed_by_the_seed():
     assert all(len(m.prompt) + len(m.answers[0]) <= 20 and len(m.answers) == 1 for m in mismatched)
     with pytest.raises(UserError, match="responses to two or more different prompts"):
         data.mismatch(trees, trees[:1], 0, 20)
+
+
+def test_a_prompt_of_no_tokens_is_named():
+    class Deaf:
+        bos_token_id, eos_token_id, chat_template = None, 257, None
+
+        def __call__(self, text, **_):
+            return {"input_ids": []}
+
+    group = group_of(GOOD, "rows.jsonl, row 3")
+    with pytest.raises(UserError, match="rows.jsonl, row 3: field prompt text: gives no token"):
+        prompt_ids(Deaf(), group, data.Limits(64, 32))

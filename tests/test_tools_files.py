@@ -126,10 +126,7 @@ def test_columns_that_python_has_no_value_for_do_no_harm(tmp_path, monkeypatch):
     far = pyarrow.array([10**17], pyarrow.timestamp("s"))
     nested = pyarrow.array([{"at": 10**17}], pyarrow.struct([("at", pyarrow.timestamp("s"))]))
     raw = pyarrow.array([b"\xff\xfe\x00"])
-    months = pyarrow.array([pyarrow.MonthDayNano([1, 2, 3])])
-    path = write_parquet(
-        tmp_path / "t.parquet", [row], made=nanoseconds, far=far, nested=nested, raw=raw, months=months
-    )
+    path = write_parquet(tmp_path / "t.parquet", [row], made=nanoseconds, far=far, nested=nested, raw=raw)
     (group,) = data.load_groups(path, "all")
     assert [response.text for response in group.responses] == [" a", " b"]
 
