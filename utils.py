@@ -220,15 +220,6 @@ def environment_secrets() -> dict[str, str]:
     return dict(sorted(held, key=lambda item: -len(item[1])))
 
 
-def texts_in(value: Any) -> list[str]:
-    """All texts in a value, also in lists of lists."""
-    if isinstance(value, Mapping):
-        value = [part for entry in value.items() for part in entry]
-    if not isinstance(value, list | tuple):
-        return [str(value)]
-    return [text for part in value for text in texts_in(part)]
-
-
 def without_secrets(text: str) -> str:
     """The text with the names of secrets of the environment in their place; values of the command line whose
     keys are named as secrets are hidden too."""
