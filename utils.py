@@ -341,8 +341,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = beside(path)
     temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode & 0o777
     try:
         yield temporary
+        if temporary.stat().st_mode & 0o777 != mode:  # some libraries write their files for one user
+            with where_supported():
+                temporary.chmod(mode)
         to_disk(temporary)
         os.replace(temporary, path)
     finally:

@@ -37,7 +37,7 @@ DAMAGED_CONFIGS = [
     "loss: {name: dpo}",
     "model: 3\nloss: {name: dpo}",
     "model: {}\nloss: {name: dpo}",
-    "model: {name_or_path: 3}\nloss: {name: dpo}",
+    "model: {name_or_path: [3]}\nloss: {name: dpo}",
     "model: {name_or_path: x, policy_dtype: float8}\nloss: {name: dpo}",
     "model: {name_or_path: x}\nloss: {name: dpo, beta: much}",
     "model: {name_or_path: x}\nloss: {name: dpo, beta: -1}",

@@ -106,7 +106,7 @@ LONG = "x" * 300
 BAD_EVALUATIONS = [
     (["ckpt={a: 1}"], "ckpt: no name of a checkpoint; give ckpt="),
     (["ckpt=[[a]]"], "ckpt: no name of a checkpoint; give ckpt="),
-    (["ckpt=3"], "ckpt: no name of a checkpoint; give ckpt="),
+    (["ckpt=true"], "ckpt: no name of a checkpoint; give ckpt="),
     (["ckpt=[]"], "ckpt: missing; give ckpt="),
     (["ckpt=''"], "ckpt: missing; give ckpt="),
     ([f"ckpt={LONG}"], "ckpt: no name of a checkpoint; give ckpt="),

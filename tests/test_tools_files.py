@@ -123,8 +123,8 @@ def test_columns_that_python_has_no_value_for_do_no_harm(tmp_path, monkeypatch):
 
     row = {"chosen": f"{HUMAN}a\n\nAssistant: a", "rejected": f"{HUMAN}a\n\nAssistant: b"}
     nanoseconds = pyarrow.array([1_700_000_000_123_456_789], pyarrow.timestamp("ns"))
-    far = pyarrow.array([10**17], pyarrow.timestamp("s"))
-    nested = pyarrow.array([{"at": 10**17}], pyarrow.struct([("at", pyarrow.timestamp("s"))]))
+    far = pyarrow.array([10**14], pyarrow.timestamp("s"))
+    nested = pyarrow.array([{"at": 10**14}], pyarrow.struct([("at", pyarrow.timestamp("s"))]))
     raw = pyarrow.array([b"\xff\xfe\x00"])
     path = write_parquet(tmp_path / "t.parquet", [row], made=nanoseconds, far=far, nested=nested, raw=raw)
     (group,) = data.load_groups(path, "all")
