@@ -5,4 +5,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source train_scripts/setup.sh
 "$PYTHON" -m ruff format --check --quiet .
 "$PYTHON" -m ruff check .
-exec "$PYTHON" -m pytest "$@"
+# files are shared out over two processes: many tests wait for commands that they start
+exec "$PYTHON" -m pytest -n 2 --dist loadfile "$@"
