@@ -234,7 +234,7 @@ def check_model(
     trees = list(schedule.all_trees(views))
     models.check_trees(policy, trees, num_tokens)
     if settings.sample_during_eval:
-        prompts = [tree.prompt for tree in views["eval"].trees]
+        prompts = prompts_of(views["eval"].trees, settings)
         models.check_prompts(policy, prompts, (), runs.logs.SAMPLE_TOKENS)
     longest = max(trees, key=lambda tree: tree.path_tokens)
     probed = [*views["train"].trees[:2], longest]

@@ -130,8 +130,10 @@ def measure(
         starting = starting_weights(checkpoint)
         if starting.source not in references:
             reference, _ = load(starting, world, settings.shard)
+            fingerprint = models.fingerprint(reference)
+            check_starting_weights(checkpoint, fingerprint)  # before the work
             of_reference = answer_logps(reference, trees, pad_id, "reference", world, kept)
-            references[starting.source] = Reference(models.fingerprint(reference), of_reference)
+            references[starting.source] = Reference(fingerprint, of_reference)
         check_starting_weights(checkpoint, references[starting.source].fingerprint)
         of_reference = references[starting.source].logps
         trees = [tree._replace(reference=tuple(of_tree)) for tree, of_tree in zip(trees, of_reference)]

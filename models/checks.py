@@ -61,7 +61,7 @@ def check_prompts(
     longest = max(map(len, prompts))
     _check_limits(longest, _windows(policy), "max_prompt_length", "a prompt")
     what = f"a prompt with max_new_tokens={max_new_tokens}"
-    _check_limits(longest + max_new_tokens, _positions(policy), "max_prompt_length", what)
+    _check_limits(longest + max_new_tokens, _positions(policy), "max_prompt_length", what, max_new_tokens)
     rows = vocabulary_of(policy)
     _check_id(max(map(max, (*prompts, class_ids or (0,)))), rows)
 
@@ -73,7 +73,7 @@ def vocabulary_of(policy: Scorer) -> int:
     """
     layers = (policy.model.get_input_embeddings(), policy.model.get_output_embeddings())
     weights = [getattr(layer, "weight", None) for layer in layers]
-    if None in weights:
+    if any(weight is None for weight in weights):
         raise UserError(
             f"model {type(policy.model).__name__}: has no embedding or no head of its own; use another model"
         )
@@ -97,12 +97,15 @@ def check_lengths(policy: Scorer, longest: int) -> None:
     _check_limits(longest, limits, "max_length", "a prompt with its response")
 
 
-def _check_limits(longest: int, limits: dict[str, int | None], key: str, what: str) -> None:
+def _check_limits(
+    longest: int, limits: dict[str, int | None], key: str, what: str, reserved: int = 0
+) -> None:
+    """reserved: of the tokens, those that the key has no say in."""
     for does, limit in limits.items():
         if limit and longest > limit:
             raise UserError(
                 f"config key {key}: {what} takes {longest} tokens, but the model {does} {limit}; "
-                f"set {key}={limit} or less"
+                f"set {key}={max(limit - reserved, 1)} or less"
             )
 
 

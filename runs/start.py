@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from runs.folder import find_model
+from runs.folder import find_model, holds_steps
 from settings import ModelSettings
 from utils import UserError, write_json
 
@@ -32,7 +32,8 @@ def start_of(run: Path, model: ModelSettings) -> Start:
     Raises UserError where that is not there (any more).
     """
     name = model.archive or model.name_or_path
-    recorded = read_start(run)
+    # without a checkpoint nothing has begun that another start could spoil
+    recorded = read_start(run) if holds_steps(run) else None
     if recorded is not None and recorded.name == name:
         _check_there(run, recorded)
         return recorded
@@ -58,9 +59,8 @@ def read_start(run: Path) -> Start | None:
 
 
 def write_start(run: Path, start: Start) -> None:
-    """Record it, once: what is there stays."""
-    if not (run / FILE).exists():
-        write_json(run / FILE, start._asdict())
+    """Record it, where a run begins."""
+    write_json(run / FILE, start._asdict())
 
 
 def check_fingerprint(run: Path, recorded: Start, fingerprint: str) -> None:

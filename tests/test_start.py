@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from bench import refuse
 from helpers import assert_equal, lines, save_tiny, state_of, weights
 
 import models
@@ -139,3 +140,17 @@ def test_every_metric_that_validation_writes_is_known_before(run, monkeypatch, l
     validation = lines(run(f"loss={loss}", "n_examples=8"))[0]
     written = {name for name in validation if not name.startswith("counters/")}
     assert written == set(known)
+
+
+def test_a_run_without_a_checkpoint_may_start_from_something_else(bench):
+    """What a run that died at its start recorded binds nobody."""
+    run = bench.out / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers, "train", refuse)
+        with pytest.raises(OSError):
+            bench.go("run", "n_examples=4")
+    before = start.read_start(run)
+    save_tiny(bench.model, seed=4, num_hidden_layers=1)
+    bench.go("run", "n_examples=4")
+    after = start.read_start(run)
+    assert before.fingerprint != after.fingerprint == state_of(run)["reference"]
