@@ -15,6 +15,15 @@ GOOD = {
     ],
     "belief_probs": [0.1, 0, 0.3, 0, 0.6, 0],
 }
+OF_AUTHORS = {  # what a row of the GDPO authors' files holds beside its prompt
+    "accept_response": "good",
+    "reject_response": "bad",
+    "accept_choice": "Good",
+    "reject_choice": "Poor",
+    "accept_choice_id": 4,
+    "reject_choice_id": 2,
+    "probabilities": [0, 0, 0.5, 0, 0.5, 0],
+}
 
 
 def write(path, *rows):

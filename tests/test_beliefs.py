@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from data_helpers import GOOD, decode, group_of, write
+from data_helpers import GOOD, OF_AUTHORS, decode, group_of, write
 from helpers import byte_tokenizer
 
 import preference_datasets as data
@@ -78,16 +78,7 @@ def test_several_responses_of_a_class_all_take_part():
 
 
 def test_the_authors_opinion_rows_become_groups(tmp_path):
-    row = {
-        "prompt": "How?",
-        "accept_response": "good",
-        "reject_response": "bad",
-        "accept_choice": "Good",
-        "reject_choice": "Poor",
-        "accept_choice_id": 4,
-        "reject_choice_id": 2,
-        "probabilities": [0, 0, 0.5, 0, 0.5, 0],
-    }
+    row = {"prompt": "How?", **OF_AUTHORS}
     other = {
         **row,
         "accept_response": "bad",

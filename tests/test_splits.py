@@ -6,7 +6,7 @@ import logging
 import math
 
 import pytest
-from data_helpers import GOOD, write
+from data_helpers import GOOD, OF_AUTHORS, write
 from helpers import compose
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,15 +39,6 @@ def splits_of(*overrides, loss="dpo"):
     return data.read_splits(settings, train.bind_loss(settings))
 
 
-MMOQA = {
-    "accept_response": "good",
-    "reject_response": "bad",
-    "accept_choice": "Good",
-    "reject_choice": "Poor",
-    "accept_choice_id": 4,
-    "reject_choice_id": 2,
-    "probabilities": [0, 0, 0.5, 0, 0.5, 0],
-}
 BINARIZED = {"score_chosen": 8, "score_rejected": 5}
 REPEATED = {  # one prompt in several rows, in the formats that do not merge them
     "own": rows_of([f"Question {i}?" for i in range(10)], 4),
@@ -80,7 +71,7 @@ REPEATED = {  # one prompt in several rows, in the formats that do not merge the
         for k in range(4)
     ],
     "mmoqa with other probabilities": [
-        {**MMOQA, "prompt": f"Question {i}?", "probabilities": [0, 0, 0.5, 0, 0.1 * k, 0]}
+        {**OF_AUTHORS, "prompt": f"Question {i}?", "probabilities": [0, 0, 0.5, 0, 0.1 * k, 0]}
         for i in range(10)
         for k in range(1, 5)
     ],
@@ -98,7 +89,7 @@ def test_a_prompt_of_several_rows_is_held_out_whole(tmp_path, name):
     assert sizes == [28, 12, 40]
 
 
-@pytest.mark.parametrize("row", [rows_of(["x"])[0], {**MMOQA, "prompt": "x"}], ids=["own", "mmoqa"])
+@pytest.mark.parametrize("row", [rows_of(["x"])[0], {**OF_AUTHORS, "prompt": "x"}], ids=["own", "mmoqa"])
 def test_phrasings_of_a_question_are_held_out_together(tmp_path, row):
     rows = [{**row, "prompt": f"{i}, in style {k}", "question": f"q{i}"} for k in range(5) for i in range(10)]
     path = write(tmp_path / "q.jsonl", *rows)
