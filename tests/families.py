@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+from helpers import byte_tokenizer
 from transformers import (
+    AutoModelForCausalLM,
     CohereConfig,
     Gemma2Config,
     Gemma3TextConfig,
@@ -22,6 +25,8 @@ from transformers import (
     Qwen3Config,
     Qwen3MoeConfig,
 )
+
+import models
 
 VOCAB = 259  # of the byte tokenizer
 TINY = {
@@ -100,3 +105,21 @@ FAMILIES = (
     "glm4_moe",
     "gpt_oss",
 )
+
+
+def family_model(name, seed=0):
+    """A random model of a family in which every weight and buffer counts."""
+    torch.manual_seed(seed)
+    models.register_attention()
+    model = AutoModelForCausalLM.from_config(family_config(name), attn_implementation=models.SEGMENTS)
+    with torch.no_grad():
+        for weight in models.Scorer(model, models.SEGMENTS).named_weights().values():
+            weight.add_(0.05 * torch.randn_like(weight))
+    return model.eval()
+
+
+def save_family(folder, name):
+    """An HF folder of a family's tiny model; its path as a string."""
+    family_model(name).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from bench import Bench
+from families import save_family
 from helpers import CPU, weights
 from safetensors.torch import load_file
-from test_families import save_family
 from transformers import AutoModelForCausalLM
 
 import models

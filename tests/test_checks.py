@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from families import family_model
 from helpers import tiny_policy
-from test_families import family_model
 from tree_helpers import random_trees
 
 import forest

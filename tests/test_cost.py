@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from families import family_config
+from families import family_config, family_model
 from helpers import CPU, tiny_policy
-from test_families import family_model
 
 import models
 from models.cost import active_parameters

@@ -6,32 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from bench import Bench, Death, assert_same, die, forked
-from families import FAMILIES, family_config
-from helpers import byte_tokenizer, state_of, tensors_of, weights
+from families import FAMILIES, family_model, save_family
+from helpers import state_of, tensors_of, weights
 from transformers import AutoModelForCausalLM
 from tree_helpers import random_trees
 from worlds import distance, fork_ranks, training
 
 import models
 from runs import meters
-
-
-def family_model(name, seed=0):
-    """A random model of a family in which every weight and buffer counts."""
-    torch.manual_seed(seed)
-    models.register_attention()
-    model = AutoModelForCausalLM.from_config(family_config(name), attn_implementation=models.SEGMENTS)
-    with torch.no_grad():
-        for weight in models.Scorer(model, models.SEGMENTS).named_weights().values():
-            weight.add_(0.05 * torch.randn_like(weight))
-    return model.eval()
-
-
-def save_family(folder, name):
-    """An HF folder of a family's tiny model; its path as a string."""
-    family_model(name).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

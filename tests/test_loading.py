@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import family_model, save_family
 from helpers import CPU, DEVICE, assert_equal, save_tiny, tiny_policy
 from safetensors.torch import load_file, save_file
-from test_families import family_model, save_family
 
 import models
 from utils import UserError

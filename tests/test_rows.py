@@ -5,16 +5,16 @@ import json
 from collections import Counter
 
 import pytest
-from data_helpers import GOOD, write
+from data_helpers import GOOD, OF_AUTHORS, write
 from test_readers import CHAT, READERS, turn
-from test_splits import MMOQA, splits_of
+from test_splits import splits_of
 
 import preference_datasets as data
 from utils import UserError, one_line
 
 GOQA = {"question": "Good?", "selections": "{'Chile': [0.25, 0.75]}", "options": "['Yes', 'No']"}
 ROWS = {name: rows[0] for name, (rows, *_) in READERS.items()} | {
-    "mmoqa": {**MMOQA, "prompt": "How?"},
+    "mmoqa": {**OF_AUTHORS, "prompt": "How?"},
     "goqa": GOQA,
 }
 NEEDED = {name: columns for columns, reader in data.READERS for name in ROWS if name in reader.__name__}
