@@ -1,10 +1,14 @@
 """What several tests of the data's way need: a good row, a file of rows, and text from ids."""
 
+import csv
 import json
 
-from helpers import byte_tokenizer
+from helpers import byte_tokenizer, compose
+from omegaconf import OmegaConf
 
 import preference_datasets as data
+import train
+from settings import train_settings
 
 GOOD = {
     "id": "a",
@@ -31,6 +35,24 @@ def write(path, *rows):
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text("".join(line + "\n" for line in lines))
     return str(path)
+
+
+def write_csv(path, rows, **options):
+    """A .csv file of rows: lists and objects as JSON, as every value is a text there."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, **options)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()})
+    return str(path)
+
+
+def splits_of(*overrides, loss="dpo"):
+    """The splits that a training run with this config reads."""
+    settings = train_settings(OmegaConf.to_container(compose(f"loss={loss}", *overrides), resolve=True))
+    train.import_data()
+    return data.read_splits(settings, train.bind_loss(settings))
 
 
 def group_of(row, where="here"):

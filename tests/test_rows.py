@@ -1,13 +1,10 @@
 """Rows against their reader's needs: the reader of most rows reads them, and what it lacks is named."""
 
-import csv
-import json
 from collections import Counter
 
 import pytest
-from data_helpers import GOOD, OF_AUTHORS, write
+from data_helpers import GOOD, OF_AUTHORS, splits_of, write, write_csv
 from test_readers import CHAT, READERS, turn
-from test_splits import splits_of
 
 import preference_datasets as data
 from utils import UserError, one_line
@@ -150,17 +147,6 @@ def test_a_file_of_which_nothing_is_left_says_why(tmp_path, name):
 
 
 # --- tables whose values are texts --------------------------------------------------------------------------
-
-
-def write_csv(path, rows, **options):
-    """A .csv file of rows: lists and objects as JSON, as every value is a text there."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, **options)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()})
-    return str(path)
 
 
 def without_place(group):

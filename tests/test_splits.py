@@ -7,15 +7,11 @@ import math
 
 import pytest
 from data_helpers import GOOD, OF_AUTHORS, write
-from helpers import compose
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 import groups
 import preference_datasets as data
-import train
-from settings import train_settings
 from utils import UserError
 
 
@@ -31,12 +27,6 @@ def rows_of(prompts, repeats=1, **extra):
 
 def prompts_in(path, split, **options):
     return {json.dumps(group.prompt) for group in data.load_groups(path, split, **options)}
-
-
-def splits_of(*overrides, loss="dpo"):
-    settings = train_settings(OmegaConf.to_container(compose(f"loss={loss}", *overrides), resolve=True))
-    train.import_data()
-    return data.read_splits(settings, train.bind_loss(settings))
 
 
 BINARIZED = {"score_chosen": 8, "score_rejected": 5}

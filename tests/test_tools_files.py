@@ -6,8 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from data_helpers import GOOD, write
-from test_rows import write_csv
+from data_helpers import GOOD, write, write_csv
 
 import preference_datasets as data
 from groups.values import parsed, plain
