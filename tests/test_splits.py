@@ -6,7 +6,7 @@ import logging
 import math
 
 import pytest
-from data_helpers import GOOD, OF_AUTHORS, write
+from data_helpers import GOOD, OF_AUTHORS, splits_of, write
 from hypothesis import given
 from hypothesis import strategies as st
 
