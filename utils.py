@@ -17,6 +17,7 @@ import re
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what asks a run to end
 UNSUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 LAUNCHER = "GROVE_LAUNCHER"  # the environment variable with the number of the process that started this rank
 PR_SET_PDEATHSIG = 1  # of prctl: the signal to get when the parent dies
+ECHO = 0.5  # seconds in which a second signal says no more than the first
 NUMBER_LIKE = re.compile(r"[+-]?(\d[\w.+-]*|\.\d+|inf|nan)|true|false", re.I)  # to hydra
 
 _stop_asked: int | None = None  # the signal that asked this process to end
@@ -279,17 +281,20 @@ def setup_logging(folder: Path | None = None, is_main: bool = True) -> None:
 
 class StopFlag:
     """Remembers SIGINT, SIGTERM and SIGHUP, so that the loop can stop between two steps.
-    A second signal ends at once. One that came before, and was swallowed by a library, counts."""
+    A second signal ends at once, unless it is an echo of the first: the system may tell of a parent's death
+    once for each of its threads. One that came before, and was swallowed by a library, counts."""
 
     def __init__(self) -> None:
-        self.signum = _stop_asked
+        self.signum, self.since = _stop_asked, 0.0
         watched = [s for s in STOPS if s != signal.SIGHUP or not is_ignored(s)]
         self._previous = {s: signal.signal(s, self._note) for s in watched}
 
     def _note(self, signum: int, _frame: Any) -> None:
-        if self.signum is not None:
+        now = time.monotonic()
+        if self.signum is None:
+            self.signum, self.since = signum, now
+        elif now - self.since > ECHO:
             raise Stopped(signum)
-        self.signum = signum
 
     def restore(self) -> None:
         for signum, handler in self._previous.items():

@@ -254,6 +254,21 @@ def test_output_that_is_closed_from_the_start_is_no_fault():
     assert forked(job)[0] == 0
 
 
+def test_a_signal_and_its_echo_are_one_and_a_later_one_ends_at_once():
+    flag = utils.StopFlag()
+    try:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+        assert flag.signum == signal.SIGTERM
+        time.sleep(utils.ECHO)
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+    finally:
+        flag.restore()
+
+
 # --- the process that started the ranks ---------------------------------------------------------------------
 
 
