@@ -22,6 +22,7 @@ from forest import TokenTree
 from groups import (
     CLASSES,
     DATA,
+    FORMATS,
     OPINION_GROUPS,
     OPINION_SPLITS,
     SUFFIXES,
@@ -33,7 +34,6 @@ from groups import (
     Group,
     Limits,
     Loaded,
-    Reader,
     Response,
     Source,
     add_drops,
@@ -41,7 +41,7 @@ from groups import (
     audit_splits,
     check_beliefs,
     check_examples,
-    choose_reader,
+    choose_format,
     class_token_ids,
     cut_prompt,
     draw_pairs,
@@ -52,18 +52,10 @@ from groups import (
     mismatch,
     numbered,
     parse_group,
-    read_armorm,
-    read_binarized,
-    read_goqa,
-    read_hh,
-    read_mmoqa,
+    read_groups,
     read_opinions,
-    read_own,
     read_rows,
-    read_se,
-    read_shp,
     read_table,
-    read_ultrafeedback,
     response_text,
     rng_of,
     tokenize,
@@ -83,7 +75,7 @@ __all__ = [
     "DATA",
     "OPINION_GROUPS",
     "OPINION_SPLITS",
-    "READERS",
+    "FORMATS",
     "SUFFIXES",
     "VIEWS",
     "Belief",
@@ -108,26 +100,6 @@ __all__ = [
     "view",
     "with_shots",
 ]
-
-MMOQA_COLUMNS = {
-    "prompt",
-    "accept_response",
-    "reject_response",
-    "accept_choice_id",
-    "reject_choice_id",
-    "probabilities",
-}
-READERS: list[tuple[set[str], Reader]] = [  # of the most rows: the first whose columns are all there
-    (MMOQA_COLUMNS, read_mmoqa),
-    ({"instruction", "completions"}, read_ultrafeedback),
-    ({"prompt", "all_generated_responses", "all_rm_scores"}, read_armorm),
-    ({"chosen", "rejected", "score_chosen", "score_rejected"}, read_binarized),
-    ({"history", "human_ref_A", "human_ref_B", "labels", "score_A", "score_B"}, read_shp),
-    ({"question", "selections", "options"}, read_goqa),
-    ({"question", "answers"}, read_se),
-    ({"chosen", "rejected"}, read_hh),
-]
-OWN = ({"prompt", "responses"}, read_own)  # reads what no other reader knows, where it has one of these
 
 
 def load_groups(
@@ -168,15 +140,15 @@ def _load(name: str, split: str, reading: Reading, dropped: Counter) -> Loaded:
         return Loaded([group._replace(dataset=name) for group in opinions], False)
     table = read_table(name, split)
     rows = numbered(table)
-    read = choose_reader(rows, table.place, READERS, OWN)
-    if table.member and read is not read_goqa:
+    known = choose_format(rows, table.place)
+    if table.member and not known.takes_member:
         raise UserError(
             f"data set {name}: its columns have no members to choose from; remove :{table.member}"
         )
     dropped["rows_read"] += len(rows)
     groups = []
     of_table = Drops()
-    for group in read(rows, Source(reading.classes, table.member, of_table)):
+    for group in read_groups(known, rows, Source(reading.classes, table.member, of_table)):
         if group.belief_probs and not group.pairs:
             pairs = draw_pairs(group, reading.classes, reading.pairs_per_prompt, reading.seed)
             group = group._replace(pairs=pairs)

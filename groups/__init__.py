@@ -1,7 +1,7 @@
 """Groups of responses, from text to token trees: records, readers, views, tokens and the audit."""
 
 from groups.audit import Audit, audit_groups, audit_splits
-from groups.beliefs import draw_pairs, read_goqa, read_mmoqa, read_opinions
+from groups.beliefs import draw_pairs, read_opinions
 from groups.draws import rng_of
 from groups.endings import ending_ids, stop_ids
 from groups.files import (
@@ -13,18 +13,11 @@ from groups.files import (
     read_rows,
     read_table,
 )
+from groups.formats import FORMATS, OWN, Format, choose_format, read_groups
 from groups.needs import check_beliefs, check_examples
-from groups.own import parse_group, read_own
-from groups.preferences import (
-    read_armorm,
-    read_binarized,
-    read_hh,
-    read_se,
-    read_shp,
-    read_ultrafeedback,
-)
+from groups.own import parse_group
 from groups.record import CLASSES, Belief, Example, Group, Prompt, Response
-from groups.rows import Drops, Reader, Rows, Source, add_drops, choose_reader, why_dropped
+from groups.rows import Drops, Reader, Rows, Source, add_drops, why_dropped
 from groups.shots import response_text, with_shots
 from groups.splits import Loaded, hold_out, keep_apart
 from groups.tokens import (
@@ -63,7 +56,11 @@ __all__ = [
     "audit_splits",
     "check_beliefs",
     "check_examples",
-    "choose_reader",
+    "FORMATS",
+    "OWN",
+    "Format",
+    "choose_format",
+    "read_groups",
     "class_token_ids",
     "cut_prompt",
     "draw_pairs",
@@ -76,18 +73,9 @@ __all__ = [
     "numbered",
     "parse_group",
     "prompt_ids",
-    "read_armorm",
-    "read_binarized",
-    "read_goqa",
-    "read_hh",
-    "read_mmoqa",
     "read_opinions",
-    "read_own",
     "read_rows",
-    "read_se",
-    "read_shp",
     "read_table",
-    "read_ultrafeedback",
     "response_text",
     "rng_of",
     "stop_ids",

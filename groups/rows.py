@@ -61,7 +61,6 @@ class Source(NamedTuple):
 
 
 Reader = Callable[[Rows, Source], list[Group]]
-Readers = Sequence[tuple[set[str], Reader]]  # the columns that a reader needs, and the reader
 
 
 class PairsOfPrompt(NamedTuple):
@@ -76,49 +75,6 @@ class PairsOfPrompt(NamedTuple):
         first = self.responses.setdefault(preferred, len(self.responses))
         second = self.responses.setdefault(other, len(self.responses))
         return first, second
-
-
-# --- which reader, and whether every row has what it needs --------------------------------------------------
-
-
-def choose_reader(rows: Rows, place: str, readers: Readers, own: tuple[set[str], Reader]) -> Reader:
-    """The reader of most rows: the first of `readers` whose columns a row has, else `own` where it has any of
-    its columns. Every row must then have what that reader needs.
-
-    Raises UserError where no row is known, or where a row lacks a column.
-    """
-    kinds = [_kind_of(set(row), readers) for _, row in rows]
-    known = Counter(kind for kind in kinds if kind is not None)
-    own_columns, own_reader = own
-    if known:
-        needed, reader = readers[max(known, key=known.get)]
-        if sum("responses" in row for _, row in rows) <= max(known.values()):
-            _check_columns(rows, needed)
-            return reader
-    if any(own_columns & set(row) for _, row in rows):
-        return own_reader
-    columns = ", ".join(sorted(rows[0][1])) if rows else ""
-    supported = "; ".join(", ".join(sorted(needed)) for needed, _ in readers)
-    raise UserError(
-        f"{place}, row 1: columns {columns or 'none'} are no known data set; write prompt "
-        f"and responses, or the columns of a supported data set ({supported})"
-    )
-
-
-def _kind_of(columns: set[str], readers: Readers) -> int | None:
-    """The number of the first reader whose columns are all there."""
-    return next((number for number, (needed, _) in enumerate(readers) if needed <= columns), None)
-
-
-def _check_columns(rows: Rows, needed: set[str]) -> None:
-    for where, row in rows:
-        missing = sorted(needed - set(row))
-        if missing:
-            has = ", ".join(sorted(row)) or "nothing"
-            raise UserError(
-                f"{where}: field {missing[0]}: missing, and most rows have it (this one has {has}); "
-                "add it or leave the row out"
-            )
 
 
 # --- fields -------------------------------------------------------------------------------------------------

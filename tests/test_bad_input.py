@@ -107,7 +107,7 @@ def at(place, key):
     return place.get(key) if isinstance(place, dict) else place[key]
 
 
-NEEDED = {column for columns, _ in data.READERS for column in columns}
+NEEDED = {column for known in data.FORMATS for column in known.columns}
 COLUMNS = sorted(NEEDED | {"id", "context", "reject_choice_id"})
 FOREIGN_ROWS = st.dictionaries(st.sampled_from(COLUMNS), JSON, min_size=3, max_size=6)
 ROWS = st.lists(st.one_of(damaged_rows(), JSON, FOREIGN_ROWS), min_size=1, max_size=3)

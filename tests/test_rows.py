@@ -14,7 +14,7 @@ ROWS = {name: rows[0] for name, (rows, *_) in READERS.items()} | {
     "mmoqa": {**OF_AUTHORS, "prompt": "How?"},
     "goqa": GOQA,
 }
-NEEDED = {name: columns for columns, reader in data.READERS for name in ROWS if name in reader.__name__}
+NEEDED = {known.name: set(known.columns) for known in data.FORMATS if known.name in ROWS}
 
 
 def refusal(path, member=""):
