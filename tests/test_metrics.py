@@ -163,6 +163,63 @@ def test_one_question_alone_says_nothing_of_the_spread():
         metrics.summarize([0.1, 0.5], clusters=["q"])
 
 
+def test_a_weight_of_two_is_the_prompt_twice():
+    once = metrics.summarize([1.0, 4.0, 2.0], clusters=["a", "b", "c"], weights=[1, 2, 1])
+    twice = metrics.summarize([1.0, 4.0, 4.0, 2.0], clusters=["a", "b", "b", "c"])
+    assert once == {**twice, "n": 3}
+    assert once["value"] == 11 / 4
+
+
+def test_equal_weights_change_no_bit():
+    values = np.random.default_rng(0).normal(size=37)
+    assert metrics.summarize(values, weights=[1.0] * 37) == metrics.summarize(values)
+
+
+def test_what_weighs_nothing_is_left_out_and_weights_must_fit():
+    found = metrics.summarize([1.0, 9.0, 3.0], weights=[1, 0, 1])
+    assert found == metrics.summarize([1.0, 3.0])
+    assert metrics.summarize([1.0], weights=[0])["value"] is None
+    for weights in ([1.0], [1.0, -1.0], [1.0, math.nan]):
+        with pytest.raises(ValueError, match="weights of 0 or more"):
+            metrics.summarize([1.0, 2.0], weights=weights)
+
+
+def test_the_area_under_the_roc_curve_counts_pairs_and_halves_ties():
+    rng = np.random.default_rng(0)
+    values, desirable = rng.integers(0, 6, 40).astype(float), rng.random(40) < 0.4
+    weights = rng.integers(1, 4, 40).astype(float)
+    won, total = 0.0, 0.0
+    for i in np.flatnonzero(desirable):
+        for j in np.flatnonzero(~desirable):
+            pair = weights[i] * weights[j]
+            won += pair * (0.5 * (values[i] == values[j]) + (values[i] > values[j]))
+            total += pair
+    assert metrics.auc(values, desirable, weights) == pytest.approx(won / total)
+    assert math.isnan(metrics.auc(values, np.ones(40, bool), weights))
+
+
+def test_a_contrast_has_an_interval_over_questions():
+    rng = np.random.default_rng(0)
+    desirable = rng.random(300) < 0.5
+    values = rng.normal(size=300) + desirable
+    found = metrics.summarize_contrast(metrics.mean_difference, values, desirable, range(300))
+    assert found["n"] == 300
+    assert found["value"] == pytest.approx(values[desirable].mean() - values[~desirable].mean())
+    half = 1.96 * 2 / math.sqrt(300)
+    assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.2)
+    once = metrics.summarize_contrast(metrics.auc, [1, 3, 2], [True, True, False], "abc", weights=[2, 1, 1])
+    twice = metrics.summarize_contrast(metrics.auc, [1, 1, 3, 2], [True, True, True, False], "aabc")
+    assert once == {**twice, "n": 3}
+    assert once["value"] == pytest.approx(1 / 3)
+
+
+def test_a_contrast_of_one_side_or_one_question_has_no_number_or_interval():
+    alone = metrics.summarize_contrast(metrics.auc, [1.0, 2.0], [True, True], "ab")
+    assert alone == {"value": None, "low": None, "high": None, "n": 2}
+    one = metrics.summarize_contrast(metrics.auc, [1.0, 2.0], [False, True], "aa")
+    assert one == {"value": 1.0, "low": None, "high": None, "n": 2}
+
+
 def test_order_metrics_of_ragged_groups():
     import torch
     from scipy.stats import kendalltau
