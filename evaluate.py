@@ -3,11 +3,14 @@
 The door: checkpoints -> folder of the report -> prompts -> measures -> report, in this order. The config ends
 here, as a checked record; data set and settings come from the run's saved config unless they are given.
 
-Data with belief_probs: probabilities of the beliefs at the prompt's end, sampled responses, the papers'
-metrics (JSD, CBC, BPC, RS, majority share). Other data: how the implied rewards of the given responses order
-them, against their rewards or the data's pairs (pair and set accuracy, Kendall's tau, mass on Y-, KL to the
-reference). Then report.json, predictions.jsonl, a plot and an HTML page. An evaluation that ends early goes
-on where it was with the same command.
+Every prompt is measured as its kind is. With belief_probs: probabilities of the beliefs at the prompt's end,
+sampled responses, the papers' metrics (JSD, CBC, BPC, RS, majority share). With a preference, by rewards or
+pairs: how implied rewards order the given responses (pair and set accuracy, Kendall's tau, mass on Y-,
+margin, KL to the reference, log-probs). With labels: implied rewards of desirable and undesirable responses,
+and how well they tell them apart. With one response, as SFT data has it: NLL a token and perplexity.
+
+Then report.json, predictions.jsonl, a plot and an HTML page. An evaluation that ends early goes on where it
+was with the same command.
 """
 
 from __future__ import annotations
@@ -36,11 +39,11 @@ def main(config: DictConfig) -> None:
     if os.environ.get("RANK", "0") == "0":  # one rank tries it for all
         check_folder(output)
     import_all()
-    groups = read_prompts(settings)
+    prompts = read_prompts(settings)
     if settings.check:
-        if groups[0].belief_probs:
+        if prompts.of_kinds(kinds.BELIEFS):
             judges.check_embedder(settings.embedder)
-        print(f"{report.scope_of(groups, settings)}; report: {output}")
+        print(f"{report.scope_of(prompts, settings)}; report: {output}")
         return
     if ranks.run_on_ranks(settings.nproc):
         return
@@ -48,8 +51,9 @@ def main(config: DictConfig) -> None:
     setup_logging(is_main=world.is_main)
     keep_freed_memory()
     unfinished = kept.Kept(output, world)
-    outcome = measure(checkpoints, groups, settings, world, unfinished)
-    if outcome is not None:
+    parts = measure(checkpoints, prompts, settings, world, unfinished)
+    if world.is_main:
+        outcome = report.make_report(checkpoints, prompts, settings, parts)
         page = report.write_report(output, outcome)
         unfinished.clear()
         show(outcome, page)
@@ -57,26 +61,26 @@ def main(config: DictConfig) -> None:
 
 def import_all() -> None:
     """What evaluates, once config and checkpoints are checked: torch and transformers take seconds."""
-    global beliefs, data, judges, kept, order, ranks, report
+    global beliefs, data, judges, kept, kinds, ranks, report, responses
     import preference_datasets as data
     import ranks
-    from evaluation import beliefs, judges, kept, order, report
+    from evaluation import beliefs, judges, kept, kinds, report, responses
 
 
-def read_prompts(settings: EvaluationSettings) -> list[data.Group]:
-    """The groups to evaluate on, all with belief_probs or none, after `few_shot` solved train examples. Each
-    has its question's name.
+def read_prompts(settings: EvaluationSettings) -> kinds.Prompts:
+    """The prompts to evaluate on, after `few_shot` solved train examples. Each has its question's name.
 
-    Raises UserError where there are none, or where data sets of both kinds mix.
+    Raises UserError where there are none.
     """
     groups = read_split(settings, settings.split)
     if not groups:
         raise UserError(f"datasets={settings.datasets}: split {settings.split} is empty; set split=...")
-    groups = of_one_kind(groups)[: settings.n_prompts]
+    prompts = kinds.measurable(groups)
+    groups = prompts.groups[: settings.n_prompts]
     # before the shots, which differ between groups of one prompt
     groups = [group._replace(question=question_of(group)) for group in groups]
     donors = read_split(settings, "train") if settings.few_shot else ()
-    return data.with_shots(groups, donors, settings.few_shot, settings.seed)
+    return prompts._replace(groups=data.with_shots(groups, donors, settings.few_shot, settings.seed))
 
 
 def read_split(settings: EvaluationSettings, split: str) -> list[data.Group]:
@@ -94,43 +98,28 @@ def question_of(group: data.Group) -> str:
     return group.question or json.dumps(group.prompt)
 
 
-def of_one_kind(groups: Sequence[data.Group]) -> list[data.Group]:
-    """The groups, which must all have belief_probs; where none has, those that hold a preference."""
-    first = next((group for group in groups if group.belief_probs), None)
-    if first is None:
-        with_preference = dict.fromkeys(example.group for example in order.examples_of(groups))
-        if not with_preference:
-            raise UserError(
-                f"{groups[0].where}: field responses: rewards are equal, here and for every other prompt; "
-                "set split=... or evaluate other data"
-            )
-        return [groups[i] for i in with_preference]
-    missing = next((group for group in groups if not group.belief_probs), None)
-    if missing:
-        raise UserError(
-            f"{missing.where}: field belief_probs: missing, and {first.where} has it; "
-            "evaluate data sets of one kind"
-        )
-    return list(groups)
-
-
 def measure(
     checkpoints: Sequence[Checkpoint],
-    groups: Sequence[data.Group],
+    prompts: kinds.Prompts,
     settings: EvaluationSettings,
     world: ranks.World,
     unfinished: kept.Kept,
-) -> report.Report | None:
-    """What the kind of data asks for; None on other ranks than the main one."""
-    if groups[0].belief_probs:
-        return beliefs.evaluate_beliefs(checkpoints, groups, settings, world, unfinished)
-    return order.evaluate_order(checkpoints, groups, settings, world, unfinished)
+) -> list[report.Part]:
+    """What the kinds of data ask for; nothing on other ranks than the main one."""
+    parts = []
+    groups = prompts.of_kinds(kinds.BELIEFS)
+    if groups:
+        parts.append(beliefs.evaluate_beliefs(checkpoints, groups, settings, world, unfinished))
+    groups = prompts.of_kinds(kinds.PREFERENCE, kinds.LABELS, kinds.TARGET)
+    if groups:
+        parts.append(responses.evaluate_responses(checkpoints, groups, settings, world, unfinished))
+    return parts if world.is_main else []
 
 
 def show(outcome: report.Report, page: Path) -> None:
-    """Print the table and where the report lies."""
-    print("\n" + report.markdown_table(outcome.results, outcome.facts["n_samples"]) + "\n")
-    print(f"{outcome.scope}; means over prompts with 95% intervals over questions.")
+    """Print the tables and where the report lies."""
+    print("\n" + report.markdown_tables(outcome.results, outcome.facts["n_samples"]) + "\n")
+    print(f"{outcome.scope}; means with 95% intervals over questions.")
     print(f"report: {os.path.relpath(page)}")
 
 

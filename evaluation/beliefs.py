@@ -1,7 +1,7 @@
 """The GDPO paper's metrics of checkpoints on data with p*: JSD, CBC, BPC, RS and the majority share.
 
-Contract: checkpoints and groups go in, a `Report` comes out, on the main rank alone. What cannot be judged is
-counted, and the counts stand in the report.
+Contract: checkpoints and groups go in, a `Part` of the report comes out, on the main rank alone. What cannot
+be judged is counted, and the counts stand in the report.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 import metrics
-import models
 from evaluation.answers import Answers, ask
 from evaluation.checkpoints import Checkpoint
 from evaluation.judges import EmbeddingJudge
 from evaluation.kept import Kept
+from evaluation.kinds import weight_of
 from evaluation.plots import Shown
-from evaluation.report import Report, scope_of
+from evaluation.report import Part
 from evaluation.samples import (
     Sample,
     Unjudged,
@@ -65,7 +65,7 @@ def evaluate_beliefs(
     settings: EvaluationSettings,
     world: World,
     kept: Kept,
-) -> Report | None:
+) -> Part | None:
     """The metrics of every checkpoint, side by side; None on other ranks than the main one.
 
     Ranks share the model's work; the main one judges. What a checkpoint answered is in `kept` from then on.
@@ -84,7 +84,7 @@ def evaluate_beliefs(
             )
     if judge is None:
         return None
-    return report_of(checkpoints, groups, results, settings, judge.name)
+    return part_of(groups, results, settings, judge.name)
 
 
 # --- measures -----------------------------------------------------------------------------------------------
@@ -147,11 +147,17 @@ def summaries_of(of_prompts: Sequence[PromptMetrics], groups: Sequence[Group]) -
     """Means with intervals over questions, of the metrics that any prompt has."""
     summaries = {}
     for name, column in zip(PromptMetrics._fields, zip(*of_prompts)):
-        held = [(value, group.question) for value, group in zip(column, groups) if value is not None]
+        held = [(value, group) for value, group in zip(column, groups) if value is not None]
         if held:
-            values, questions = zip(*held)
-            summaries[name] = metrics.summarize(values, clusters=questions)
+            values, members = zip(*held)
+            summaries[name] = _summary(values, members)
     return summaries
+
+
+def _summary(values: Sequence[float], groups: Sequence[Group]) -> metrics.Summary:
+    """The mean of one value a prompt, by the prompts' weights, with an interval over questions."""
+    questions = [group.question for group in groups]
+    return metrics.summarize(values, clusters=questions, weights=list(map(weight_of, groups)))
 
 
 def _prediction(checkpoint: str, group: Group, sample: Sample) -> dict[str, object]:
@@ -173,43 +179,27 @@ def _prediction(checkpoint: str, group: Group, sample: Sample) -> dict[str, obje
 # --- what the report says -----------------------------------------------------------------------------------
 
 
-def report_of(
-    checkpoints: Sequence[Checkpoint],
+def part_of(
     groups: Sequence[Group],
     results: Mapping[str, BeliefResult],
     settings: EvaluationSettings,
     embedder: str,
-) -> Report:
+) -> Part:
     """All results with what guessing gets, and how they were made."""
     summaries = {name: result.summaries for name, result in results.items()}
-    predictions: list[dict[str, object]] = []
-    for result in results.values():
-        predictions += result.predictions
-    num_questions = len({group.question for group in groups})
     facts = {
-        "datasets": settings.datasets,
-        "split": settings.split,
-        "n_samples": settings.n_samples,
         "temperature": settings.temperature,
         "max_new_tokens": settings.max_new_tokens,
-        "seed": settings.seed,
-        "few_shot": settings.few_shot,
         "unjudged": {name: result.unjudged._asdict() for name, result in results.items()},
-        "prompts": len(groups),
-        "questions": num_questions,
         "judge": f"nearest reference answer of the stated option ({embedder})",
         "embedder": embedder,
         "js_distance": "Jensen-Shannon distance, natural log, at most 0.8326",
-        "sources": {checkpoint.name: checkpoint.source for checkpoint in checkpoints},
-        **models.versions(),
     }
-    shown = [_shown(i, groups[i], results, settings.belief_classes) for i in prompts_to_show(groups)]
-    return Report(
+    return Part(
         results={**summaries, **reference_rows(groups, settings.belief_classes)},
         facts=facts,
-        predictions=predictions,
-        shown=shown,
-        scope=f"{scope_of(groups, settings)}, {settings.n_samples} samples each",
+        predictions=[line for result in results.values() for line in result.predictions],
+        shown=[_shown(i, groups[i], results, settings.belief_classes) for i in prompts_to_show(groups)],
     )
 
 
@@ -218,11 +208,9 @@ def reference_rows(groups: Sequence[Group], classes: Sequence[str]) -> dict[str,
     p = np.asarray([group.belief_probs for group in groups])  # (P, C)
     offered = np.asarray([_offered(group, classes) for group in groups], float)
     guesses = {"(uniform over options)": offered, "(majority only)": np.eye(p.shape[1])[p.argmax(1)]}
-    questions = [group.question for group in groups]
     rows = {}
     for name, q in guesses.items():
-        distances = metrics.js_distance(p, q)
-        rows[name] = {"js_distance_probability": metrics.summarize(distances, clusters=questions)}
+        rows[name] = {"js_distance_probability": _summary(metrics.js_distance(p, q), groups)}
     return rows
 
 

@@ -41,7 +41,7 @@ class Kept:
             value = measure()
             if self.world.is_main:
                 _write(path, value)
-        else:
+        elif path not in self.paths:
             log.info("%s was measured before this evaluation ended early: going on from there", name)
         self.paths.append(path)
         return value

@@ -1,4 +1,4 @@
-"""The HTML page of a report: the table, the picture and the facts in one file that needs no other.
+"""The HTML page of a report: tables, picture and facts in one file that needs no other.
 
 Contract: strings and bytes go in, one document comes out; every text in it is escaped.
 """
@@ -8,17 +8,45 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-ABOUT_BELIEFS = (
-    "JSD is the Jensen-Shannon distance (natural log, at most 0.833) between the model's belief distribution "
-    "and the group's; lower is better. CBC, BPC and RS: higher is better. A majority share of 1 is faithful."
-)
-ABOUT_ORDER = (
-    "Implied rewards, beta times the log-ratio to the reference, against the rewards that the responses "
-    "carry, or against which one of a pair is preferred. Pair accuracy: the best response above each other; "
-    "set accuracy: all responses above the mean reward over all below it; mass on Y-: share of the softmax "
-    "on those below. KL to the reference is the mean of reference minus policy log-probs, in nats a response."
-)
+from evaluation.kinds import BELIEFS, LABELS, PREFERENCE, TARGET
+
+CAPTIONS = {
+    BELIEFS: "Beliefs of a group",
+    PREFERENCE: "Responses in order",
+    LABELS: "Responses labelled one by one",
+    TARGET: "Target responses",
+}
+ABOUT = {  # what the columns mean
+    BELIEFS: (
+        "JSD is the Jensen-Shannon distance (natural log, at most 0.833) between the model's belief "
+        "distribution and the group's; lower is better. CBC, BPC and RS: higher is better. A majority share "
+        "of 1 is faithful."
+    ),
+    PREFERENCE: (
+        "Implied rewards, beta times the log-ratio to the reference, against the rewards that the responses "
+        "carry, or against which one of a pair is preferred. Pair accuracy: the best response above each "
+        "other; set accuracy: all responses above the mean reward over all below it; mass on Y-: share of "
+        "the softmax on those below; margin: reward of the best minus the mean of the others. KL to the "
+        "reference is the mean of reference minus policy log-probs, in nats a response. Accuracy of "
+        "log-probs a token needs no reference: the best response's mean log-prob over its tokens above each "
+        "other's."
+    ),
+    LABELS: (
+        "Each response counts by itself. Rewards are implied: beta times the log-ratio to the reference. "
+        "Difference: mean reward of the desirable responses minus that of the undesirable ones. "
+        "AUC: how often a desirable response has a higher reward than an undesirable one, of whatever "
+        "prompt; 0.5 is chance. AUC of log-probs a token compares mean log-probs over a response's tokens "
+        "and needs no reference."
+    ),
+    TARGET: (
+        "NLL is the negative log-likelihood of the responses in nats a token: the sum over all prompts "
+        "divided by the number of all tokens, the end of the response included; perplexity is its "
+        "exponential. By prompt, each response's mean over its tokens counts alike, as in the loss of SFT. "
+        "Lower is better. Beside them stands what the run started from."
+    ),
+}
 HEAD = """\
 <!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Grove report</title>
@@ -33,20 +61,26 @@ border-bottom: 1px solid #ddd; text-align: left; font-variant-numeric: tabular-n
 """
 
 
-def html_page(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    facts: Mapping[str, object],
-    explanation: str,
-    image: bytes,
-) -> str:
-    """The page of a result table, how it was made, what its columns mean, and a PNG (empty: no picture)."""
-    table = _table_row(header, "th") + "".join(_table_row(row, "td") for row in rows)
-    return f"""{HEAD}<p>Means over prompts with 95% bootstrap intervals over questions. {explanation}</p>
-<table>{table}</table>
-{_picture(image)}
+class Table(Protocol):
+    """What the page shows of one kind of data."""
+
+    kind: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def html_page(tables: Sequence[Table], facts: Mapping[str, object], image: bytes) -> str:
+    """The page of all tables, what their columns mean, a PNG (empty: no picture), and how it was made."""
+    shown = "".join(map(_table, tables))
+    return f"""{HEAD}<p>Means with 95% bootstrap intervals over questions.</p>
+{shown}{_picture(image)}
 <h2>Settings</h2><table class="facts">{_fact_rows(facts)}</table></html>
 """
+
+
+def _table(table: Table) -> str:
+    inner = _table_row(table.header, "th") + "".join(_table_row(row, "td") for row in table.rows)
+    return f"<h2>{CAPTIONS[table.kind]}</h2><p>{ABOUT[table.kind]}</p>\n<table>{inner}</table>\n"
 
 
 def _table_row(cells: Sequence[str], tag: str) -> str:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 import evaluate
 import forest
 import models
-from evaluation import answers, kept, order, report
+from evaluation import answers, kept, report, scoring
 from evaluation.checkpoints import find_checkpoints
 from settings import evaluation_settings
 from utils import UserError
@@ -64,7 +64,8 @@ def test_evaluation_by_rewards(tmp_path, capsys):
     OmegaConf.save(config, run / "config.yaml", resolve=True)
     evaluation(f"ckpt=[{folder},{run}]", "split=all")
     found = json.loads((run / "report" / "report.json").read_text())["checkpoints"]
-    assert set(found["tiny"]) == {"logp_best", "logp_others"}  # belongs to no run, so it has no reference
+    # belongs to no run, so it has no reference
+    assert set(found["tiny"]) == {"logp_best", "logp_others", "logp_accuracy"}
     predicted = [json.loads(line) for line in (run / "report" / "predictions.jsonl").read_text().splitlines()]
     mine = [row for row in predicted if row["checkpoint"] == "run"]
     assert len(mine) == 6 and all(row["rewards"] == [3, 2, 1] for row in mine)
@@ -101,7 +102,7 @@ def test_evaluating_a_policy_pt_needs_its_base_model(tmp_path):
 
 def test_the_markdown_table_lines_up():
     cell = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 3}
-    table = report.markdown_table(
+    table = report.markdown_tables(
         {"a": {"cbc": cell}, "(uniform)": {"js_distance_probability": cell}}, 8
     ).splitlines()
     assert len({len(line) for line in table}) == 1 and "0.500 [0.400, 0.600]" in table[2]
@@ -129,7 +130,7 @@ def test_plain_pairs_are_evaluated_by_their_order(tmp_path, tiny):
     run = run_of(tmp_path / "out" / "run", tiny)
     evaluation(f"ckpt=[{tiny},{run}]", f"datasets=[{path}]", "split=all")
     found = report_in(run / "report")
-    assert set(found["checkpoints"]["tiny"]) == {"logp_best", "logp_others"}
+    assert set(found["checkpoints"]["tiny"]) == {"logp_best", "logp_others", "logp_accuracy"}
     of_run = found["checkpoints"]["run"]
     predicted = json_lines(run / "report" / "predictions.jsonl")
     margins = []
@@ -140,31 +141,6 @@ def test_plain_pairs_are_evaluated_by_their_order(tmp_path, tiny):
     assert of_run["margin"]["value"] == pytest.approx(sum(margins) / 6, rel=1e-4)
     assert of_run["kl_reference"]["n"] == 6
     assert found["settings"]["questions"] == 3  # two groups of each prompt
-
-
-def test_responses_without_a_preference_are_scored(tmp_path, tiny):
-    rows = [{"prompt": f"Say {i}", "responses": [{"text": f"Yes {i}."}]} for i in range(4)]
-    path = write(tmp_path / "plain.jsonl", *rows)
-    evaluation(f"ckpt={tiny}", f"datasets=[{path}]", "split=all", f"output={tmp_path}/report")
-    assert set(report_in(tmp_path / "report")["checkpoints"]["tiny"]) == {"logp_best"}
-
-
-PAIR = {"prompt": "a", "responses": [{"text": "b"}, {"text": "c"}], "pairs": [[0, 1]]}
-BARE = {"prompt": "d", "responses": [{"text": "e"}, {"text": "f"}]}
-EQUAL = {"prompt": "g", "responses": [{"text": "h", "reward": 1}, {"text": "i", "reward": 1}]}
-
-
-@pytest.mark.parametrize(
-    "rows,message",
-    [
-        ((PAIR, BARE), "row 2: field responses: without pairs and without a reward"),
-        ((EQUAL,), "row 1: field responses: rewards are equal"),
-    ],
-)
-def test_what_holds_no_preference_is_one_line(tmp_path, tiny, rows, message):
-    path = write(tmp_path / "rows.jsonl", *rows)
-    with pytest.raises(UserError, match=message):
-        evaluation(f"ckpt={tiny}", f"datasets=[{path}]", "split=all", f"output={tmp_path}/report")
 
 
 def test_survey_data_has_neither_bpc_nor_rs(tmp_path, tiny):
@@ -219,7 +195,7 @@ def test_an_evaluation_that_was_killed_goes_on_with_the_same_command(
     tmp_path, monkeypatch, kind, ranked_file
 ):
     one, two = two_models(tmp_path)
-    place, name = (answers, "sample") if kind == "beliefs" else (order, "score_trees")
+    place, name = (answers, "sample") if kind == "beliefs" else (scoring, "score_trees")
     quick = QUICK if kind == "beliefs" else [f"datasets=[{ranked_file}]", "split=all"]
     evaluation(f"ckpt=[{one},{two}]", *quick, f"output={tmp_path}/whole")
 

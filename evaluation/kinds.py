@@ -1,0 +1,124 @@
+"""Which kind of data each prompt is, and so what is measured on it.
+
+Contract: every prompt is of one kind, whatever the others of its data set are. What no kind measures is left
+out and counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import groups as data
+from forest import deviations
+from groups import Example, Group
+
+BELIEFS = "beliefs"  # p* of the group's people
+PREFERENCE = "preference"  # rewards that differ, or pairs
+LABELS = "labels"  # each response by itself is desirable or not
+TARGET = "target"  # one response, as SFT data has it
+IN_WORDS = {
+    BELIEFS: "with belief_probs",
+    PREFERENCE: "with a preference",
+    LABELS: "with labelled responses",
+    TARGET: "with a target response",
+}
+
+
+class Prompts(NamedTuple):
+    """What is evaluated on."""
+
+    groups: list[Group]
+    left_out: int  # prompts of several responses without a preference
+
+    def of_kinds(self, *kinds: str) -> list[Group]:
+        """The prompts of these kinds, in their order."""
+        return [group for group in self.groups if kind_of(group) in kinds]
+
+    def counts(self) -> dict[str, int]:
+        """The number of prompts of every kind that there is, in the order of IN_WORDS."""
+        found = Counter(kind_of(group) for group in self.groups)
+        return {kind: found[kind] for kind in IN_WORDS if found[kind]}
+
+    @property
+    def without_preference(self) -> int:
+        """How many of the groups have several responses without a preference."""
+        return sum(map(_lacks_preference, self.groups))
+
+
+def kind_of(group: Group) -> str:
+    """The kind of one prompt: by its beliefs, else its labels, else its preference; else it has a target."""
+    if group.belief_probs:
+        return BELIEFS
+    if labels_of(group):
+        return LABELS
+    return PREFERENCE if group.pairs or _has_rewards(group) else TARGET
+
+
+def labels_of(group: Group) -> tuple[bool, ...]:
+    """Which of the responses are desirable, one entry a response; (): nobody said."""
+    return getattr(group, "labels", ())
+
+
+def weight_of(group: Group) -> float:
+    """What the prompt counts in means."""
+    return getattr(group, "weight", 1.0)
+
+
+def _has_rewards(group: Group) -> bool:
+    """Whether all responses have a reward, and not all the same one."""
+    rewards = [response.reward for response in group.responses]
+    return None not in rewards and any(deviations(rewards))
+
+
+def measurable(groups: Iterable[Group]) -> Prompts:
+    """The prompts that a kind measures.
+
+    Several responses of which none is preferred are left out where other prompts have a preference or labels.
+    Where none has, they are SFT data: their target response is measured, which `loss=sft` trains on.
+    """
+    groups = list(groups)
+    compared = any(kind_of(group) in (PREFERENCE, LABELS) for group in groups)
+    kept = [group for group in groups if not (compared and _lacks_preference(group))]
+    return Prompts(kept, len(groups) - len(kept))
+
+
+def _lacks_preference(group: Group) -> bool:
+    return kind_of(group) == TARGET and len(group.responses) > 1
+
+
+def in_words(prompts: Prompts) -> str:
+    """How many prompts are of which kind, where there are several, and how many lack a preference."""
+    counts = prompts.counts()
+    parts = []
+    if len(counts) > 1:
+        parts.append(", ".join(f"{count} {IN_WORDS[kind]}" for kind, count in counts.items()))
+    if prompts.without_preference:
+        of_several = "of several responses without a preference, one of which is the target"
+        parts.append(f"{prompts.without_preference} {of_several}")
+    if prompts.left_out:
+        parts.append(f"{prompts.left_out} left out: several responses without a preference")
+    return "; ".join(parts)
+
+
+def examples_of(groups: Sequence[Group]) -> list[Example]:
+    """What is scored of each group's given responses.
+
+    By preference: all responses, best first, where their rewards differ; else each of its pairs. By labels:
+    all responses in their order. Else its target response.
+    """
+    examples = []
+    for number, group in enumerate(groups):
+        if kind_of(group) == LABELS:
+            of_group = [Example(number, tuple(range(len(group.responses))), False)]
+        else:
+            of_group = data.view([group], _view_of(group))
+        examples += [example._replace(group=number) for example in of_group]
+    return examples
+
+
+def _view_of(group: Group) -> str:
+    if _has_rewards(group):
+        return "ranked"
+    return "pairs" if group.pairs else "target"

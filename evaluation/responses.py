@@ -1,0 +1,74 @@
+"""What checkpoints make of the responses that the data gives: each prompt is measured as its kind is.
+
+Contract: checkpoints and prompts go in, a `Part` of the report comes out, on the main rank alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import metrics
+from evaluation import likelihood, order, unpaired
+from evaluation.checkpoints import Checkpoint
+from evaluation.kept import Kept
+from evaluation.kinds import LABELS, PREFERENCE, TARGET, examples_of, kind_of, labels_of
+from evaluation.report import Part
+from evaluation.scoring import References, Scored, score_examples
+from groups import Group
+from ranks import World
+from settings import EvaluationSettings
+from utils import log
+
+
+def evaluate_responses(
+    checkpoints: Sequence[Checkpoint],
+    groups: Sequence[Group],
+    settings: EvaluationSettings,
+    world: World,
+    kept: Kept,
+) -> Part | None:
+    """The metrics of every checkpoint, side by side; None on other ranks than the main one.
+
+    Ranks share the model's work. What a checkpoint was scored is in `kept` from then on. Raises UserError
+    where a checkpoint cannot be loaded.
+    """
+    references: References = {}
+    examples = examples_of(groups)
+    results: dict[str, dict[str, metrics.Summary]] = {}
+    predictions: list[dict[str, object]] = []
+    for checkpoint in checkpoints:
+        log.info("evaluating %s on %d prompts", checkpoint.name, len(groups))
+        scored = score_examples(checkpoint, groups, examples, settings, references, world, kept)
+        if world.is_main:
+            results[checkpoint.name] = measure(scored, groups, checkpoint.beta)
+            predictions += [_prediction(checkpoint.name, groups, example) for example in scored]
+    if not world.is_main:
+        return None
+    facts = {"beta": {checkpoint.name: checkpoint.beta for checkpoint in checkpoints}}
+    return Part(results, facts, predictions)
+
+
+def measure(scored: Sequence[Scored], groups: Sequence[Group], beta: float) -> dict[str, metrics.Summary]:
+    """The metrics of one checkpoint, those of each kind on the prompts of that kind."""
+    of_kind: dict[str, list[Scored]] = {PREFERENCE: [], LABELS: [], TARGET: []}
+    for example in scored:
+        of_kind[kind_of(groups[example.tree.group])].append(example)
+    return {
+        **order.summaries_of(of_kind[PREFERENCE], groups, beta),
+        **unpaired.summaries_of(of_kind[LABELS], groups, beta),
+        **likelihood.summaries_of(of_kind[TARGET], groups),
+    }
+
+
+def _prediction(name: str, groups: Sequence[Group], example: Scored) -> dict[str, object]:
+    """The log-probs of an example's answers, the preferred one first. name: of the checkpoint."""
+    group = groups[example.tree.group]
+    return {
+        "checkpoint": name,
+        "id": group.id,
+        "rewards": example.tree.rewards,
+        "labels": labels_of(group),
+        "tokens": example.tokens,
+        "logps": example.logps,
+        "reference_logps": example.tree.reference,
+    }
