@@ -180,11 +180,15 @@ def default_output(checkpoints: Sequence[Checkpoint]) -> Path:
 def fill_settings(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint]) -> EvaluationSettings:
     """Settings that are null come from the last checkpoint that belongs to a run, else from the defaults.
 
-    Raises UserError where the run's saved values are none.
+    A run that named its eval data is evaluated on that, and on all of it where it is files. Raises UserError
+    where the run's saved values are none.
     """
     run = _last_run(checkpoints)
     saved, given = saved_config(run), dataclasses.asdict(settings)
     filled = {key: saved.get(key, default) for key, default in FROM_RUN.items() if given[key] is None}
+    names_eval_data = settings.datasets is None and bool(saved.get("eval_datasets"))
+    if names_eval_data:
+        filled["datasets"] = saved["eval_datasets"]  # the others are trained on as a whole
     null = [
         key for key in filled if filled[key] is None and FROM_RUN[key] is not None and key not in NULLABLE
     ]
@@ -193,6 +197,13 @@ def fill_settings(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint
     if settings.few_shot is None:
         filled["few_shot"] = saved.get("icf_shots", 0)
     try:
-        return evaluation_settings({**given, **filled})
+        complete = evaluation_settings({**given, **filled})
     except UserError as error:
         raise _not_saved(run, str(error)) from error
+    if names_eval_data and settings.eval_fraction is None and _are_files(complete.datasets):
+        return dataclasses.replace(complete, eval_fraction=1.0)
+    return complete
+
+
+def _are_files(names: Sequence[str]) -> bool:
+    return all(Path(name).is_file() for name in names)

@@ -44,7 +44,7 @@ ABOUT = {  # what the columns mean
         "NLL is the negative log-likelihood of the responses in nats a token: the sum over all prompts "
         "divided by the number of all tokens, the end of the response included; perplexity is its "
         "exponential. By prompt, each response's mean over its tokens counts alike, as in the loss of SFT. "
-        "Lower is better. Beside them stands what the run started from."
+        "Lower is better. The reference is what the run started from."
     ),
 }
 HEAD = """\

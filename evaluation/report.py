@@ -55,10 +55,10 @@ TITLES = {  # of each kind's metrics
     },
     TARGET: {
         "nll": "NLL a token",
-        "reference_nll": "the reference's",
+        "reference_nll": "reference's NLL a token",
         "nll_by_prompt": "NLL a token, by prompt",
         "perplexity": "perplexity",
-        "reference_perplexity": "the reference's",
+        "reference_perplexity": "reference's perplexity",
     },
 }
 LARGE = 1e5  # from here on, decimals say nothing

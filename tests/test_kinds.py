@@ -269,6 +269,16 @@ def test_several_data_sets_of_different_kinds_are_evaluated_together(tmp_path, m
     assert found["settings"]["prompts_of_kind"] == {"preference": 2, "target": 1}
 
 
+def test_a_run_that_names_its_eval_data_is_evaluated_on_all_of_it(tmp_path, models_of, capsys):
+    trained = write(tmp_path / "trained.jsonl", *map(sft, range(4)))
+    held_out = write(tmp_path / "held_out.jsonl", *map(pair, range(5)))
+    run = run_of(tmp_path / "named", models_of[0], datasets=[trained], eval_datasets=[held_out])
+    evaluation(f"ckpt={run}")
+    assert f"5 prompts on 5 questions of {held_out} (test)" in capsys.readouterr().out
+    evaluation(f"ckpt={run}", f"datasets=[{trained}]", "eval_fraction=0.5")
+    assert f"2 prompts on 2 questions of {trained} (test)" in capsys.readouterr().out
+
+
 def test_a_check_says_the_kinds_before_any_work(tmp_path, models_of, capsys):
     tiny, _ = models_of
     path = write(tmp_path / "rows.jsonl", sft(1), pair(1), bare(1))

@@ -61,32 +61,65 @@ def test_every_script_names_a_loss_that_exists(script):
     )
 
 
-def pairs_file(path):
-    """Forty prompts with a pair each and nothing else."""
-    rows = []
-    for i in range(40):
-        responses = [{"text": f"It is {i}."}, {"text": "No."}]
-        rows.append({"prompt": f"Say {i}", "responses": responses, "pairs": [[0, 1]]})
-    return write(path, *rows)
+def pair(i):
+    """A prompt with a pair and nothing else."""
+    responses = [{"text": f"It is {i}."}, {"text": "No."}]
+    return {"prompt": f"Say {i}", "responses": responses, "pairs": [[0, 1]]}
 
 
-def test_the_dpo_script_goes_from_plain_pairs_to_a_report(tmp_path):
+def ranked(i):
+    """A prompt with rewards."""
+    responses = [
+        {"text": f"It is {i}.", "reward": 3},
+        {"text": "No.", "reward": 1},
+        {"text": "Well.", "reward": 2},
+    ]
+    return {"prompt": f"Say {i}", "responses": responses}
+
+
+def single(i):
+    """A prompt with a response, as SFT data has it."""
+    return {"prompt": f"Say {i}", "responses": [{"text": f"It is {i}."}]}
+
+
+def file_of(path, *kinds):
+    """Forty prompts, of these kinds in turn."""
+    return write(path, *(kinds[i % len(kinds)](i) for i in range(40)))
+
+
+def report_of_script(tmp_path, name, data_set, *overrides):
+    """Run a script on a tiny model and a data set; what it printed, and the report."""
     folder, out = save_tiny(tmp_path / "tiny"), tmp_path / "out"
     done = command(
         "bash",
-        "train_scripts/run_dpo.sh",
+        f"train_scripts/run_{name}.sh",
         f"model.name_or_path={folder}",
         "n_examples=32",
+        *overrides,
         GROVE_PYTHON=sys.executable,
-        DATASET=pairs_file(tmp_path / "pairs.jsonl"),
+        DATASET=data_set,
         OUTPUT_DIR=str(out),
         NPROC="0",
     )
-    assert "pair accuracy" in done.stdout
-    assert "2 prompts on 2 questions" in done.stdout
-    (report,) = out.glob("dpo-*/report/report.json")
-    dpo = json.loads(report.read_text())["checkpoints"][report.parent.parent.name]
-    assert {"pair_accuracy", "margin", "kl_reference"} <= set(dpo)
+    (report,) = out.glob(f"{name}-*/report/report.json")
+    return done.stdout, json.loads(report.read_text()), report.parent.parent.name
+
+
+def test_the_dpo_script_goes_from_pairs_and_ranked_responses_to_a_report(tmp_path):
+    data_set = file_of(tmp_path / "both.jsonl", pair, ranked)
+    said, found, run = report_of_script(tmp_path, "dpo", data_set, "eval_fraction=0.2")
+    assert "pair accuracy" in said
+    assert "8 prompts on 8 questions" in said
+    assert {"pair_accuracy", "kendall_tau", "margin", "kl_reference"} <= set(found["checkpoints"][run])
+
+
+def test_the_sft_script_goes_from_a_prompt_and_a_response_to_a_report_on_its_eval_data(tmp_path):
+    held_out = file_of(tmp_path / "held_out.jsonl", single)
+    data_set = write(tmp_path / "train.jsonl", *({**single(i), "prompt": f"Tell {i}"} for i in range(40)))
+    said, found, run = report_of_script(tmp_path, "sft", data_set, f"eval_datasets=[{held_out}]")
+    assert "perplexity" in said
+    assert f"40 prompts on 40 questions of {held_out}" in said
+    assert {"nll", "perplexity", "reference_nll"} <= set(found["checkpoints"][run])
 
 
 @pytest.mark.parametrize(
@@ -100,11 +133,17 @@ def test_the_dpo_script_goes_from_plain_pairs_to_a_report(tmp_path):
         (["dpo"], {"EVAL": "split=nowhere"}, "no split nowhere"),
         (["dpo"], {"EVAL": "ckpt=x"}, "this script names what it evaluates"),
         (["swepo"], {"DATASET": "PAIRS"}, "needs a reward on each"),
+        (["dpo"], {"DATASET": "SINGLE"}, "responses=pairs needs two or more responses"),
+        (["gdpo"], {"DATASET": "PAIRS"}, "belief_probs: missing, and loss.name=gdpo needs it"),
         (["dpo"], {"OUTPUT_DIR": "FILE/out"}, "cannot be written"),
     ],
 )
 def test_a_script_refuses_at_its_beginning_what_would_fail_at_its_end(tmp_path, arguments, env, message):
-    places = {"PAIRS": pairs_file(tmp_path / "pairs.jsonl"), "FILE": str(tmp_path / "file")}
+    places = {
+        "PAIRS": file_of(tmp_path / "pairs.jsonl", pair),
+        "SINGLE": file_of(tmp_path / "single.jsonl", single),
+        "FILE": str(tmp_path / "file"),
+    }
     (tmp_path / "file").touch()
     for name, place in places.items():
         env = {key: value.replace(name, place) for key, value in env.items()}

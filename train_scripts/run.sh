@@ -68,9 +68,15 @@ quietly train.py plan=true "${sft[@]}"
 [ "$loss" = "$first" ] || quietly train.py plan=true "${preference[@]}"
 base=$("$PYTHON" train.py --cfg job --package model "${sft[@]}" | sed -n 's/^name_or_path: *//p')
 known=()  # of the runs' config that is yet to be written: what evaluate.py will take from it
+eval_data=()  # where the run names some: that is evaluated on
 for override in "datasets=[$DATASET]" "$@"; do
-  case $override in datasets=*|belief_classes=*|max_length=*|max_prompt_length=*|truncation=*|seed=*|eval_fraction=*) known+=("$override");; esac
+  case $override in
+    eval_datasets=null) eval_data=();;
+    eval_datasets=*) eval_data=("${override#eval_}");;
+    datasets=*|belief_classes=*|max_length=*|max_prompt_length=*|truncation=*|seed=*|eval_fraction=*) known+=("$override");;
+  esac
 done
+known+=(${eval_data[@]+"${eval_data[@]}"})
 quietly evaluate.py check=true ckpt="'$base'" "${known[@]}" "${evaluation[@]}"
 
 train "${sft[@]}"
