@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from trees import Ids, Layout, Placed, Row, Segment, TokenTree, deviations, plant, tree_tokens
+from trees import Ids, Layout, Placed, Row, Segment, TokenTree, column, deviations, plant, tree_tokens
 
 __all__ = [
     "ForestBatch",
@@ -22,6 +22,7 @@ __all__ = [
     "Pack",
     "Segment",
     "TokenTree",
+    "column",
     "dense_mask",
     "deviations",
     "pack",
@@ -72,6 +73,7 @@ class ForestBatch(NamedTuple):
     valid: torch.Tensor  # (N, K) bool
     class_probs: torch.Tensor  # (N, C)
     is_majority: torch.Tensor  # (N,) 1, 0, or -1 for no beliefs
+    weight: torch.Tensor  # (N,) how many examples each counts as
     segments: tuple[tuple[Segment, ...], ...]  # of each row, in order; together they cover its tokens
     read_starts: tuple[int, ...]  # R + 1 host integers: position r has the reads read_starts[r] .. [r + 1]
     num_spans: int
@@ -152,6 +154,7 @@ def _to_batch(
         class_read=torch.from_numpy(class_read),
         **_answer_tables(members, shape.answers),
         **_belief_tables(members, shape.classes),
+        weight=torch.tensor([tree.weight for tree in members], dtype=torch.float32),
         segments=tuple(tuple(row.segments) for row in layout.rows) or ((),),
         num_spans=layout.num_spans,
         num_tokens=sum(len(row.ids) for row in layout.rows),
