@@ -50,12 +50,11 @@ from groups import (
     keep_apart,
     limits_with_shots,
     mismatch,
-    numbered,
+    open_table,
     parse_group,
     read_groups,
     read_opinions,
     read_rows,
-    read_table,
     response_text,
     rng_of,
     tokenize,
@@ -138,8 +137,8 @@ def _load(name: str, split: str, reading: Reading, dropped: Counter) -> Loaded:
         opinions = read_opinions(name, split, reading.seed, reading.pairs_per_prompt, reading.classes)
         dropped["rows_read"] += len(opinions)
         return Loaded([group._replace(dataset=name) for group in opinions], False)
-    table = read_table(name, split)
-    rows = numbered(table)
+    table = open_table(name, split)
+    rows = list(table.rows())
     known = choose_format(rows, table.place)
     if table.member and not known.takes_member:
         raise UserError(

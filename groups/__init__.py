@@ -9,9 +9,8 @@ from groups.files import (
     OPINION_GROUPS,
     OPINION_SPLITS,
     SUFFIXES,
-    numbered,
+    open_table,
     read_rows,
-    read_table,
 )
 from groups.formats import FORMATS, OWN, Format, choose_format, read_groups
 from groups.needs import check_beliefs, check_examples
@@ -70,12 +69,11 @@ __all__ = [
     "keep_apart",
     "limits_with_shots",
     "mismatch",
-    "numbered",
+    "open_table",
     "parse_group",
     "prompt_ids",
     "read_opinions",
     "read_rows",
-    "read_table",
     "response_text",
     "rng_of",
     "stop_ids",
