@@ -7,8 +7,9 @@ how it is laid out stands in `trees.py`.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "Pack",
     "Segment",
     "TokenTree",
+    "Trees",
     "column",
     "dense_mask",
     "deviations",
@@ -30,6 +32,7 @@ __all__ = [
     "visible",
 ]
 
+Trees = Sequence[TokenTree] | Mapping[int, TokenTree]  # by the examples' numbers
 Pack = list[list[int]]  # rows of one forward pass; each row lists example indices
 ROUNDING = 2.0**-14  # of an example's largest deviation: what single precision may be off by
 
@@ -97,9 +100,7 @@ class ForestBatch(NamedTuple):
 # --- packing: rows become tensors ---------------------------------------------------------------------------
 
 
-def pack(
-    trees: Sequence[TokenTree], rows: Pack, pad_id: int, share: bool = True, multiple: int = 1
-) -> ForestBatch:
+def pack(trees: Trees, rows: Pack, pad_id: int, share: bool = True, multiple: int = 1) -> ForestBatch:
     """Lay out `trees[i]` for the example indices in `rows` as one ForestBatch; N follows the order in `rows`.
 
     Rows are padded to the longest of them, up to a `multiple`. An empty pack gives one padding token and N =
@@ -116,8 +117,13 @@ def pack(
             layout.lay(grove)
         placed += places
         members += of_row
-    like = members or list(trees[:1])  # an empty pack has the tables of a full one
+    # an empty pack has the tables of a full one
+    like = members or list(itertools.islice(_values(trees), 1))
     return _to_batch(layout, placed, members, _Shape.of(like), pad_id, multiple)
+
+
+def _values(trees: Trees) -> Iterable[TokenTree]:
+    return trees.values() if isinstance(trees, Mapping) else trees
 
 
 class _Shape(NamedTuple):

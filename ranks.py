@@ -55,6 +55,11 @@ class World(NamedTuple):
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def is_first_of_machine(self) -> bool:
+        """Does this process do what a machine needs once?"""
+        return self.size == 1 or int(os.environ.get("LOCAL_RANK", self.rank)) == 0
+
 
 # --- start and leave ----------------------------------------------------------------------------------------
 

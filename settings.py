@@ -8,7 +8,7 @@ to those of the files.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, get_type_hints
@@ -231,6 +231,11 @@ def evaluation_settings(config: Mapping[str, Any]) -> EvaluationSettings:
             "of them"
         )
     return record(EvaluationSettings, with_data_sets({**config, "ckpt": given}), "evaluate.yaml")
+
+
+def names_of(data_sets: Sequence[DataSet]) -> list[str]:
+    """The names of data sets, for messages and reports."""
+    return [data_set.name for data_set in data_sets]
 
 
 def with_data_sets(config: Mapping[str, Any]) -> dict[str, Any]:

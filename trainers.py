@@ -284,13 +284,12 @@ def check_eval_metric(name: str, data: Data, packing: Packing, has_reference: bo
     What a metric holds for depends on the examples alone, so a model that knows nothing tells.
     """
     alone = World(0, 1, torch.device("cpu"), None)
-    trees = data.trees
-    if has_reference:
-        trees = [tree._replace(reference=(0.0,) * len(tree.answers)) for tree in trees]
-    numbers = range(len(trees))
     written: set[str] = set()
-    for first in numbers[::LOOKED_AT]:
-        for batch in schedule.batches(trees, numbers[first : first + LOOKED_AT], packing, alone):
+    for first in range(0, len(data.trees), LOOKED_AT):
+        trees = data.trees[first : first + LOOKED_AT]
+        if has_reference:
+            trees = [tree._replace(reference=(0.0,) * len(tree.answers)) for tree in trees]
+        for batch in schedule.batches(trees, range(len(trees)), packing, alone):
             written |= _names_written(batch, data.mismatched is not None)
         if name in written:
             return

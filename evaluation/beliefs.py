@@ -31,7 +31,7 @@ from evaluation.samples import (
 )
 from groups import Group
 from ranks import World
-from settings import EvaluationSettings
+from settings import EvaluationSettings, names_of
 from utils import log
 
 SHOWN_QUANTILES = (0.1, 0.4, 0.7, 0.95)  # of the prompts that are drawn, by their majority's share
@@ -187,7 +187,7 @@ def report_of(
         predictions += result.predictions
     num_questions = len({group.question for group in groups})
     facts = {
-        "datasets": settings.datasets,
+        "datasets": names_of(settings.datasets),
         "split": settings.split,
         "n_samples": settings.n_samples,
         "temperature": settings.temperature,

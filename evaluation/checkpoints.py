@@ -22,10 +22,12 @@ DEFAULT_MODEL = Path(__file__).parent.parent / "config" / "model" / "smollm2.yam
 DEFAULT_BETA = 0.1
 FROM_RUN = {  # settings that a run's config fills where they are null, and their values where no run does
     "datasets": ["opinions/republican"],
+    "format": None,
     "belief_classes": ["0", "1", "2", "3", "4", "5"],
     "max_length": 512,
     "max_prompt_length": 256,
     "truncation": None,
+    "add_bos": "auto",
     "seed": 0,
     "eval_fraction": 0.05,
 }

@@ -27,7 +27,7 @@ from groups import Example, Group
 from losses import Scores
 from ranks import World
 from schedule import Packing
-from settings import EvaluationSettings
+from settings import EvaluationSettings, names_of
 from utils import UserError, log
 
 PACK_TOKENS = 2048  # of a forward pass, where no tree is larger
@@ -263,7 +263,7 @@ def report_of(
     for result in results.values():
         predictions += result.predictions
     facts = {
-        "datasets": settings.datasets,
+        "datasets": names_of(settings.datasets),
         "split": settings.split,
         "seed": settings.seed,
         "few_shot": settings.few_shot,

@@ -16,7 +16,7 @@ from evaluation.page import ABOUT_BELIEFS, ABOUT_ORDER, html_page
 from evaluation.plots import Shown, plot
 from groups import Group
 from metrics import Summary
-from settings import EvaluationSettings
+from settings import EvaluationSettings, names_of
 from utils import atomic_path, write_json
 
 TITLES = {
@@ -54,7 +54,7 @@ class Report(NamedTuple):
 def scope_of(groups: Sequence[Group], settings: EvaluationSettings) -> str:
     """How many prompts of what, and how many questions they ask."""
     num_questions = len({group.question for group in groups})
-    of_what = f"{', '.join(settings.datasets)} ({settings.split})"
+    of_what = f"{', '.join(names_of(settings.datasets))} ({settings.split})"
     return f"{len(groups)} prompts on {num_questions} questions of {of_what}"
 
 
