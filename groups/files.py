@@ -39,11 +39,11 @@ def open_table(name: str, split: str) -> Table:
     that are not there; rows that cannot be read raise it when they are reached.
     """
     path, member = _path_and_member(name)
-    if path.is_dir():
+    if name and path.is_dir():
         return _open_folder(path, split, member)
     if GLOB_MARKS.search(str(path)) and not path.exists():
         return _open_files(str(path), _globbed(path), split, member)
-    if path.exists() or _kind_of(path):
+    if path.is_file() or _kind_of(path):
         return _open_files(str(path), [path], split, member)
     parts = hub_name(name)
     if parts is None:
@@ -62,7 +62,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def _path_and_member(name: str) -> tuple[Path, str]:
     """The path that a name begins with, and what stands behind the colon after it."""
-    if Path(name).exists():
+    if name and Path(name).exists():
         return Path(name), ""
     for colon in re.finditer(":", name):
         path = Path(name[: colon.start()])
@@ -116,7 +116,7 @@ def _check_files(paths: Sequence[Path]) -> None:
         kinds.setdefault(kind, path)
         twin = names.setdefault(path.with_name(_without_codec(path)), path)
         if twin != path:
-            raise UserError(f"data set {path}: {twin.name} stands beside it with the same rows; keep one")
+            raise UserError(f"data set {path}: {twin.name} stands beside it under the same name; keep one")
     if len(kinds) > 1:
         one, other, *_ = kinds.values()
         raise UserError(f"data set {one.parent}: {one.name} and {other.name} are of two kinds; keep one kind")
