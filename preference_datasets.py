@@ -41,6 +41,7 @@ from groups import (
     audit_splits,
     check_beliefs,
     check_examples,
+    check_member,
     choose_format,
     class_token_ids,
     cut_prompt,
@@ -144,6 +145,7 @@ def _load(name: str, split: str, reading: Reading, dropped: Counter) -> Loaded:
         raise UserError(
             f"data set {name}: its columns have no members to choose from; remove :{table.member}"
         )
+    check_member(known.name, rows, table.member, table.place)
     dropped["rows_read"] += len(rows)
     groups = []
     of_table = Drops()

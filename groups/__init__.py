@@ -19,6 +19,7 @@ from groups.record import CLASSES, Belief, Example, Group, Prompt, Response
 from groups.rows import Drops, Reader, Rows, Source, add_drops, why_dropped
 from groups.shots import response_text, with_shots
 from groups.splits import Loaded, hold_out, keep_apart
+from groups.surveys import check_member
 from groups.tokens import (
     Limits,
     class_token_ids,
@@ -55,6 +56,7 @@ __all__ = [
     "audit_splits",
     "check_beliefs",
     "check_examples",
+    "check_member",
     "FORMATS",
     "OWN",
     "Format",
