@@ -6,6 +6,7 @@ raises `UserError` with the place and the remedy; nothing is repaired.
 
 from __future__ import annotations
 
+import functools
 import glob
 import re
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from groups.parsing import KINDS, read_values
 from groups.rows import Row
 from groups.streams import CODECS
 from groups.tables import FILE_SPLITS, SPLIT_NAMES, Table, choose_split
+from groups.waves import is_wave, read_wave, wave_files
 from utils import UserError
 
 DATA = Path(__file__).parent.parent / "data"
@@ -150,11 +152,20 @@ def _globbed(pattern: Path) -> list[Path]:
 
 def _open_folder(folder: Path, split: str, member: str) -> Table:
     """The shards of a folder as one table, or a split of a folder whose files are named by their splits."""
+    if is_wave(folder):
+        return _open_wave(folder, split, member)
     splits = saved_splits(folder) if is_saved(folder) else _splits_of(folder)
     if "" in splits:
         return _open_files(str(folder), splits[""], split, member)
     chosen = choose_split(str(folder), split, list(splits))
     return _table(f"{folder}/{chosen.split}", splits[chosen.split], chosen.whole, member)
+
+
+def _open_wave(folder: Path, split: str, member: str) -> Table:
+    """One table of the files of a survey, which hold all splits."""
+    whole = _open_files(str(folder), wave_files(folder), split, member)
+    rows = functools.cache(lambda: read_wave(folder))  # as many as questions, from as many as people
+    return whole._replace(rows=lambda: iter(rows()))
 
 
 def _splits_of(folder: Path) -> dict[str, list[Path]]:

@@ -137,6 +137,60 @@ def test_opinionqa_counts_of_no_option_are_left_out_and_counted(tmp_path):
         load(write(tmp_path / "b.jsonl", {**OPINIONQA, "MC_options": "none"}))
 
 
+def write_wave(folder, **changes):
+    """A folder of OpinionQA's release: two questions, four people of two parties, one who refused."""
+    files = {
+        "info": [
+            {"": "0", "key": "SAFE_W1", "question": "How safe?", "references": "['Safe', 'Not', 'Refused']"},
+            {"": "1", "key": "GUN_W1", "question": "A gun?", "references": "['Yes', 'No']"},
+        ],
+        "metadata": [{"": "0", "key": "POLPARTY", "options": "['Republican', 'Democrat']"}],
+        "responses": [
+            {"SAFE_W1": "Safe", "GUN_W1": "", "POLPARTY": "Democrat", "WEIGHT_W1": "1.5"},
+            {"SAFE_W1": "Not", "GUN_W1": "No", "POLPARTY": "Democrat", "WEIGHT_W1": "0.5"},
+            {"SAFE_W1": "Refused", "GUN_W1": "Yes", "POLPARTY": "Republican", "WEIGHT_W1": "1"},
+            {"SAFE_W1": "Safe", "GUN_W1": "No", "POLPARTY": "Refused", "WEIGHT_W1": "1"},
+        ],
+    }
+    folder.mkdir()
+    for name, rows in {**files, **changes}.items():
+        write_csv(folder / f"{name}.csv", rows)
+    return folder
+
+
+def test_a_folder_of_opinionqas_release_is_weighted_by_person(tmp_path):
+    folder = write_wave(tmp_path / "American_Trends_Panel_W1")
+    safe, gun = load(f"{folder}:Overall")
+    assert safe.prompt == "<Q>How safe?\n0: Safe\n1: Not\n2: Refused<A>" and gun.question == "A gun?"
+    assert probs_of([safe, gun]) == [(0.625, 0.125, 0.25), (0.4, 0.6)]
+    safe, gun = load(f"{folder}:Democrat")
+    assert probs_of([safe, gun]) == [(0.75, 0.25), (1.0,)]
+    assert safe.id == f"{folder}/info.csv, row 1, POLPARTY=Democrat"
+    assert len(load(folder)) == 6
+    with pytest.raises(UserError, match="no group Refused; there are Overall, POLPARTY=Democrat, POLPARTY=R"):
+        load(f"{folder}:Refused")
+
+
+@pytest.mark.parametrize(
+    "name,row,message",
+    [
+        (
+            "responses",
+            {"SAFE_W1": "Safe", "WEIGHT_W1": "x"},
+            "responses.csv, row 1: field WEIGHT_W1: x is no",
+        ),
+        ("responses", {"SAFE_W1": "Safe"}, "responses.csv, row 1: field WEIGHT_W1: None is no number"),
+        ("metadata", {"key": "SEX", "options": "none"}, "metadata.csv, row 1: field options: is no list"),
+        ("metadata", {"key": "SEX"}, "metadata.csv, row 1: field options: missing or empty"),
+        ("info", {"key": "SAFE_W1"}, "info.csv, row 1: field question: missing or empty"),
+    ],
+)
+def test_a_row_of_opinionqas_release_that_cannot_be_read_is_named(tmp_path, name, row, message):
+    folder = write_wave(tmp_path / "wave", **{name: [row]})
+    with pytest.raises(UserError, match=message):
+        load(folder)
+
+
 # --- SubPOP -------------------------------------------------------------------------------------------------
 
 
