@@ -1,8 +1,8 @@
 """Folders of OpinionQA's release (arXiv 2303.17548): the questions and the people's answers of one survey.
 
-Contract: `info.csv` has the questions (key, question, references), `responses.csv` one person a row with an
-answer a key, a weight (WEIGHT_W26) and attributes (POLPARTY), `metadata.csv` the attributes' values. They make
-rows of {group of people: {option: weight}}, as OpinionQA's `*_data.json` have them.
+Contract: `info.csv` has the questions (key, question, references), `responses.csv` a row a person with an
+answer a key, a weight (WEIGHT_W26) and attributes (POLPARTY), `metadata.csv` the values of attributes. They
+make rows of {group of people: {option: weight}}, as OpinionQA's `*_data.json` have them.
 """
 
 from __future__ import annotations
