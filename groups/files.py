@@ -6,6 +6,7 @@ raises `UserError` with the place and the remedy; nothing is repaired.
 
 from __future__ import annotations
 
+import functools
 import glob
 import re
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from groups.parsing import KINDS, read_values
 from groups.rows import Row
 from groups.streams import CODECS
 from groups.tables import FILE_SPLITS, SPLIT_NAMES, Table, choose_split
+from groups.waves import is_wave, read_wave, wave_files
 from utils import UserError
 
 DATA = Path(__file__).parent.parent / "data"
@@ -39,11 +41,11 @@ def open_table(name: str, split: str) -> Table:
     that are not there; rows that cannot be read raise it when they are reached.
     """
     path, member = _path_and_member(name)
-    if path.is_dir():
+    if name and path.is_dir():
         return _open_folder(path, split, member)
     if GLOB_MARKS.search(str(path)) and not path.exists():
         return _open_files(str(path), _globbed(path), split, member)
-    if path.exists() or _kind_of(path):
+    if path.is_file() or _kind_of(path):
         return _open_files(str(path), [path], split, member)
     parts = hub_name(name)
     if parts is None:
@@ -62,7 +64,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def _path_and_member(name: str) -> tuple[Path, str]:
     """The path that a name begins with, and what stands behind the colon after it."""
-    if Path(name).exists():
+    if name and Path(name).exists():
         return Path(name), ""
     for colon in re.finditer(":", name):
         path = Path(name[: colon.start()])
@@ -116,7 +118,7 @@ def _check_files(paths: Sequence[Path]) -> None:
         kinds.setdefault(kind, path)
         twin = names.setdefault(path.with_name(_without_codec(path)), path)
         if twin != path:
-            raise UserError(f"data set {path}: {twin.name} stands beside it with the same rows; keep one")
+            raise UserError(f"data set {path}: {twin.name} stands beside it under the same name; keep one")
     if len(kinds) > 1:
         one, other, *_ = kinds.values()
         raise UserError(f"data set {one.parent}: {one.name} and {other.name} are of two kinds; keep one kind")
@@ -150,11 +152,20 @@ def _globbed(pattern: Path) -> list[Path]:
 
 def _open_folder(folder: Path, split: str, member: str) -> Table:
     """The shards of a folder as one table, or a split of a folder whose files are named by their splits."""
+    if is_wave(folder):
+        return _open_wave(folder, split, member)
     splits = saved_splits(folder) if is_saved(folder) else _splits_of(folder)
     if "" in splits:
         return _open_files(str(folder), splits[""], split, member)
     chosen = choose_split(str(folder), split, list(splits))
     return _table(f"{folder}/{chosen.split}", splits[chosen.split], chosen.whole, member)
+
+
+def _open_wave(folder: Path, split: str, member: str) -> Table:
+    """One table of the files of a survey, which hold all splits."""
+    whole = _open_files(str(folder), wave_files(folder), split, member)
+    rows = functools.cache(lambda: read_wave(folder))  # as many as questions, from as many as people
+    return whole._replace(rows=lambda: iter(rows()))
 
 
 def _splits_of(folder: Path) -> dict[str, list[Path]]:

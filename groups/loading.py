@@ -22,6 +22,7 @@ from groups.record import Group
 from groups.rows import Drops, Row, Source, add_drops, why_dropped
 from groups.spilled import Chosen, Spilled
 from groups.splits import Loaded, Marker, Marks, numbers_of
+from groups.surveys import check_member
 from groups.tables import Table
 from utils import UserError, log
 
@@ -121,6 +122,8 @@ def _groups_of(name: str, table: Table, reading: Reading, dropped: Drops) -> Ite
     rows = table.rows()
     first = list(itertools.islice(rows, LOOKED_AT))
     known = _format_of(name, table, first, reading)
+    if table.member:
+        check_member(known.name, table.rows(), table.member, table.place)
     every_row = _counted(itertools.chain(first, rows), dropped)
     parts = _parts(every_row) if known.key is None else _prompts(every_row, known)
     for part in parts:

@@ -102,7 +102,7 @@ def test_prompts_that_several_questions_share_stay_on_one_side(tmp_path):
 @given(st.lists(st.text(min_size=1).filter(str.strip), unique=True, min_size=1), st.floats(0, 0.9))
 def test_different_prompts_are_split_as_ever(prompts, fraction):
     """The split of rows whose prompts are all different, as it was when rows were held out."""
-    of_prompts = [groups.Group(prompt, prompt, ()) for prompt in prompts]
+    of_prompts = [data.Group(prompt, prompt, ()) for prompt in prompts]
     hashes = [hashlib.sha256(json.dumps(prompt).encode()).hexdigest() for prompt in prompts]
     chosen = sorted(range(len(prompts)), key=hashes.__getitem__)[: math.ceil(fraction * len(prompts))]
     marks = Marker(of_prompts).marks()
