@@ -25,7 +25,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from evaluation import Checkpoint, check_folder, default_output, fill_settings, find_checkpoints
-from settings import EvaluationSettings, evaluation_settings, text_keys
+from settings import EvaluationSettings, evaluation_settings, names_of, text_keys
 from utils import UserError, guarded, keep_freed_memory, run_entry, setup_logging, with_texts_quoted
 
 
@@ -74,7 +74,9 @@ def read_prompts(settings: EvaluationSettings) -> kinds.Prompts:
     """
     groups = read_split(settings, settings.split)
     if not groups:
-        raise UserError(f"datasets={settings.datasets}: split {settings.split} is empty; set split=...")
+        raise UserError(
+            f"datasets={names_of(settings.datasets)}: split {settings.split} is empty; set split=..."
+        )
     prompts = kinds.measurable(groups)
     groups = prompts.groups[: settings.n_prompts]
     # before the shots, which differ between groups of one prompt
@@ -86,9 +88,14 @@ def read_prompts(settings: EvaluationSettings) -> kinds.Prompts:
 def read_split(settings: EvaluationSettings, split: str) -> list[data.Group]:
     """All groups of a split of the data sets."""
     groups = []
-    for name in dict.fromkeys(settings.datasets):
+    for data_set in {data_set.name: data_set for data_set in settings.datasets}.values():
         groups += data.load_groups(
-            name, split, settings.seed, settings.belief_classes, eval_fraction=settings.eval_fraction
+            data_set.name,
+            split,
+            settings.seed,
+            settings.belief_classes,
+            eval_fraction=settings.eval_fraction,
+            format=data_set.format,
         )
     return groups
 

@@ -7,14 +7,15 @@ how it is laid out stands in `trees.py`.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from trees import Ids, Layout, Placed, Row, Segment, TokenTree, deviations, plant, tree_tokens
+from trees import Ids, Layout, Placed, Row, Segment, TokenTree, column, deviations, plant, tree_tokens
 
 __all__ = [
     "ForestBatch",
@@ -22,6 +23,8 @@ __all__ = [
     "Pack",
     "Segment",
     "TokenTree",
+    "Trees",
+    "column",
     "dense_mask",
     "deviations",
     "pack",
@@ -29,6 +32,7 @@ __all__ = [
     "visible",
 ]
 
+Trees = Sequence[TokenTree] | Mapping[int, TokenTree]  # by the examples' numbers
 Pack = list[list[int]]  # rows of one forward pass; each row lists example indices
 ROUNDING = 2.0**-14  # of an example's largest deviation: what single precision may be off by
 
@@ -72,6 +76,7 @@ class ForestBatch(NamedTuple):
     valid: torch.Tensor  # (N, K) bool
     class_probs: torch.Tensor  # (N, C)
     is_majority: torch.Tensor  # (N,) 1, 0, or -1 for no beliefs
+    weight: torch.Tensor  # (N,) how many examples each counts as
     segments: tuple[tuple[Segment, ...], ...]  # of each row, in order; together they cover its tokens
     read_starts: tuple[int, ...]  # R + 1 host integers: position r has the reads read_starts[r] .. [r + 1]
     num_spans: int
@@ -95,9 +100,7 @@ class ForestBatch(NamedTuple):
 # --- packing: rows become tensors ---------------------------------------------------------------------------
 
 
-def pack(
-    trees: Sequence[TokenTree], rows: Pack, pad_id: int, share: bool = True, multiple: int = 1
-) -> ForestBatch:
+def pack(trees: Trees, rows: Pack, pad_id: int, share: bool = True, multiple: int = 1) -> ForestBatch:
     """Lay out `trees[i]` for the example indices in `rows` as one ForestBatch; N follows the order in `rows`.
 
     Rows are padded to the longest of them, up to a `multiple`. An empty pack gives one padding token and N =
@@ -114,8 +117,13 @@ def pack(
             layout.lay(grove)
         placed += places
         members += of_row
-    like = members or list(trees[:1])  # an empty pack has the tables of a full one
+    # an empty pack has the tables of a full one
+    like = members or list(itertools.islice(_values(trees), 1))
     return _to_batch(layout, placed, members, _Shape.of(like), pad_id, multiple)
+
+
+def _values(trees: Trees) -> Iterable[TokenTree]:
+    return trees.values() if isinstance(trees, Mapping) else trees
 
 
 class _Shape(NamedTuple):
@@ -152,6 +160,7 @@ def _to_batch(
         class_read=torch.from_numpy(class_read),
         **_answer_tables(members, shape.answers),
         **_belief_tables(members, shape.classes),
+        weight=torch.tensor([tree.weight for tree in members], dtype=torch.float32),
         segments=tuple(tuple(row.segments) for row in layout.rows) or ((),),
         num_spans=layout.num_spans,
         num_tokens=sum(len(row.ids) for row in layout.rows),

@@ -37,6 +37,8 @@ PEER_TIMEOUT = datetime.timedelta(
 )  # a dead peer is noticed at once; this ends the wait for one that hangs
 LAST_WORDS = 30  # seconds that ranks get to end by themselves after one of them failed
 RANK_BYTES = 0.5e9  # of memory that a process takes at least: torch and transformers alone
+TURN = 1.0  # seconds
+LAST = object()  # behind the last step of some work
 USER_MESSAGES = (b"error: ", b"stopped by ")  # what all ranks print alike
 
 
@@ -52,6 +54,11 @@ class World(NamedTuple):
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    @property
+    def is_first_of_machine(self) -> bool:
+        """Does this process do what a machine needs once?"""
+        return self.size == 1 or int(os.environ.get("LOCAL_RANK", self.rank)) == 0
 
 
 # --- start and leave ----------------------------------------------------------------------------------------
@@ -323,6 +330,29 @@ def on_main(world: World, action: Callable[[], Result]) -> Result:
     if box[1] is not None:
         raise UserError(box[1])
     return box[0]
+
+
+def by_turns(work: Iterable[None], world: World) -> None:
+    """Do this rank's work, step by step, while the others do theirs or have none; return when all are done.
+
+    Ranks meet every second, so that none waits longer than peers may be silent. A UserError of any rank is
+    raised on all.
+    """
+    steps, problem, done = iter(work), None, False
+    while not done:
+        until = time.monotonic() + TURN
+        try:
+            while not done and time.monotonic() < until:
+                done = next(steps, LAST) is LAST
+        except UserError as error:
+            problem, done, steps = str(error), True, iter(())
+        if world.size > 1:
+            all_done = torch.tensor(int(done), device=world.device)
+            dist.all_reduce(all_done, dist.ReduceOp.MIN)
+            done = bool(all_done)
+    problems = [found for found in gathered(problem, world) if found is not None]
+    if problems:
+        raise UserError(problems[0])
 
 
 def wait(world: World) -> None:

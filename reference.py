@@ -1,8 +1,8 @@
 """Reference log-probs: computed once with the policy before its first update, cached on disk by content.
 
 Contract: one number (nats) for each (prompt, belief, answer) path, keyed by a hash of its token ids, in a
-file named by hashes of the weights and of all else that changes a pass (config, dtypes, attention,
-versions). Another loss, order, subset or k reuses what is there; a file that is damaged is recomputed, never
+folder named by hashes of the weights and of all else that changes a pass (config, dtypes, attention,
+versions). Another loss, order, subset or k reuses what is there; what is damaged is recomputed, never
 used. No second model ever exists. The order of the work depends on the examples alone, so a run that was
 killed here and goes on gets the same bits.
 """
@@ -11,22 +11,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+import torch.distributed as dist
 from tqdm import tqdm
 
 import losses
 import models
 import schedule
-from forest import Ids, TokenTree
+from forest import TokenTree, column
+from groups.stored import NO_KEY, StoredTrees
 from ranks import World, gathered, on_main
+from reference_cache import ReferenceCache
 from schedule import Packing
-from utils import UserError, atomic_path, cache_dir, locked, log
+from trees import path_keys
+from utils import UserError, cache_dir, log
 
 PLAN_CHUNK = 1024  # examples planned, computed and written at once: planning is quadratic in the worst case
 VERSION = 1  # of what scores here; a change of its numbers takes the next one
@@ -51,55 +54,164 @@ def reference_logps(
     fingerprint: str,
     packing: Packing,
     world: World,
-    wanted: Sequence[int] | None = None,
-) -> list[TokenTree]:
-    """Fill `reference` of every tree, or of the `wanted` ones: summed log-probs (nats) of its answers under
-    `policy`, which must be the reference.
+    wanted: Sequence[int] | np.ndarray | None = None,
+) -> Sequence[TokenTree]:
+    """The trees with the `reference` of all, or of the `wanted` ones: summed log-probs (nats) of their
+    answers under `policy`, which must be the reference.
 
     What the cache holds is read; the rest is computed on all ranks and added to the cache.
     """
-    path = cache_path(policy, fingerprint)
+    folder = cache_folder(policy, fingerprint)
+    starts = _answer_starts(trees)
+    cache = ReferenceCache(folder) if world.is_main else None
     # ranks that knew different entries would plan different work
-    known = on_main(world, lambda: read_cache(path))
-    keys = [path_keys(tree) for tree in trees]
-    wanted = sorted(wanted) if wanted is not None else range(len(trees))
+    values = _same_on_all(_look_up(cache, trees, starts[-1]), world)
+    numbers = np.arange(len(trees)) if wanted is None else np.sort(np.asarray(wanted))
+    is_unknown = np.isnan(values)
+    first_alike = _first_alike(trees) if is_unknown.any() else None
     computed = 0
-    with tqdm(total=len(wanted), desc="reference", unit="ex", disable=not world.is_main) as bar:
-        for first in range(0, len(wanted), PLAN_CHUNK):
-            chunk = wanted[first : first + PLAN_CHUNK]
-            missing = [i for i in chunk if not all(key is None or key in known for key in keys[i])]
+    with tqdm(total=len(numbers), desc="reference", unit="ex", disable=not world.is_main) as bar:
+        for first in range(0, len(numbers), PLAN_CHUNK):
+            chunk = numbers[first : first + PLAN_CHUNK]
+            missing = _missing(chunk, starts, values, first_alike)
             if missing:
-                known |= _compute_and_add(policy, trees, missing, packing, world, path)
+                _compute_and_add(policy, trees, missing, starts, values, packing, world, cache)
             computed += len(missing)
             bar.update(len(chunk))
-    log.info("reference log-probs: %d of %d examples from the cache", len(wanted) - computed, len(wanted))
-    filled = list(trees)
-    for i in wanted:
-        logps = tuple(0.0 if key is None else known[key] for key in keys[i])
-        filled[i] = trees[i]._replace(reference=logps)
-    return filled
+    log.info("reference log-probs: %d of %d examples from the cache", len(numbers) - computed, len(numbers))
+    return WithReference(trees, starts, values, numbers)
+
+
+class WithReference(Sequence):
+    """Trees with their reference log-probs, put together when a tree is asked for."""
+
+    def __init__(
+        self, trees: Sequence[TokenTree], starts: np.ndarray, values: np.ndarray, filled: np.ndarray
+    ):
+        self.trees, self.starts, self.values = trees, starts, values
+        self.is_filled = np.zeros(len(trees), bool)
+        self.is_filled[filled] = True
+
+    def __len__(self) -> int:
+        return len(self.trees)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        tree = self.trees[number]
+        if not self.is_filled[number]:
+            return tree
+        number = int(number) % len(self)
+        logps = self.values[self.starts[number] : self.starts[number + 1]]
+        return tree._replace(reference=tuple(logps.tolist()))
+
+    def column(self, name: str) -> np.ndarray:
+        """One number of every tree, see `trees.column`."""
+        return column(self.trees, name)
+
+
+# --- what is known, and what is missing ---------------------------------------------------------------------
+
+
+def _answer_starts(trees: Sequence[TokenTree]) -> np.ndarray:
+    """(N + 1,) where each tree's answers begin among those of all trees."""
+    if isinstance(trees, StoredTrees):
+        return trees.answer_starts()
+    return np.cumsum([0, *(len(tree.answers) for tree in trees)])
+
+
+def _answer_keys(trees: Sequence[TokenTree]) -> Iterator[np.ndarray]:
+    """(A, 2) keys of all answers, some at a time; NO_KEY where an example has no such answer."""
+    if isinstance(trees, StoredTrees):
+        yield from trees.answer_keys()
+        return
+    for first in range(0, len(trees), PLAN_CHUNK):
+        keys = [key or NO_KEY for tree in trees[first : first + PLAN_CHUNK] for key in path_keys(tree)]
+        yield keys_as_numbers(keys)
+
+
+def _look_up(cache: ReferenceCache | None, trees: Sequence[TokenTree], num_answers: int) -> np.ndarray:
+    """(A,) log-probs of all answers: NaN where the cache has none, 0 where an example has no such answer."""
+    values = np.full(num_answers, np.nan)
+    if cache is None:
+        return values
+    first = 0
+    for keys in _answer_keys(trees):
+        last = first + len(keys)
+        values[first:last] = np.where(keys.any(1), cache.look_up(keys), 0.0)
+        first = last
+    return values
+
+
+def _same_on_all(values: np.ndarray, world: World) -> np.ndarray:
+    """The main rank's numbers."""
+    if world.size == 1:
+        return values
+    shared = torch.from_numpy(values).to(world.device)
+    dist.broadcast(shared, src=0)
+    return shared.cpu().numpy()
+
+
+def _first_alike(trees: Sequence[TokenTree]) -> np.ndarray:
+    """(A,) for every answer the number of the first one of the same path."""
+    keys = np.concatenate([np.empty((0, 2), np.uint64), *_answer_keys(trees)])
+    order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: equal keys stay in their order
+    begins = np.ones(len(keys), bool)
+    begins[1:] = (keys[order[1:]] != keys[order[:-1]]).any(1)
+    firsts = np.empty(len(keys), np.int64)
+    firsts[order] = order[begins][np.cumsum(begins) - 1]
+    return firsts
+
+
+def _missing(
+    chunk: np.ndarray, starts: np.ndarray, values: np.ndarray, first_alike: np.ndarray | None
+) -> list[int]:
+    """The examples of a chunk that lack an answer's log-prob, once what others brought is filled in."""
+    missing = []
+    for i in chunk.tolist():
+        of_example = slice(starts[i], starts[i + 1])
+        unknown = np.isnan(values[of_example])
+        if not unknown.any():
+            continue
+        values[of_example] = np.where(unknown, values[first_alike[of_example]], values[of_example])
+        if np.isnan(values[of_example]).any():
+            missing.append(i)
+    return missing
+
+
+# --- computing ----------------------------------------------------------------------------------------------
 
 
 def _compute_and_add(
     policy: models.Scorer,
     trees: Sequence[TokenTree],
     missing: Sequence[int],
+    starts: np.ndarray,
+    values: np.ndarray,
     packing: Packing,
     world: World,
-    path: Path,
-) -> Logps:
-    """What the cache then holds for the missing examples' paths."""
-    logps = _compute(policy, trees, missing, packing, world)
-    return on_main(world, lambda: add_to_cache(path, logps))
+    cache: ReferenceCache | None,
+) -> None:
+    """Fill in the values of the missing examples: what the cache then holds of them."""
+    needed = {i: trees[i] for i in missing}
+    logps = _compute(policy, needed, packing, world)
+    keys = sorted(logps)  # on all ranks alike
+
+    def add() -> np.ndarray:
+        return cache.add(keys_as_numbers(keys), np.asarray([logps[key] for key in keys]))
+
+    held = dict(zip(keys, on_main(world, add).tolist()))
+    for i, tree in needed.items():
+        for at, key in enumerate(path_keys(tree), starts[i]):
+            if key is not None and np.isnan(values[at]):
+                values[at] = held[key]
 
 
 @torch.no_grad()
-def _compute(
-    policy: models.Scorer, trees: Sequence[TokenTree], missing: Sequence[int], packing: Packing, world: World
-) -> Logps:
-    """The log-probs of the missing examples' paths, over all ranks."""
+def _compute(policy: models.Scorer, trees: Mapping[int, TokenTree], packing: Packing, world: World) -> Logps:
+    """The log-probs of these examples' paths, over all ranks."""
     logps: Logps = {}
-    packs = schedule.share_of(schedule.plan_step(trees, missing, packing, world.size), world)
+    packs = schedule.share_of(schedule.plan_step(trees, list(trees), packing, world.size), world)
     for rows in tqdm(packs, desc="packs", leave=False, disable=not world.is_main):
         batch = schedule.batch_of(trees, rows, packing).to(models.device_of(policy))
         values = models.score(policy, batch).policy.tolist()
@@ -113,11 +225,16 @@ def _compute(
     return logps
 
 
-# --- keys ---------------------------------------------------------------------------------------------------
+def keys_as_numbers(keys: Sequence[bytes]) -> np.ndarray:
+    """(A, 2) numbers of A keys."""
+    return np.frombuffer(b"".join(keys), np.uint64).reshape(-1, 2)
 
 
-def cache_path(policy: models.Scorer, fingerprint: str) -> Path:
-    """The file of this model's log-probs: named by all that changes a pass beside the tokens."""
+# --- the folder -------------------------------------------------------------------------------------------
+
+
+def cache_folder(policy: models.Scorer, fingerprint: str) -> Path:
+    """The folder of this model's log-probs: named by all that changes a pass beside the tokens."""
     config = {key: value for key, value in policy.model.config.to_dict().items() if key not in NOT_IN_A_PASS}
     facts = {
         "config": config,
@@ -129,71 +246,7 @@ def cache_path(policy: models.Scorer, fingerprint: str) -> Path:
     }
     text = json.dumps(facts, sort_keys=True, default=str)
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    return cache_dir() / "reference" / f"{fingerprint}-{digest}.safetensors"
-
-
-def path_keys(tree: TokenTree) -> list[bytes | None]:
-    """The key of every answer's path; None where an example has no such answer."""
-    return [path_key(tree.prompt, tree.belief, answer) if answer else None for answer in tree.answers]
-
-
-def path_key(prompt: Ids, belief: Ids, answer: Ids) -> bytes:
-    """16 bytes that name one scored path; parts are length-prefixed, so no two splits of the same ids
-    collide.
-    """
-    numbers = np.asarray([len(prompt), len(belief), *prompt, *belief, *answer], np.int64)
-    return hashlib.blake2b(numbers.tobytes(), digest_size=16).digest()
-
-
-# --- the file -----------------------------------------------------------------------------------------------
-
-
-def read_cache(path: Path) -> Logps:
-    """The cached log-probs by path key; empty where there is no file, and, with a warning, where it is
-    damaged.
-    """
-    try:
-        if not path.exists():
-            return {}
-        with safe_open(path, "np") as file:
-            keys, logps = file.get_tensor("keys"), file.get_tensor("logps")
-            digest = (file.metadata() or {}).get("digest")
-    except (SafetensorError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        log.warning("reference cache %s is damaged (%s): computing it again", path, reason)
-        return {}
-    if digest != _digest(keys, logps):
-        log.warning("reference cache %s does not match its checksum: computing it again", path)
-        return {}
-    return {key.tobytes(): float(value) for key, value in zip(keys, logps)}
-
-
-def add_to_cache(path: Path, logps: Logps) -> Logps:
-    """Add log-probs to the file and give those that it then holds for these paths: where two runs computed
-    one, the first stays.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.parent, wait=True):
-            known = {**logps, **read_cache(path)}
-            write_cache(path, known)
-    except (OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        log.warning("reference cache %s cannot be written (%s): going on without it", path, reason)
-        return logps
-    return {key: known[key] for key in logps}
-
-
-def write_cache(path: Path, known: Logps) -> None:
-    """Write the cache whole, by rename, with a checksum."""
-    keys = np.frombuffer(b"".join(known), np.uint8).reshape(-1, 16)
-    logps = np.asarray(list(known.values()), np.float64)
-    with atomic_path(path) as temporary:
-        save_file({"keys": keys, "logps": logps}, temporary, metadata={"digest": _digest(keys, logps)})
-
-
-def _digest(keys: np.ndarray, logps: np.ndarray) -> str:
-    return hashlib.blake2b(keys.tobytes() + logps.tobytes(), digest_size=16).hexdigest()
+    return cache_dir() / "reference" / f"{fingerprint}-{digest}"
 
 
 # --- the first step -----------------------------------------------------------------------------------------

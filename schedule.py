@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 import forest
-from forest import ForestBatch, Pack, TokenTree
+from forest import ForestBatch, Pack, TokenTree, Trees
 from ranks import World
 from settings import TrainSettings
 from utils import UserError
@@ -28,10 +28,12 @@ DENSE_WIDTH = 4096  # tokens of a row at which dense attention costs as much as 
 
 
 class Data(NamedTuple):
-    """Trees of one split; where the loss asks for it, every tree's prompt with an answer to another one."""
+    """Trees of one split, in memory or on the disk; where the loss asks for it, every tree's prompt with an
+    answer to another one.
+    """
 
-    trees: list[TokenTree]
-    mismatched: list[TokenTree] | None = None
+    trees: Sequence[TokenTree]
+    mismatched: Sequence[TokenTree] | None = None
 
 
 class Packing(NamedTuple):
@@ -52,7 +54,8 @@ def packing_of(
     Raises UserError where max_tokens is given and one example alone is larger.
     """
     share = settings.share_prefixes
-    largest = max(forest.tree_tokens([tree], share) for tree in all_trees(views))
+    size = "tokens_shared" if share else "tokens_apart"
+    largest = int(max(forest.column(trees, size).max() for trees in all_trees(views)))
     max_tokens = settings.max_tokens
     if max_tokens is None:
         max_tokens = max(largest, GPU_TOKENS if device_type == "cuda" else CPU_TOKENS)
@@ -67,36 +70,51 @@ def packing_of(
     return Packing(max_tokens, row_tokens, share, multiple, pad_id)
 
 
-def all_trees(views: Mapping[str, Data]) -> Iterator[TokenTree]:
-    """Every tree of every split, and then every mismatched one."""
-    for view in views.values():
-        yield from view.trees
-    for view in views.values():
-        yield from view.mismatched or ()
+def all_trees(views: Mapping[str, Data]) -> list[Sequence[TokenTree]]:
+    """The trees of every split, and then the mismatched ones."""
+    mismatched = [view.mismatched for view in views.values() if view.mismatched is not None]
+    return [view.trees for view in views.values()] + mismatched
 
 
-class Order(NamedTuple):
+def weight_of(trees: Sequence[TokenTree], examples: Sequence[int]) -> float:
+    """How many examples these count as."""
+    return float(forest.column(trees, "weight")[np.asarray(examples)].sum())
+
+
+class Order:
     """The order in which examples are seen; every epoch sees each once, and its last step may be smaller.
 
     `prompt_of[i]` numbers the prompt of example i. `shuffle="prompts"` permutes prompts and keeps the
-    examples of one prompt together, so that they share its tree; "examples" permutes examples.
+    examples of one prompt together, so that they share its tree; "examples" permutes examples. A function of
+    (seed, step): what it remembers is the last epoch's permutation.
     """
 
-    prompt_of: Sequence[int]
-    batch_size: int
-    seed: int
-    shuffle: str = "examples"
+    def __init__(
+        self, prompt_of: Sequence[int] | np.ndarray, batch_size: int, seed: int, shuffle: str = "examples"
+    ):
+        self.prompt_of = np.asarray(prompt_of)
+        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self._last: tuple[int, np.ndarray] | None = None
 
     def examples(self, step: int) -> list[int]:
         """The examples of optimizer step `step` (from 0)."""
         epoch, within = divmod(step, self.steps_per_epoch)
+        order = self._of_epoch(epoch)
+        return order[within * self.batch_size : (within + 1) * self.batch_size].tolist()
+
+    def _of_epoch(self, epoch: int) -> np.ndarray:
+        last = self._last
+        if last is None or last[0] != epoch:
+            last = self._last = (epoch, self._permutation(epoch))
+        return last[1]
+
+    def _permutation(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.prompt_of))
-        if self.shuffle == "prompts":
-            place = rng.permutation(max(self.prompt_of) + 1)
-            prompts_in_order = np.asarray(self.prompt_of)[order]
-            order = order[np.argsort(place[prompts_in_order], kind="stable")]
-        return order[within * self.batch_size : (within + 1) * self.batch_size].tolist()
+        if self.shuffle != "prompts":
+            return order
+        place = rng.permutation(self.prompt_of.max() + 1)
+        return order[np.argsort(place[self.prompt_of[order]], kind="stable")]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -107,19 +125,19 @@ class Order(NamedTuple):
         epochs, rest = divmod(num_examples, len(self.prompt_of))
         return epochs * self.steps_per_epoch + math.ceil(rest / self.batch_size)
 
-    def seen(self, num_examples: int) -> list[int] | None:
+    def seen(self, num_examples: int) -> np.ndarray | None:
         """The examples that a run of `num_examples` sees; None: all. A short run on large data needs no
         reference of the rest.
         """
         steps = math.ceil(num_examples / self.batch_size)
         if steps * self.batch_size >= len(self.prompt_of):
             return None
-        return self._replace(batch_size=steps * self.batch_size).examples(0)
+        return self._of_epoch(0)[: steps * self.batch_size]
 
 
 def order_of(trees: Sequence[TokenTree], batch_size: int, seed: int, shuffle: str) -> Order:
     """The order of these trees."""
-    return Order([tree.group for tree in trees], batch_size, seed, shuffle)
+    return Order(forest.column(trees, "group"), batch_size, seed, shuffle)
 
 
 def batches(
@@ -128,8 +146,17 @@ def batches(
     """This rank's packs of the given examples, laid out and on its device. Every rank gets as many as the
     others.
     """
-    for rows in share_of(plan_step(trees, examples, packing, world.size), world):
-        yield batch_of(trees, rows, packing).to(world.device)
+    for batch in packed(trees, examples, packing, world):
+        yield batch.to(world.device)
+
+
+def packed(
+    trees: Sequence[TokenTree], examples: Sequence[int], packing: Packing, world: World
+) -> Iterator[ForestBatch]:
+    """As `batches`, in the CPU's memory."""
+    needed = {i: trees[i] for i in examples}  # each is made once, where trees stand on the disk
+    for rows in share_of(plan_step(needed, examples, packing, world.size), world):
+        yield batch_of(needed, rows, packing)
 
 
 def share_of(packs: Sequence[Pack], world: World) -> Sequence[Pack]:
@@ -137,7 +164,7 @@ def share_of(packs: Sequence[Pack], world: World) -> Sequence[Pack]:
     return packs[world.rank :: world.size]
 
 
-def batch_of(trees: Sequence[TokenTree], rows: Pack, packing: Packing) -> ForestBatch:
+def batch_of(trees: Trees, rows: Pack, packing: Packing) -> ForestBatch:
     """One pack as a forest, in the CPU's memory."""
     return forest.pack(trees, rows, packing.pad_id, packing.share, packing.multiple)
 
@@ -149,9 +176,7 @@ Row = tuple[
 ]  # (tokens used, examples); a bundle of examples that must share a row looks the same
 
 
-def plan_step(
-    trees: Sequence[TokenTree], examples: Sequence[int], packing: Packing, world_size: int
-) -> list[Pack]:
+def plan_step(trees: Trees, examples: Sequence[int], packing: Packing, world_size: int) -> list[Pack]:
     """Split a step's examples into packs, a multiple of `world_size` in all.
 
     Examples of one prompt stay together; trees fill rows best-fit, longest first, and rows fill packs, so
@@ -176,7 +201,7 @@ def plan_step(
     return packs + [[] for _ in range(surplus)]
 
 
-def _bundles(trees: Sequence[TokenTree], examples: Sequence[int], packing: Packing) -> list[Row]:
+def _bundles(trees: Trees, examples: Sequence[int], packing: Packing) -> list[Row]:
     """Examples that must share a row, and their tokens: those of one prompt, while they fit a pack."""
     by_prompt: dict[object, list[int]] = {}
     for i in examples:
@@ -190,7 +215,7 @@ def _bundles(trees: Sequence[TokenTree], examples: Sequence[int], packing: Packi
     return bundles
 
 
-def _fitting(trees: Sequence[TokenTree], members: Sequence[int], packing: Packing) -> tuple[int, int]:
+def _fitting(trees: Trees, members: Sequence[int], packing: Packing) -> tuple[int, int]:
     """(tokens, number) of the first members that fit a pack together: all, or half of them, ..."""
     count = len(members)
     while True:

@@ -8,33 +8,13 @@ to those of the files.
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, Literal, get_type_hints
 
-from utils import UserError, environment_secrets, is_name, named_as_secret, texts_in, without_secrets
-
-Record = TypeVar("Record")
-
-
-class AtLeast(NamedTuple):
-    """The range of a number, both ends included."""
-
-    least: float
-    most: float = 2**63 - 1
-
-
-class Rule(NamedTuple):
-    """What a value must be beside its kind: a pattern of its whole text, or different entries; and how that
-    is said."""
-
-    wanted: str
-    pattern: str = ".*"
-    distinct: bool = False
-
+from checking import AtLeast, Rule, as_text, constraints_of, kinds_of, record, wants_text
+from utils import UserError, environment_secrets, is_name, texts_in, without_secrets
 
 FREE = "free to change when a run resumes"
 FOLDER_NAME = Rule(
@@ -44,7 +24,8 @@ LABELS = Rule("must be a list of different labels, belief_classes=['0','1',...]"
 POSITIVE = AtLeast(1e-12)
 
 DType = Literal["float32", "bfloat16"]
-Truncation = Literal["keep_start", "keep_end"]
+Truncation = Literal["keep_start", "keep_end", "dpo"]
+AddBos = Literal["true", "false", "auto"]
 
 
 # --- the records --------------------------------------------------------------------------------------------
@@ -90,6 +71,16 @@ class LossSettings:
 
 
 @dataclass(frozen=True)
+class DataSet:
+    """One of a run's data sets: its name alone, or {name: ..., weight: ..., n: ..., format: ...}."""
+
+    name: str
+    weight: Annotated[float | None, POSITIVE] = None  # its share of the examples of all that have one
+    n: Annotated[int | None, AtLeast(1)] = None  # so many of its examples, drawn by the seed
+    format: str | None = None  # of its rows; None: recognised
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """config/config.yaml."""
 
@@ -100,16 +91,19 @@ class TrainSettings:
     debug: Annotated[bool, FREE]
     wandb: Annotated[WandbSettings, FREE]
 
-    datasets: list[str]
-    eval_datasets: list[str] | None
+    datasets: list[DataSet]
+    eval_datasets: list[DataSet] | None
+    format: str | None
     eval_fraction: Annotated[float, AtLeast(0, 1)]
     responses: str
+    max_responses: Annotated[int | None, AtLeast(2)]
     icf_shots: Annotated[int, AtLeast(0)]
     pairs_per_prompt: Annotated[int, AtLeast(1, 10_000)]
     belief_classes: Annotated[list[str], LABELS]
     max_length: Annotated[int, AtLeast(2)]
     max_prompt_length: Annotated[int | None, AtLeast(1)]
     truncation: Truncation | None
+    add_bos: AddBos
     shuffle: Literal["examples", "prompts"]
     n_eval_examples: Annotated[int | None, AtLeast(1)]
 
@@ -176,11 +170,13 @@ class EvaluationSettings:
     embedder: str | None
     check: bool
 
-    datasets: list[str] | None
+    datasets: list[DataSet] | None
+    format: str | None
     belief_classes: Annotated[list[str] | None, LABELS]
     max_length: Annotated[int | None, AtLeast(2)]
     max_prompt_length: Annotated[int | None, AtLeast(1)]
     truncation: Truncation | None
+    add_bos: AddBos | None
     seed: Annotated[int | None, AtLeast(0)]
     eval_fraction: Annotated[float | None, AtLeast(0, 1)]
 
@@ -211,12 +207,12 @@ def train_settings(config: Mapping[str, Any]) -> TrainSettings:
         )
     loss_keys = {key: value for key, value in config["loss"].items() if key != "name"}
     parts = {
-        "wandb": _record(WandbSettings, config["wandb"], "config.yaml", "wandb."),
-        "lora": _record(LoraSettings, config["lora"], "config.yaml", "lora."),
-        "model": _record(ModelSettings, config["model"], "config.yaml", "model."),
+        "wandb": record(WandbSettings, config["wandb"], "config.yaml", "wandb."),
+        "lora": record(LoraSettings, config["lora"], "config.yaml", "lora."),
+        "model": record(ModelSettings, config["model"], "config.yaml", "model."),
         "loss": LossSettings(config["loss"]["name"], loss_keys),
     }
-    settings = _record(TrainSettings, {**config, **parts}, "config.yaml")
+    settings = record(TrainSettings, with_data_sets({**config, **parts}), "config.yaml")
     if settings.n_epochs is None and settings.n_examples is None:
         raise UserError("config keys n_epochs and n_examples: both are null; set one of them")
     return settings
@@ -226,7 +222,7 @@ def evaluation_settings(config: Mapping[str, Any]) -> EvaluationSettings:
     """The record of a composed evaluation config; `ckpt` may be one name or a list. Raises UserError as
     above."""
     check_for_secrets(config)
-    ckpt = _as_text(config.get("ckpt"))
+    ckpt = as_text(config.get("ckpt"))
     given = ckpt if isinstance(ckpt, list) else [ckpt]
     if not given or not all(map(is_name, given)):
         problem = "missing" if ckpt in (None, "", []) else "no name of a checkpoint"
@@ -234,25 +230,63 @@ def evaluation_settings(config: Mapping[str, Any]) -> EvaluationSettings:
             f"ckpt: {problem}; give ckpt=<run folder, step folder, HF folder, policy.pt, hub name> or a list "
             "of them"
         )
-    return _record(EvaluationSettings, {**config, "ckpt": given}, "evaluate.yaml")
+    return record(EvaluationSettings, with_data_sets({**config, "ckpt": given}), "evaluate.yaml")
+
+
+def names_of(data_sets: Sequence[DataSet]) -> list[str]:
+    """The names of data sets, for messages and reports."""
+    return [data_set.name for data_set in data_sets]
+
+
+def with_data_sets(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with its data sets as records. Raises UserError for an entry that is none."""
+    values = dict(config)
+    for key in ("datasets", "eval_datasets"):
+        given = as_text(values.get(key))
+        if isinstance(given, list):
+            values[key] = [_data_set(entry, key, values.get("format")) for entry in given]
+    values["add_bos"] = str(values["add_bos"]).lower() if values.get("add_bos") is not None else None
+    return values
+
+
+def _data_set(entry: Any, key: str, given_format: Any) -> Any:
+    if isinstance(entry, DataSet):
+        return entry
+    if isinstance(entry, str):
+        entry = {"name": entry}
+    if not isinstance(entry, Mapping):
+        return entry
+    formats = {} if entry.get("format") else {"format": given_format}
+    return record(DataSet, {**entry, **formats}, "config.yaml", f"{key}.")
 
 
 def model_settings(config: Mapping[str, Any]) -> ModelSettings:
     """The record of a section `model`. Raises UserError as above."""
-    return _record(ModelSettings, config, "config.yaml", "model.")
+    return record(ModelSettings, config, "config.yaml", "model.")
 
 
 def synthesis_settings(config: Mapping[str, Any]) -> SynthesisSettings:
     """The record of a composed synthesis config. Raises UserError as above."""
     check_for_secrets(config)
-    return _record(SynthesisSettings, config, "synthesize.yaml")
+    return record(SynthesisSettings, config, "synthesize.yaml")
 
 
 def as_config(settings: TrainSettings) -> dict[str, Any]:
     """The record as the nested plain values of its config."""
     values = dataclasses.asdict(settings)
     values["loss"] = {"name": settings.loss.name, **settings.loss.keys}
+    for key in ("datasets", "eval_datasets"):
+        if values[key] is not None:
+            values[key] = [_plain_data_set(entry, settings.format) for entry in values[key]]
     return values
+
+
+def _plain_data_set(entry: Mapping[str, Any], given_format: str | None) -> Any:
+    """A data set as a config names it."""
+    said = {key: value for key, value in entry.items() if value is not None}
+    if said.get("format") == given_format:
+        said.pop("format", None)
+    return said["name"] if len(said) == 1 else said
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -266,7 +300,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def free_to_change(key: str) -> bool:
     """May a run that resumes give this key of config/config.yaml (`wandb.project`, say) another value?"""
     hints = get_type_hints(TrainSettings, include_extras=True)
-    return FREE in _constraints(hints.get(key.split(".")[0], NoneType))
+    return FREE in constraints_of(hints.get(key.split(".")[0], NoneType))
 
 
 def check_for_secrets(config: Mapping[str, Any]) -> None:
@@ -287,109 +321,9 @@ def text_keys(record: type, prefix: str = "") -> list[str]:
     """The keys of a record, and of its sections, that hold a text or a list of texts."""
     keys: list[str] = []
     for key, hint in get_type_hints(record, include_extras=True).items():
-        kinds = _kinds_of(hint)
+        kinds = kinds_of(hint)
         if dataclasses.is_dataclass(kinds[0]):
             keys += text_keys(kinds[0], f"{prefix}{key}.")
-        elif _wants_text(kinds):
+        elif wants_text(kinds):
             keys.append(f"{prefix}{key}")
     return keys
-
-
-def _wants_text(kinds: tuple) -> bool:
-    """Is a key of these kinds a text, or a list of texts?"""
-    return str in kinds or any(get_origin(kind) is list for kind in kinds)
-
-
-def _as_text(value: Any) -> Any:
-    """A number or a date as the text that was meant, also in a list; other values as they are."""
-    if isinstance(value, list):
-        return [_as_text(part) for part in value]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if is_number or isinstance(value, datetime.date) else value
-
-
-# --- checks -------------------------------------------------------------------------------------------------
-
-
-def _record(kind: type[Record], values: Mapping[str, Any], file: str, prefix: str = "") -> Record:
-    """A record of checked values. Raises UserError for one that is unknown or not of its kind."""
-    hints = get_type_hints(kind, include_extras=True)
-    unknown = sorted(set(values) - set(hints), key=str)
-    if unknown:
-        raise UserError(f"config key {prefix}{unknown[0]}: unknown; the keys stand in config/{file}")
-    checked = {}
-    for key, hint in hints.items():
-        value = values.get(key)
-        checked[key] = _as_text(value) if _wants_text(_kinds_of(hint)) else value
-        _check(f"{prefix}{key}", checked[key], hint)
-    return kind(**checked)
-
-
-def _check(key: str, value: Any, hint: Any) -> None:
-    """Raises UserError, which says what the key must be, where `value` is not of the annotated kind."""
-    constraints, kinds = _constraints(hint), _kinds_of(hint)
-    if not any(_fits(value, kind, constraints) for kind in kinds):
-        raise UserError(f"config key {key}{_shown(key, value)}: {_wanted(key, kinds, constraints)}")
-
-
-def _constraints(hint: Any) -> tuple:
-    """What is annotated beside the kind."""
-    return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-
-
-def _shown(key: str, value: Any) -> str:
-    """The value for a message; nothing of it where it may be a secret."""
-    if named_as_secret(key):
-        return ""
-    return f"={without_secrets(str(value))}"
-
-
-def _kinds_of(hint: Any) -> tuple:
-    """The kinds of an annotated hint: the members of a union, or the one that is none."""
-    kind = get_args(hint)[0] if _constraints(hint) else hint
-    return get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
-
-
-def _fits(value: Any, kind: Any, constraints: tuple) -> bool:
-    """Is `value` of this one kind, within its constraints?"""
-    if kind is NoneType:
-        return value is None
-    if kind in (int, float):
-        limits = next((c for c in constraints if isinstance(c, AtLeast)), AtLeast(-(2**63)))
-        numbers = int if kind is int else (int, float)
-        right = isinstance(value, numbers) and not isinstance(value, bool)
-        return right and limits.least <= value <= limits.most
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if kind is str:
-        return is_name(value) and all(re.fullmatch(rule.pattern, value, re.S) for rule in _rules(constraints))
-    if get_origin(kind) is list:
-        if not isinstance(value, list) or not value or not all(map(is_name, value)):
-            return False
-        return len(set(value)) == len(value) or not any(rule.distinct for rule in _rules(constraints))
-    return isinstance(value, kind)
-
-
-def _rules(constraints: tuple) -> list[Rule]:
-    return [c for c in constraints if isinstance(c, Rule)]
-
-
-def _wanted(key: str, kinds: tuple, constraints: tuple) -> str:
-    """What a key must be, in words."""
-    if rules := _rules(constraints):
-        return rules[0].wanted
-    kind, nullable = kinds[0], NoneType in kinds
-    if get_origin(kind) is Literal:
-        return "choose one of " + ", ".join((["null"] if nullable else []) + list(get_args(kind)))
-    if kind in (int, float):
-        limits = next(c for c in constraints if isinstance(c, AtLeast))
-        bounded = limits.most != AtLeast(0).most
-        limit = f"{limits.least} to {limits.most}" if bounded else f"{limits.least} or more"
-        what = f"must be a {'whole ' if kind is int else ''}number, {limit}"
-    elif kind is bool:
-        what = "must be true or false"
-    elif get_origin(kind) is list:
-        what = f"must be a list, {key}=[name,...]"
-    else:
-        what = "must be a name or a path"
-    return what + (", or null" if nullable else "")

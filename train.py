@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -39,11 +40,11 @@ def main(config: DictConfig) -> None:
     needs = bind_loss(settings)
     if not settings.plan and ranks.run_on_ranks(settings.nproc):
         return
-    splits = data.read_splits(settings, needs)
+    data.check_first_rows(settings, needs)
     import_models()
     try:
         with contextlib.ExitStack() as stack:  # the run folder's lock, and open files
-            train(settings, needs, splits, stack)
+            train(settings, needs, stack)
     except Stopped as stopped:
         if stopped.agreed:
             ranks.leave_distributed()
@@ -84,22 +85,17 @@ def bind_loss(settings: TrainSettings) -> losses.Needs:
     return losses.needs(settings.loss.name, settings.loss.keys)
 
 
-def train(
-    settings: TrainSettings,
-    needs: losses.Needs,
-    splits: dict[str, data.Split],
-    stack: contextlib.ExitStack,
-) -> None:
+def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitStack) -> None:
     """From the data to the last checkpoint."""
     world = start_process(settings)
     claim = ranks.on_main(world, lambda: runs.run.open_folder(settings, stack))
     start = runs.start.start_of(claim.path, settings.model)
     spec = spec_of(settings, start)
     tokenizer = open_tokenizer(spec, settings, world)
-    trees = data.tokenize_splits(splits, tokenizer, settings)
-    views = with_mismatched(trees, needs, settings)
-    audit = data.audit_of(splits, trees)
-    say_audit(audit)
+    prepared = data.prepare(settings, needs, tokenizer, world)
+    views = views_of(prepared)
+    num_train = len(views["train"].trees)
+    say_audit(prepared.audit)
     if settings.plan:
         print(plan_text(settings, spec, views, tokenizer.pad_token_id))
         return
@@ -115,7 +111,7 @@ def train(
     fingerprint = models.fingerprint(policy)
     runs.start.check_fingerprint(claim.path, start, fingerprint)
     check_model(policy, views, packing, len(tokenizer), settings)
-    fresh = runs.run.State(fingerprint, runs.run.data_hashes(views))
+    fresh = runs.run.State(fingerprint, prepared.digests)
     if settings.compile:
         models.compile_blocks(policy)
     if needs.reference:
@@ -123,11 +119,11 @@ def train(
 
     state = resumed(claim, policy, optimizer, world, settings)
     if state is None and world.is_main and not settings.debug:
-        runs.run.write_start(claim, settings, audit)
+        runs.run.write_start(claim, settings, prepared.audit)
         runs.start.write_start(claim.path, start._replace(fingerprint=fingerprint))
     if state is not None:
         runs.run.check_same_start(claim.path, state, fresh, settings)
-        if runs.run.is_finished(claim.path, state, settings, settings.total_examples(len(trees["train"]))):
+        if runs.run.is_finished(claim.path, state, settings, settings.total_examples(num_train)):
             return
         check_room(claim, policy, world, settings)
     loss_fn = functools.partial(losses.LOSSES[settings.loss.name], **settings.loss.keys)
@@ -138,7 +134,7 @@ def train(
     run = runs.run.Run(claim, state or fresh, settings, tokenizer, world)
     stack.callback(run.close)
     if settings.sample_during_eval:
-        run.sample_from(policy, prompts_of(trees["eval"], settings), settings.seed)
+        run.sample_from(policy, prompts_of(views["eval"].trees, settings), settings.seed)
     final = trainers.train(learner, views["train"], views["eval"], run, settings)
     say_end(final, settings.eval_metric, claim.path)
 
@@ -156,18 +152,10 @@ def start_process(settings: TrainSettings) -> ranks.World:
     return world
 
 
-def with_mismatched(
-    trees: dict[str, list[forest.TokenTree]], needs: losses.Needs, settings: TrainSettings
-) -> dict[str, schedule.Data]:
+def views_of(prepared: data.Prepared) -> dict[str, schedule.Data]:
     """The trees of every split, with mismatched ones where the loss asks for them."""
-    views = {}
-    max_length = data.limits_of(settings).max_length
-    for name, of_split in trees.items():
-        mismatched = None
-        if needs.mismatched:
-            mismatched = data.mismatch(of_split, trees["train"], settings.seed, max_length)
-        views[name] = schedule.Data(of_split, mismatched)
-    return views
+    pairs = prepared.mismatched or {}
+    return {name: schedule.Data(trees, pairs.get(name)) for name, trees in prepared.trees.items()}
 
 
 def say_audit(audit: dict) -> None:
@@ -184,7 +172,7 @@ def say_end(final: runs.run.State, metric: str, path: Path) -> None:
     log.info(text, final.examples, metric, best, path / "best")
 
 
-def prompts_of(trees: list[forest.TokenTree], settings: TrainSettings) -> list[forest.Ids]:
+def prompts_of(trees: Sequence[forest.TokenTree], settings: TrainSettings) -> Sequence[forest.Ids]:
     """The prompts to sample responses to."""
     different = list(dict.fromkeys(tree.prompt for tree in trees))
     return data.drawn(different, settings.n_eval_model_samples, settings.seed)
@@ -231,15 +219,21 @@ def check_model(
 
     num_tokens: of the tokenizer.
     """
-    trees = list(schedule.all_trees(views))
-    models.check_trees(policy, trees, num_tokens)
+    for trees in schedule.all_trees(views):
+        models.check_trees(policy, trees, num_tokens)
     if settings.sample_during_eval:
         prompts = prompts_of(views["eval"].trees, settings)
         models.check_prompts(policy, prompts, (), runs.logs.SAMPLE_TOKENS)
-    longest = max(trees, key=lambda tree: tree.path_tokens)
-    probed = [*views["train"].trees[:2], longest]
+    probed = [*views["train"].trees[:2], longest_of(schedule.all_trees(views))]
     difference = models.parity_probe(policy, probed, packing.pad_id, packing.share)
     log.info("parity probe: packed and one-by-one log-probs agree to %.1e nats", difference)
+
+
+def longest_of(several: list[Sequence[forest.TokenTree]]) -> forest.TokenTree:
+    """The first tree of the longest path."""
+    lengths = [forest.column(trees, "path_tokens") for trees in several]
+    longest = max(range(len(several)), key=lambda i: lengths[i].max())
+    return several[longest][int(lengths[longest].argmax())]
 
 
 def with_references(

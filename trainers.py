@@ -115,18 +115,19 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
 
 
 def backward(learner: Learner, data: Data, examples: Sequence[int], meter: Meter) -> torch.Tensor:
-    """Add up the gradients of a step's examples; return this rank's share () of their mean loss."""
+    """Add up the gradients of a step's examples; return this rank's share () of their weighted mean loss."""
     kl = mismatched_log_ratio(learner, data, examples)
+    total = schedule.weight_of(data.trees, examples)
     of_packs = []
     for batch in schedule.batches(data.trees, examples, learner.packing, learner.world):
         scores = models.score(learner.policy, batch)._replace(kl=kl)
         losses = learner.loss_fn(scores)
-        # FSDP2 averages gradients over ranks: undo that, and divide by the examples of the whole step
-        (losses.sum() * learner.world.size / len(examples)).backward()
-        losses = losses.detach()
-        meter.add(batch, metrics.example_metrics(scores, losses, batch.is_majority, learner.beta))
-        of_packs.append(losses)
-    return torch.cat(of_packs).sum() / len(examples)
+        # FSDP2 averages gradients over ranks: undo that, and divide by the weight of the whole step
+        weighted = losses * batch.weight
+        (weighted.sum() * learner.world.size / total).backward()
+        meter.add(batch, metrics.example_metrics(scores, losses.detach(), batch.is_majority, learner.beta))
+        of_packs.append(weighted.detach())
+    return torch.cat(of_packs).sum() / total
 
 
 @torch.no_grad()
@@ -140,10 +141,11 @@ def mismatched_log_ratio(learner: Learner, data: Data, examples: Sequence[int]) 
     total = torch.zeros((), device=learner.world.device)
     for batch in schedule.batches(data.mismatched, examples, learner.packing, learner.world):
         scores = models.score(learner.policy, batch)
-        total += (scores.policy - scores.reference).sum()
+        log_ratio = scores.policy - scores.reference  # (N, 1)
+        total += (log_ratio * batch.weight[:, None]).sum()
     if learner.world.size > 1:
         dist.all_reduce(total)
-    return total / len(examples)
+    return total / schedule.weight_of(data.mismatched, examples)
 
 
 def update(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -282,13 +284,12 @@ def check_eval_metric(name: str, data: Data, packing: Packing, has_reference: bo
     What a metric holds for depends on the examples alone, so a model that knows nothing tells.
     """
     alone = World(0, 1, torch.device("cpu"), None)
-    trees = data.trees
-    if has_reference:
-        trees = [tree._replace(reference=(0.0,) * len(tree.answers)) for tree in trees]
-    numbers = range(len(trees))
     written: set[str] = set()
-    for first in numbers[::LOOKED_AT]:
-        for batch in schedule.batches(trees, numbers[first : first + LOOKED_AT], packing, alone):
+    for first in range(0, len(data.trees), LOOKED_AT):
+        trees = data.trees[first : first + LOOKED_AT]
+        if has_reference:
+            trees = [tree._replace(reference=(0.0,) * len(tree.answers)) for tree in trees]
+        for batch in schedule.batches(trees, range(len(trees)), packing, alone):
             written |= _names_written(batch, data.mismatched is not None)
         if name in written:
             return

@@ -8,9 +8,12 @@ of rewards: which of an example's are equal, and which lie above their mean.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 Ids = tuple[int, ...]
 
@@ -35,7 +38,7 @@ class TokenTree(NamedTuple):
     `class_ids` and `class_probs` are the C belief classes' token ids and the group's p*; `is_majority` says
     whether the accepted belief is the most common one of p* (None: no beliefs). `reference` is filled by
     `reference.reference_logps`: nats per answer. `group` numbers the prompt that the example belongs to;
-    `truncated` says which answers lost their end.
+    `truncated` says which answers lost their end. An example of weight 2 counts as two in a step's mean.
     """
 
     prompt: Ids
@@ -48,11 +51,42 @@ class TokenTree(NamedTuple):
     reference: tuple[float, ...] = ()
     group: int = 0
     truncated: tuple[bool, ...] = ()
+    weight: float = 1.0
 
     @property
     def path_tokens(self) -> int:
         """Tokens of the longest path from the prompt's first to a response's last token."""
         return len(self.prompt) + len(self.belief) + max(map(len, self.answers))
+
+    @property
+    def largest_id(self) -> int:
+        """The largest token id anywhere in the example."""
+        return max(map(max, filter(None, (self.prompt, self.belief, self.class_ids, *self.answers))))
+
+
+# --- numbers of many trees ----------------------------------------------------------------------------------
+
+
+def column(trees: Sequence[TokenTree], name: str) -> np.ndarray:
+    """One number of every tree, by its name in COLUMNS; trees on the disk have these at hand."""
+    of_store = getattr(trees, "column", None)
+    if of_store is not None:
+        return of_store(name)
+    kind, number_of = COLUMNS[name]
+    return np.fromiter((number_of(tree) for tree in trees), kind, len(trees))
+
+
+def path_keys(tree: TokenTree) -> list[bytes | None]:
+    """The key of every answer's path; None where an example has no such answer."""
+    return [path_key(tree.prompt, tree.belief, answer) if answer else None for answer in tree.answers]
+
+
+def path_key(prompt: Ids, belief: Ids, answer: Ids) -> bytes:
+    """16 bytes that name one scored path; parts are length-prefixed, so no two splits of the same ids
+    collide.
+    """
+    numbers = np.asarray([len(prompt), len(belief), *prompt, *belief, *answer], np.int64)
+    return hashlib.blake2b(numbers.tobytes(), digest_size=16).digest()
 
 
 # --- growing: equal text of one prompt becomes one node -----------------------------------------------------
@@ -144,6 +178,17 @@ def tree_tokens(trees: Sequence[TokenTree], share: bool = True) -> int:
     """Rows that these trees take together."""
     groves, _ = plant(trees, share)
     return sum(grove.size for grove in groves)
+
+
+# name: its kind, and the number of one tree
+COLUMNS: dict[str, tuple[type, Callable[[TokenTree], float]]] = {
+    "group": (np.int32, lambda tree: tree.group),
+    "weight": (np.float64, lambda tree: tree.weight),
+    "path_tokens": (np.int32, lambda tree: tree.path_tokens),
+    "largest_id": (np.int32, lambda tree: tree.largest_id),
+    "tokens_shared": (np.int32, lambda tree: tree_tokens([tree])),
+    "tokens_apart": (np.int32, lambda tree: tree_tokens([tree], share=False)),
+}
 
 
 # --- laying out: groves become rows of tokens ---------------------------------------------------------------

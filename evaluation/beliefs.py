@@ -17,7 +17,6 @@ from evaluation.answers import Answers, ask
 from evaluation.checkpoints import Checkpoint
 from evaluation.judges import EmbeddingJudge
 from evaluation.kept import Kept
-from evaluation.kinds import weight_of
 from evaluation.plots import Shown
 from evaluation.report import Part
 from evaluation.samples import (
@@ -156,8 +155,8 @@ def summaries_of(of_prompts: Sequence[PromptMetrics], groups: Sequence[Group]) -
 
 def _summary(values: Sequence[float], groups: Sequence[Group]) -> metrics.Summary:
     """The mean of one value a prompt, by the prompts' weights, with an interval over questions."""
-    questions = [group.question for group in groups]
-    return metrics.summarize(values, clusters=questions, weights=list(map(weight_of, groups)))
+    questions, weights = zip(*[(group.question, group.weight) for group in groups])
+    return metrics.summarize(values, clusters=questions, weights=weights)
 
 
 def _prediction(checkpoint: str, group: Group, sample: Sample) -> dict[str, object]:

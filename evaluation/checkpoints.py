@@ -22,10 +22,12 @@ DEFAULT_MODEL = Path(__file__).parent.parent / "config" / "model" / "smollm2.yam
 DEFAULT_BETA = 0.1
 FROM_RUN = {  # settings that a run's config fills where they are null, and their values where no run does
     "datasets": ["opinions/republican"],
+    "format": None,
     "belief_classes": ["0", "1", "2", "3", "4", "5"],
     "max_length": 512,
     "max_prompt_length": 256,
     "truncation": None,
+    "add_bos": "auto",
     "seed": 0,
     "eval_fraction": 0.05,
 }
@@ -180,15 +182,16 @@ def default_output(checkpoints: Sequence[Checkpoint]) -> Path:
 def fill_settings(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint]) -> EvaluationSettings:
     """Settings that are null come from the last checkpoint that belongs to a run, else from the defaults.
 
-    A run that named its eval data is evaluated on that, and on all of it where it is files. Raises UserError
-    where the run's saved values are none.
+    A run that named its eval data is evaluated on that, and on all of it where it has no splits of its own,
+    as the run was validated. Raises UserError where the run's saved values are none.
     """
     run = _last_run(checkpoints)
     saved, given = saved_config(run), dataclasses.asdict(settings)
     filled = {key: saved.get(key, default) for key, default in FROM_RUN.items() if given[key] is None}
-    names_eval_data = settings.datasets is None and bool(saved.get("eval_datasets"))
-    if names_eval_data:
-        filled["datasets"] = saved["eval_datasets"]  # the others are trained on as a whole
+    if settings.datasets is None and saved.get("eval_datasets"):
+        filled["datasets"] = saved["eval_datasets"]
+        if settings.eval_fraction is None:
+            filled["eval_fraction"] = 1.0
     null = [
         key for key in filled if filled[key] is None and FROM_RUN[key] is not None and key not in NULLABLE
     ]
@@ -197,13 +200,6 @@ def fill_settings(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint
     if settings.few_shot is None:
         filled["few_shot"] = saved.get("icf_shots", 0)
     try:
-        complete = evaluation_settings({**given, **filled})
+        return evaluation_settings({**given, **filled})
     except UserError as error:
         raise _not_saved(run, str(error)) from error
-    if names_eval_data and settings.eval_fraction is None and _are_files(complete.datasets):
-        return dataclasses.replace(complete, eval_fraction=1.0)
-    return complete
-
-
-def _are_files(names: Sequence[str]) -> bool:
-    return all(Path(name).is_file() for name in names)

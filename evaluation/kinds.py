@@ -61,11 +61,6 @@ def labels_of(group: Group) -> tuple[bool, ...]:
     return getattr(group, "labels", ())
 
 
-def weight_of(group: Group) -> float:
-    """What the prompt counts in means."""
-    return getattr(group, "weight", 1.0)
-
-
 def _has_rewards(group: Group) -> bool:
     """Whether all responses have a reward, and not all the same one."""
     rewards = [response.reward for response in group.responses]

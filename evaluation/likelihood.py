@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 
 import metrics
-from evaluation.kinds import weight_of
 from evaluation.scoring import Logps, Scored
 from groups import Group
 
@@ -37,7 +36,7 @@ def _nll(
     members = [groups[example.tree.group] for example in scored]
     questions = [group.question for group in members]
     of_prompts = [-logp / example.tokens[0] for (logp,), example in zip(logps, scored)]
-    weights = [weight_of(group) for group in members]
+    weights = [group.weight for group in members]
     of_tokens = [weight * example.tokens[0] for weight, example in zip(weights, scored)]
     return {
         "nll": metrics.summarize(of_prompts, clusters=questions, weights=of_tokens),

@@ -13,7 +13,6 @@ import torch
 
 import metrics
 import schedule
-from evaluation.kinds import weight_of
 from evaluation.scoring import Scored, members_of, plan
 from groups import Group
 from losses import Scores
@@ -55,7 +54,7 @@ def summaries_of(
     for name, by_group in columns.items():
         means = [sum(values) / len(values) for values in by_group.values()]
         questions = [groups[number].question for number in by_group]
-        weights = [weight_of(groups[number]) for number in by_group]
+        weights = [groups[number].weight for number in by_group]
         summaries[name] = metrics.summarize(means, clusters=questions, weights=weights)
     return summaries
 

@@ -57,6 +57,7 @@ def _load(checkpoint: Checkpoint, world: World, shard: bool) -> Loaded:
 
 def limits_of(settings: EvaluationSettings) -> groups.Limits:
     """The token limits of prompts and responses, with room for the shots before a prompt."""
-    return groups.limits_with_shots(
-        settings.max_length, settings.max_prompt_length, settings.truncation, settings.few_shot
+    limits = groups.Limits(
+        settings.max_length, settings.max_prompt_length, settings.truncation, settings.add_bos
     )
+    return limits.with_shots(settings.few_shot)

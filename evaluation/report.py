@@ -19,7 +19,7 @@ from evaluation.kinds import BELIEFS, LABELS, PREFERENCE, TARGET, Prompts, in_wo
 from evaluation.page import CAPTIONS, html_page
 from evaluation.plots import Shown, plot
 from metrics import Summary
-from settings import EvaluationSettings
+from settings import EvaluationSettings, names_of
 from utils import atomic_path, write_json
 
 TITLES = {  # of each kind's metrics
@@ -109,7 +109,7 @@ def _facts_of(
 ) -> dict[str, Any]:
     """How any evaluation was made, and on what."""
     return {
-        "datasets": settings.datasets,
+        "datasets": names_of(settings.datasets),
         "split": settings.split,
         "seed": settings.seed,
         "few_shot": settings.few_shot,
@@ -134,7 +134,7 @@ def _num_questions(prompts: Prompts) -> int:
 
 def scope_of(prompts: Prompts, settings: EvaluationSettings) -> str:
     """How many prompts of what kind, how many questions they ask, and what is left out."""
-    of_what = f"{', '.join(settings.datasets)} ({settings.split})"
+    of_what = f"{', '.join(names_of(settings.datasets))} ({settings.split})"
     scope = f"{len(prompts.groups)} prompts on {_num_questions(prompts)} questions of {of_what}"
     num_samples = _num_samples(prompts, settings)
     samples = f"{num_samples} samples each" if num_samples else ""

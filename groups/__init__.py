@@ -1,6 +1,6 @@
 """Groups of responses, from text to token trees: records, readers, views, tokens and the audit."""
 
-from groups.audit import Audit, audit_groups, audit_splits
+from groups.audit import Audit, audit_groups
 from groups.beliefs import draw_pairs, read_opinions
 from groups.draws import rng_of
 from groups.endings import ending_ids, stop_ids
@@ -9,23 +9,21 @@ from groups.files import (
     OPINION_GROUPS,
     OPINION_SPLITS,
     SUFFIXES,
-    numbered,
+    open_table,
     read_rows,
-    read_table,
 )
 from groups.formats import FORMATS, OWN, Format, choose_format, read_groups
 from groups.needs import check_beliefs, check_examples
 from groups.own import parse_group
+from groups.prompts import encode_prompt
 from groups.record import CLASSES, Belief, Example, Group, Prompt, Response
 from groups.rows import Drops, Reader, Rows, Source, add_drops, why_dropped
 from groups.shots import response_text, with_shots
-from groups.splits import Loaded, hold_out, keep_apart
+from groups.splits import Loaded, keep_apart
 from groups.tokens import (
     Limits,
     class_token_ids,
     cut_prompt,
-    encode_prompt,
-    limits_with_shots,
     mismatch,
     prompt_ids,
     tokenize,
@@ -53,7 +51,6 @@ __all__ = [
     "VIEWS",
     "add_drops",
     "audit_groups",
-    "audit_splits",
     "check_beliefs",
     "check_examples",
     "FORMATS",
@@ -66,16 +63,13 @@ __all__ = [
     "draw_pairs",
     "encode_prompt",
     "ending_ids",
-    "hold_out",
     "keep_apart",
-    "limits_with_shots",
     "mismatch",
-    "numbered",
+    "open_table",
     "parse_group",
     "prompt_ids",
     "read_opinions",
     "read_rows",
-    "read_table",
     "response_text",
     "rng_of",
     "stop_ids",

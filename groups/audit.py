@@ -1,14 +1,16 @@
 """What a data set holds, for data_audit.json: counts, drops, duplicates, ties, lengths, truncation, balance.
 
 Contract: every number is counted from the groups, examples and trees that a run uses, or was counted where
-something was dropped.
+something was dropped. `Auditor` takes them a part at a time and keeps a few numbers of each.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,34 +20,7 @@ from groups.record import Example, Group, Response
 from trees import deviations, reward_levels
 
 Audit = dict[str, Any]  # JSON: the name of a number -> the number, or a table of numbers
-Split = tuple[list[Group], list[Example], list[TokenTree]]
-
-
-def audit_splits(
-    splits: dict[str, Split], counts: dict[str, dict[str, Counter]]
-) -> dict[str, dict[str, Audit]]:
-    """{data set: {split: audit}} of splits whose groups may come from several data sets.
-
-    `counts` is {split: {data set: what was dropped}}.
-    """
-    result: dict[str, dict[str, Audit]] = {}
-    for split, parts in splits.items():
-        for name, dropped in counts[split].items():
-            result.setdefault(name, {})[split] = audit_groups(*_of_data_set(name, *parts), dropped)
-    return result
-
-
-def _of_data_set(
-    name: str, groups: Sequence[Group], examples: Sequence[Example], trees: Sequence[TokenTree]
-) -> Split:
-    """The part of a split that comes from one data set; its groups are numbered anew, its trees are not."""
-    numbers = [i for i, group in enumerate(groups) if group.dataset == name]
-    new_number = {old: new for new, old in enumerate(numbers)}
-    return (
-        [groups[i] for i in numbers],
-        [e._replace(group=new_number[e.group]) for e in examples if e.group in new_number],
-        [tree for tree in trees if tree.group in new_number],
-    )
+NOTE = "note: "  # what a reader says of rows that it keeps
 
 
 def audit_groups(
@@ -59,82 +34,171 @@ def audit_groups(
     Counts, what was dropped and why, duplicates, ties, lengths (tokens where there are trees, else
     characters), truncation, the share of tokens that sharing saves, and label balance.
     """
-    drops = Counter(counts or {})
-    rows_read = drops.pop("rows_read", len(groups))
-    in_other_splits = drops.pop("in_other_splits", 0)
-    in_train = drops.pop("prompts_in_train", 0)
-    truncated = {key: drops.pop(key, 0) for key in ("prompts_truncated", "responses_truncated")}
-    result: Audit = {
-        "rows_read": rows_read,
-        "in_other_splits": in_other_splits,
-        "prompts": len(groups),
-        "responses": sum(len(g.responses) for g in groups),
-        "examples": len(trees) or len(examples),
-        "dropped": {reason: count for reason, count in sorted(drops.items()) if count},
-    }
-    if in_train:
-        result["prompts_in_train"] = in_train
-    result |= _duplicates(groups, examples)
-    result |= _token_counts(trees, truncated) if trees else _character_counts(groups)
-    result |= _balance(groups, examples)
-    return result
+    auditor = Auditor()
+    auditor.add_groups(groups)
+    auditor.add_examples(groups, examples)
+    auditor.add_trees(trees)
+    return auditor.audit(counts)
 
 
-def _duplicates(groups: Sequence[Group], examples: Sequence[Example]) -> Audit:
-    """Prompts and responses that recur, and preferences that prefer nothing."""
-    rewards = [reward_levels(_rewards_of(g)) for g in groups]
-    compared = _compared(groups, examples)
-    return {
-        "duplicate_prompts": len(groups) - len({json.dumps(g.prompt) for g in groups}),
-        "duplicate_responses": sum(len(g.responses) - len(set(g.responses)) for g in groups),
-        "preferred_equal_to_rejected": sum(a.text == b.text and a.belief == b.belief for a, b in compared),
-        "equal_rewards": sum(len(r) > 1 and not any(deviations(r)) for r in rewards),
-        "some_equal_rewards": sum(len(set(r)) < len(r) for r in rewards),
-    }
+class Auditor:
+    """Counts parts of a split: all of its groups, and all of its examples with their trees."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.prompts = Prompts()  # as texts
+        self.encoded_prompts = Prompts()  # as ids
+        self.prompt_characters, self.answer_characters = array("q"), array("q")
+        self.rewards, self.answer_tokens = array("d"), array("q")
+        self.preferred_beliefs: Counter[str] = Counter()
+
+    def add_groups(self, groups: Sequence[Group]) -> None:
+        """Count prompts, responses and rewards."""
+        for group in groups:
+            self.counts["prompts"] += 1
+            self.counts["responses"] += len(group.responses)
+            self.counts["duplicate_responses"] += len(group.responses) - len(set(group.responses))
+            self.prompts.add(json.dumps(group.prompt).encode(), 0)
+            self.prompt_characters.append(_prompt_length(group))
+            self.answer_characters.extend(len(response.text) for response in group.responses)
+            self._add_rewards(group)
+
+    def _add_rewards(self, group: Group) -> None:
+        rewards = [r.reward for r in group.responses if r.reward is not None]
+        self.rewards.extend(rewards)
+        levels = reward_levels(rewards)
+        self.counts["equal_rewards"] += len(levels) > 1 and not any(deviations(levels))
+        self.counts["some_equal_rewards"] += len(set(levels)) < len(levels)
+
+    def add_examples(self, groups: Sequence[Group], examples: Sequence[Example]) -> None:
+        """Count what is compared; `examples` are of these groups."""
+        for example in examples:
+            responses = groups[example.group].responses
+            preferred = example.columns[0]
+            self.counts["examples"] += 1
+            self.counts["one_sided"] += None in example.columns
+            for one, other in _compared(responses, example):
+                same = one.text == other.text and one.belief == other.belief
+                self.counts["preferred_equal_to_rejected"] += same
+            if preferred is None:
+                continue
+            self.counts["with_preferred"] += 1
+            if responses[preferred].belief:
+                self.preferred_beliefs[responses[preferred].belief.label] += 1
+
+    def add_trees(self, trees: Sequence[TokenTree]) -> None:
+        """Count tokens. Trees of one prompt that come together share it."""
+        by_prompt: defaultdict[tuple[int, ...], list[TokenTree]] = defaultdict(list)
+        for tree in trees:
+            by_prompt[tree.prompt].append(tree)
+            self.counts["trees"] += 1
+            self.counts["with_majority"] += tree.is_majority is not None
+            self.counts["majority"] += bool(tree.is_majority)
+            above = len(tree.prompt) + len(tree.belief) - 1
+            for answer in filter(None, tree.answers):
+                self.answer_tokens.append(len(answer))
+                self.counts["tokens_one_by_one"] += above + len(answer)
+        for prompt, of_prompt in by_prompt.items():
+            self.encoded_prompts.add(np.asarray(prompt, np.int64).tobytes(), len(prompt))
+            self.counts["tokens_shared"] += tree_tokens(of_prompt)
+
+    def audit(self, counts: Counter | None = None) -> Audit:
+        """The numbers. counts: what was dropped, and what else was counted on the way."""
+        drops = Counter(counts or {})
+        rows_read = drops.pop("rows_read", self.counts["prompts"])
+        in_other_splits = drops.pop("in_other_splits", 0)
+        in_train = drops.pop("prompts_in_train", 0)
+        truncated = {key: drops.pop(key, 0) for key in ("prompts_truncated", "responses_truncated")}
+        notes = {name.removeprefix(NOTE): drops.pop(name) for name in sorted(drops) if name.startswith(NOTE)}
+        result: Audit = {
+            "rows_read": rows_read,
+            "in_other_splits": in_other_splits,
+            "prompts": self.counts["prompts"],
+            "responses": self.counts["responses"],
+            "examples": self.counts["trees"] or self.counts["examples"],
+            "dropped": {reason: count for reason, count in sorted(drops.items()) if count},
+        }
+        if notes:
+            result["notes"] = notes
+        if in_train:
+            result["prompts_in_train"] = in_train
+        result["duplicate_prompts"] = self.counts["prompts"] - self.prompts.distinct()
+        for name in (
+            "duplicate_responses",
+            "preferred_equal_to_rejected",
+            "equal_rewards",
+            "some_equal_rewards",
+        ):
+            result[name] = self.counts[name]
+        result |= self._tokens(truncated) if self.counts["trees"] else self._characters()
+        return result | self._balance()
+
+    def _tokens(self, truncated: dict[str, int]) -> Audit:
+        """Lengths in tokens, what was cut, what sharing saves, and how often the majority's belief leads."""
+        one_by_one = self.counts["tokens_one_by_one"]
+        shared = self.counts["tokens_shared"] - self.encoded_prompts.repeated()
+        result: Audit = {
+            "prompt_tokens": _summary(self.encoded_prompts.lengths_of_distinct()),
+            "answer_tokens": _summary(self.answer_tokens),
+            **truncated,
+            "tokens_one_by_one": one_by_one,
+            "tokens_shared": shared,
+            "saved_by_sharing": round(1 - shared / one_by_one, 4),
+        }
+        if self.counts["with_majority"]:
+            result["majority_share"] = round(self.counts["majority"] / self.counts["trees"], 4)
+        return result
+
+    def _characters(self) -> Audit:
+        """Lengths in characters, where nothing is tokenized."""
+        return {
+            "prompt_characters": _summary(self.prompt_characters),
+            "answer_characters": _summary(self.answer_characters),
+        }
+
+    def _balance(self) -> Audit:
+        """How labels, beliefs and rewards are balanced, each where the data has them."""
+        result: Audit = {}
+        if self.counts["one_sided"]:
+            result["desirable_share"] = round(self.counts["with_preferred"] / self.counts["examples"], 4)
+        if self.preferred_beliefs:
+            result["preferred_beliefs"] = dict(sorted(self.preferred_beliefs.items()))
+        if self.rewards:
+            result["reward"] = _summary(self.rewards)
+        return result
 
 
-def _compared(groups: Sequence[Group], examples: Sequence[Example]) -> list[tuple[Response, Response]]:
-    """The preferred response of every example with each of the others that it is compared with."""
-    compared = []
-    for example in examples:
-        responses = groups[example.group].responses
-        preferred, *others = example.columns
-        if preferred is not None:
-            compared += [(responses[preferred], responses[c]) for c in others if c is not None]
-    return compared
+class Prompts:
+    """Prompts by a hash, with their lengths: which recur, and how long the different ones are."""
+
+    def __init__(self) -> None:
+        self.hashes, self.lengths = array("Q"), array("q")
+
+    def add(self, prompt: bytes, length: int) -> None:
+        self.hashes.append(int.from_bytes(hashlib.blake2b(prompt, digest_size=8).digest()))
+        self.lengths.append(length)
+
+    def distinct(self) -> int:
+        """How many different ones there are."""
+        return len(np.unique(np.array(self.hashes, np.uint64)))
+
+    def lengths_of_distinct(self) -> np.ndarray:
+        """The length of every different one, in the order in which they came."""
+        _, firsts = np.unique(np.array(self.hashes, np.uint64), return_index=True)
+        return np.array(self.lengths, np.int64)[np.sort(firsts)]
+
+    def repeated(self) -> int:
+        """The lengths of those that were there before, together."""
+        return int(sum(self.lengths) - self.lengths_of_distinct().sum())
 
 
-def _rewards_of(group: Group) -> list[float]:
-    return [r.reward for r in group.responses if r.reward is not None]
-
-
-def _token_counts(trees: Sequence[TokenTree], truncated: dict[str, int]) -> Audit:
-    """Lengths in tokens, what was cut, what sharing saves, and how often the majority's belief leads."""
-    by_prompt: defaultdict[tuple[int, ...], list[TokenTree]] = defaultdict(list)
-    for tree in trees:
-        by_prompt[tree.prompt].append(tree)
-    paths = [(tree, answer) for tree in trees for answer in tree.answers if answer]
-    one_by_one = sum(len(tree.prompt) + len(tree.belief) + len(answer) - 1 for tree, answer in paths)
-    shared = sum(tree_tokens(of_prompt) for of_prompt in by_prompt.values())
-    result: Audit = {
-        "prompt_tokens": _summary([len(prompt) for prompt in by_prompt]),
-        "answer_tokens": _summary([len(answer) for _, answer in paths]),
-        **truncated,
-        "tokens_one_by_one": one_by_one,
-        "tokens_shared": shared,
-        "saved_by_sharing": round(1 - shared / one_by_one, 4),
-    }
-    if trees[0].is_majority is not None:
-        result["majority_share"] = round(sum(bool(t.is_majority) for t in trees) / len(trees), 4)
-    return result
-
-
-def _character_counts(groups: Sequence[Group]) -> Audit:
-    """Lengths in characters, where nothing is tokenized."""
-    return {
-        "prompt_characters": _summary([_prompt_length(g) for g in groups]),
-        "answer_characters": _summary([len(r.text) for g in groups for r in g.responses]),
-    }
+def _compared(responses: Sequence[Response], example: Example) -> Iterator[tuple[Response, Response]]:
+    """An example's preferred response with each of the others."""
+    preferred, *others = example.columns
+    if preferred is not None:
+        for other in others:
+            if other is not None:
+                yield responses[preferred], responses[other]
 
 
 def _prompt_length(group: Group) -> int:
@@ -143,28 +207,13 @@ def _prompt_length(group: Group) -> int:
     return sum(len(message["content"]) for message in group.prompt)
 
 
-def _balance(groups: Sequence[Group], examples: Sequence[Example]) -> Audit:
-    """How labels, beliefs and rewards are balanced, each where the data has them."""
-    result: Audit = {}
-    if any(None in e.columns for e in examples):
-        desirable = sum(e.columns[0] is not None for e in examples)
-        result["desirable_share"] = round(desirable / len(examples), 4)
-    preferred = [groups[e.group].responses[e.columns[0]] for e in examples if e.columns[0] is not None]
-    beliefs = Counter(r.belief.label for r in preferred if r.belief)
-    if beliefs:
-        result["preferred_beliefs"] = dict(sorted(beliefs.items()))
-    rewards = [reward for g in groups for reward in _rewards_of(g)]
-    if rewards:
-        result["reward"] = _summary(rewards)
-    return result
-
-
-def _summary(values: Sequence[float]) -> dict[str, float]:
-    if not values:
+def _summary(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+    if not len(values):
         return {}
+    numbers = np.asarray(values)
     return {
-        "min": min(values),
-        "median": float(np.median(values)),
-        "mean": round(float(np.mean(values)), 2),
-        "max": max(values),
+        "min": numbers.min().item(),
+        "median": float(np.median(numbers)),
+        "mean": round(float(np.mean(numbers)), 2),
+        "max": numbers.max().item(),
     }

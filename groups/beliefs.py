@@ -5,9 +5,8 @@ Contract: every group has `belief_probs` (one entry a class, sum 1), and every r
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -187,91 +186,4 @@ def _mmoqa_group(
         where=gathered.where,
         question="" if is_absent(question) else str(question),
         options=tuple(options),
-    )
-
-
-# --- surveys of many countries ------------------------------------------------------------------------------
-
-
-class _Question(NamedTuple):
-    """A survey question in raw values."""
-
-    countries: list[str]  # that were asked
-    shares: Any  # the chosen country's answers; None: it was not asked
-    options: list[Any]
-
-
-def read_goqa(rows: Rows, source: Source) -> list[Group]:
-    """Anthropic/llm_global_opinions: survey questions with the answers' shares in many countries.
-
-    One country is a data set. The options stand in the prompt, labelled with the belief classes in their
-    order; a response is its belief alone, so this is data for calibration and for evaluation. Raises
-    UserError where no such country was asked.
-    """
-    groups = []
-    countries: Counter[str] = Counter()
-    for where, row in rows:
-        question = _parse_question(row, where, source.member)
-        countries.update(question.countries)
-        reason = _why_left_out(question, len(source.classes))
-        if reason:
-            source.drop(reason, where)
-        else:
-            groups.append(_goqa_group(row, question, where, source.classes))
-    if source.member not in countries:
-        place = rows[0][0].rpartition(", ")[0]
-        first = next(iter(countries), "Germany")
-        most_asked = ", ".join(country for country, _ in countries.most_common(5))
-        raise UserError(
-            f"{place}: no country {source.member or 'is named'}; "
-            f"give one after a colon, datasets=[...:{first}]; there are {most_asked}, ..."
-        )
-    return groups
-
-
-def _parse_question(row: Row, where: str, country: str) -> _Question:
-    try:
-        shares = row["selections"]
-        if isinstance(shares, str):  # defaultdict(<class 'list'>, {'Chile': [0.25, 0.75], ...})
-            shares = parsed(shares[shares.index("{") : shares.rindex("}") + 1])
-        options = parsed(row["options"])
-        if not isinstance(options, list) or any(isinstance(option, list | dict) for option in options):
-            raise ValueError("no list of options")
-        return _Question([str(name) for name in shares.keys()], shares.get(country), options)
-    except (ValueError, AttributeError) as error:
-        raise UserError(
-            f"{where}: fields selections and options: are no printed table and list; correct the row"
-        ) from error
-
-
-def _why_left_out(question: _Question, num_classes: int) -> str:
-    """The reason under which a question is counted as dropped, or "" where it can be used."""
-    shares, options = question.shares, question.options
-    if shares is None:
-        return "not_asked_in_this_country"
-    if len(options) > num_classes:
-        return "more_options_than_classes"
-    if not isinstance(shares, list) or len(shares) != len(options) or len(options) < 2:
-        return "shares_do_not_fit_options"
-    if not all(is_share(p) for p in shares):
-        return "shares_do_not_fit_options"
-    if sum(shares) <= 0:
-        return "all_zero_probabilities"
-    return ""
-
-
-def _goqa_group(row: Row, question: _Question, where: str, classes: Sequence[str]) -> Group:
-    options = [str(option) for option in question.options]
-    total = sum(question.shares)
-    probs = tuple(p / total for p in question.shares)
-    beliefs = tuple(Belief(*belief) for belief in zip(classes, options))
-    listed = "".join(f"\n{label}: {option}" for label, option in zip(classes, options))
-    return Group(
-        id=where,
-        prompt=f"<Q>{text_field(row, 'question', where)}{listed}<A>",
-        responses=tuple(Response("", None, belief) for belief in beliefs),
-        belief_probs=probs + (0.0,) * (len(classes) - len(options)),
-        where=where,
-        question=text_field(row, "question", where),
-        options=beliefs,
     )

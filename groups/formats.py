@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
-from groups.beliefs import read_goqa, read_mmoqa
+from groups.beliefs import read_mmoqa
 from groups.own import read_own
 from groups.preferences import (
     read_armorm,
@@ -21,6 +21,7 @@ from groups.preferences import (
     read_ultrafeedback,
 )
 from groups.rows import Reader, Row, Rows
+from groups.surveys import key_of_shares, read_goqa, read_opinionqa, read_shares, read_subpop
 from utils import UserError
 
 MMOQA_COLUMNS = {
@@ -31,6 +32,9 @@ MMOQA_COLUMNS = {
     "reject_choice_id",
     "probabilities",
 }
+
+
+SUBPOP_COLUMNS = frozenset({"question", "options", "responses", "attribute", "group"})
 
 
 class Format(NamedTuple):
@@ -73,6 +77,14 @@ FORMATS = (  # of the most rows: the first that fits
         key=_of_history,
     ),
     Format("goqa", frozenset({"question", "selections", "options"}), read_goqa, takes_member=True),
+    Format("opinionqa", frozenset({"MC_options", "question_text"}), read_opinionqa, takes_member=True),
+    Format("subpop", SUBPOP_COLUMNS, read_subpop, takes_member=True),
+    Format(
+        "shares", frozenset({"question", "option", "share"}), read_shares, key_of_shares, takes_member=True
+    ),
+    Format(
+        "counts", frozenset({"question", "option", "count"}), read_shares, key_of_shares, takes_member=True
+    ),
     Format("se", frozenset({"question", "answers"}), read_se),
     Format("hh", frozenset({"chosen", "rejected"}), read_hh, key=_of_dialogue),
 )

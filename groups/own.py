@@ -4,7 +4,8 @@
      "responses": [{"text": "...", "reward": 7.5, "belief": {"class": "4", "text": "Good job"}}, ...],
      "pairs": [[0, 2], ...],              optional: preferred index, other index
      "belief_probs": [0.06, 0.08, ...],   optional: the group's p*, one entry a class, or {"4": 0.06, ...}
-     "question": "..."}                   optional: what the prompt asks; rows of one are held out together
+     "question": "...",                   optional: what the prompt asks; rows of one are held out together
+     "weight": 2}                         optional: a row of weight 2 counts as the row twice
 
 Contract: a row becomes a group as it stands, or raises `UserError` with the row, the field and the remedy.
 Lists and numbers may stand as text, as a .csv file holds them; a column that numbers the rows is no field.
@@ -22,7 +23,8 @@ from groups.rows import Row, Rows, Source, is_reward, is_share
 from groups.values import is_absent, label_of, parsed
 from utils import UserError
 
-ROW_FIELDS = ("belief_probs", "id", "pairs", "prompt", "question", "responses")
+ROW_FIELDS = ("belief_probs", "id", "pairs", "prompt", "question", "responses", "weight")
+LARGEST_WEIGHT = 1e6
 RESPONSE_FIELDS = ("belief", "reward", "text")
 # names that tools give to a column that numbers the rows
 ROW_NUMBERS = re.compile(r"|index|level_0|Unnamed: 0(\.\d+)?|__index_level_0__")
@@ -46,7 +48,8 @@ def parse_group(row: Any, where: str, classes: Sequence[str] = CLASSES) -> Group
         _need_beliefs(responses, where)
     pairs = _pairs(row, where, len(responses))
     name, question = row.get("id", where), row.get("question", "")
-    return Group(str(name), prompt, responses, pairs, probs, where, question=str(question))
+    weight = _weight(row, where)
+    return Group(str(name), prompt, responses, pairs, probs, where, question=str(question), weight=weight)
 
 
 def _bad(where: str, field: str, problem: str, remedy: str) -> UserError:
@@ -163,6 +166,15 @@ def _need_beliefs(responses: Sequence[Response], where: str) -> None:
     if any(r.belief is None for r in responses):
         problem = "belief_probs is given but a response has no belief"
         raise _bad(where, "responses", problem, 'add "belief": {"class": ..., "text": ...}')
+
+
+def _weight(row: Row, where: str) -> float:
+    """How many rows this one counts as; 1 where it does not say."""
+    weight = parsed(row.get("weight", 1.0))
+    if not is_share(weight) or not 0 < weight <= LARGEST_WEIGHT:
+        problem = f"{str(weight)[:40]} is no number above 0 and up to {LARGEST_WEIGHT:g}"
+        raise _bad(where, "weight", problem, "give how many rows this one counts as, or leave the field out")
+    return float(weight)
 
 
 def _pairs(row: Row, where: str, num_responses: int) -> tuple[Pair, ...]:

@@ -28,9 +28,9 @@ class Drops(Counter):
         self.first: dict[str, str] = {}
 
 
-def drop(dropped: Counter, reason: str, where: str) -> None:
-    """Count what is left out at a place."""
-    dropped[reason] += 1
+def drop(dropped: Counter, reason: str, where: str, count: int = 1) -> None:
+    """Count what is left out at a place, which is the first of several."""
+    dropped[reason] += count
     if isinstance(dropped, Drops):
         dropped.first.setdefault(reason, where)
 

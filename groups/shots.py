@@ -5,13 +5,13 @@ Contract: shots come from other prompts, are drawn by the seed and the group's i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
 
 from groups.draws import rng_of
 from groups.record import Group, Prompt, Response
+from groups.splits import Marker, Marks
 from utils import UserError
 
 Shot = tuple[Prompt, str]  # a prompt and its preferred response
@@ -27,13 +27,40 @@ def with_shots(groups: Sequence[Group], donors: Sequence[Group], shots: int, see
     """
     if not shots:
         return list(groups)
-    pool = {json.dumps(donor.prompt): donor for donor in donors}
-    if len(pool) <= shots:
-        raise UserError(
-            f"{shots} shots need more than {shots} different train prompts, and there are {len(pool)}; "
-            "lower the number"
-        )
-    return [group._replace(prompt=_shown(group, _draw(group, pool, shots, seed))) for group in groups]
+    pool = Pool(donors, Marker(donors).marks(), shots, seed)
+    return [pool.before(group) for group in groups]
+
+
+class Pool:
+    """Where shots are drawn from: one donor for every different prompt, the last that has it.
+
+    Raises UserError where there are not enough. Donors may stand on the disk.
+    """
+
+    def __init__(self, donors: Sequence[Group], marks: Marks, shots: int, seed: int):
+        self.donors, self.shots, self.seed = donors, shots, seed
+        names, firsts, inverse = np.unique(marks.prompt, axis=0, return_index=True, return_inverse=True)
+        if len(names) <= shots:
+            raise UserError(
+                f"{shots} shots need more than {shots} different train prompts, and there are {len(names)}; "
+                "lower the number"
+            )
+        lasts = np.zeros(len(names), np.int64)
+        lasts[inverse.reshape(-1)] = np.arange(len(marks.prompt))  # of repeated places the last one stays
+        self.numbers = lasts[np.argsort(firsts)]
+
+    def before(self, group: Group) -> Group:
+        """The group with its prompt behind its shots."""
+        return group._replace(prompt=_shown(group, self._draw(group)))
+
+    def _draw(self, group: Group) -> list[Shot]:
+        """Solved examples for one group."""
+        rng = rng_of(self.seed, "shots", group.id)
+        # one more: its own prompt may be among them
+        drawn = rng.choice(len(self.numbers), self.shots + 1, replace=False)
+        candidates = [self.donors[int(self.numbers[i])] for i in drawn]
+        others = [donor for donor in candidates if donor.prompt != group.prompt][: self.shots]
+        return [(donor.prompt, response_text(_preferred(donor, rng))) for donor in others]
 
 
 def response_text(response: Response) -> str:
@@ -46,16 +73,6 @@ def response_text(response: Response) -> str:
     label, words = response.belief
     belief = f"{label}<{words}>" if words else label
     return belief + response.text
-
-
-def _draw(group: Group, pool: dict[str, Group], shots: int, seed: int) -> list[Shot]:
-    """Solved examples for one group; `pool` holds one donor for every different prompt."""
-    rng = rng_of(seed, "shots", group.id)
-    names = list(pool)
-    own_name = json.dumps(group.prompt)
-    drawn = rng.choice(len(names), shots + 1, replace=False)  # one more: its own prompt may be among them
-    others = [pool[names[i]] for i in drawn if names[i] != own_name][:shots]
-    return [(donor.prompt, response_text(_preferred(donor, rng))) for donor in others]
 
 
 def _preferred(group: Group, rng: np.random.Generator) -> Response:

@@ -7,19 +7,17 @@ was cut is counted.
 
 from __future__ import annotations
 
-import functools
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from forest import Ids, TokenTree
 from groups.endings import check_ending, ending_ids
+from groups.prompts import AddBos, check_specials, encode_prompts, encode_texts
 from groups.record import CLASSES, Example, Group, Prompt, Response
-from groups.rows import usual_role
-from utils import UserError, log
+from utils import UserError
 
 if TYPE_CHECKING:  # slow to import, and needed for its name alone
     from transformers import PreTrainedTokenizerBase
@@ -30,16 +28,25 @@ class Limits(NamedTuple):
 
     max_length: int  # prompt and response together
     max_prompt_length: int | None  # the prompt alone; None: no limit of its own
-    truncation: str | None = None  # keep_end or keep_start; None: as the data set's reader says
+    truncation: str | None = None  # keep_end, keep_start or dpo; None: as the data set's reader says
+    add_bos: AddBos = "auto"
 
+    @property
+    def is_dpo(self) -> bool:
+        """Are examples cut as the DPO repository does?"""
+        return self.truncation == "dpo"
 
-def limits_with_shots(
-    max_length: int, max_prompt_length: int | None, truncation: str | None, shots: int
-) -> Limits:
-    """Limits where every shot before the prompt may take as much as an example."""
-    if max_prompt_length:  # None: no limit, with shots neither
-        max_prompt_length += max_length * shots
-    return Limits(max_length * (1 + shots), max_prompt_length, truncation)
+    def side(self, group: Group) -> str:
+        """Which end of this group's prompt to keep."""
+        given = None if self.is_dpo else self.truncation
+        return given or group.truncation
+
+    def with_shots(self, shots: int) -> Limits:
+        """Where every shot before the prompt may take as much as an example."""
+        prompt = self.max_prompt_length
+        if prompt:  # None: no limit, with shots neither
+            prompt += self.max_length * shots
+        return self._replace(max_length=self.max_length * (1 + shots), max_prompt_length=prompt)
 
 
 # --- classes and prompts ------------------------------------------------------------------------------------
@@ -69,102 +76,10 @@ def _class_token_id(tokenizer: PreTrainedTokenizerBase, label: str) -> int:
     return token
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Ids:
-    """A prompt's ids: messages through the chat template, text with the tokenizer's own BOS.
-
-    There is never an EOS at its end. A tokenizer without a chat template gets the DPO repository's plain
-    turns, "Human: ..." and "Assistant:".
-    Raises UserError where the text holds the EOS or BOS token, or a role is unknown, or the template refuses
-    the messages.
-    """
-    if isinstance(prompt, str):
-        return _encode_text(tokenizer, prompt)
-    messages = _with_usual_roles(prompt)
-    if not tokenizer.chat_template:
-        _note_plain_turns()
-        return _encode_text(tokenizer, _plain_turns(messages))
-    return _encode_messages(tokenizer, messages)
-
-
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, group: Group, limits: Limits) -> Ids:
     """A group's prompt as ids, cut to its limit. Raises UserError like `encode_prompt`, with its place."""
-    return _cut_prompt_of(group, _encode_prompt_of(group, tokenizer), limits, tokenizer.bos_token_id)
-
-
-def _with_usual_roles(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """The messages under the roles that templates know. Raises UserError for an unknown role."""
-    renamed = []
-    for message in messages:
-        role = usual_role(message["role"])
-        if role is None:
-            raise UserError(
-                f"prompt messages: unknown role {message['role']!r}; write user, assistant, system or tool"
-            )
-        renamed.append({**message, "role": role})
-    return renamed
-
-
-def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> Ids:
-    ids = tokenizer(text)["input_ids"]
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if ids and ids[-1] == eos and eos != bos:
-        ids = ids[:-1]  # T5-like tokenizers close every text
-    starts_with_bos = ids[:1] == [bos]
-    check_specials(tokenizer, ids[1:] if starts_with_bos else ids)
-    return tuple(ids)
-
-
-def _encode_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> Ids:
-    ending = ending_ids(tokenizer)
-    for message in messages:
-        ids = tokenizer(message["content"], add_special_tokens=False)["input_ids"]
-        check_specials(tokenizer, ids)
-        check_ending(ending, ids, "prompt messages: ")
-    try:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except Exception as error:  # templates raise what they like, on roles or orders that they do not know
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(
-            f"prompt messages: the chat template refuses them ({reason}); correct their roles and order"
-        ) from error
-    for message in messages:
-        # some templates pass over roles that they do not know
-        if message["role"] in ("system", "tool") and not _is_in(message["content"].strip(), text):
-            raise UserError(
-                f"prompt messages: the chat template leaves out the turn of role {message['role']}; "
-                "put its text into a user's turn"
-            )
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _is_in(content: str, text: str) -> bool:
-    """Whether a text holds a content, be it as JSON, as templates write what a tool said."""
-    forms = (content, json.dumps(content)[1:-1], json.dumps(content, ensure_ascii=False)[1:-1])
-    return any(form in text for form in forms)
-
-
-# a system's text stands before the turns, without a mark
-TURNS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "tool": "\n\nTool: ", "system": ""}
-
-
-def _plain_turns(messages: Sequence[dict[str, str]]) -> str:
-    return "".join(TURNS[m["role"]] + m["content"] for m in messages) + "\n\nAssistant:"
-
-
-@functools.cache  # once a process
-def _note_plain_turns() -> None:
-    log.info("this tokenizer has no chat template: messages are written as plain Human and Assistant turns")
-
-
-def check_specials(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> None:
-    """Raises UserError where a text holds the token that ends or begins a sequence.
-
-    The sequence would end early, or begin twice.
-    """
-    for name in ("eos_token", "bos_token"):
-        if getattr(tokenizer, f"{name}_id") in ids:
-            token = getattr(tokenizer, name)
-            raise UserError(f"text: holds the tokenizer's {name} {token} inside; remove it from the text")
+    (ids,) = encode_prompts([group], tokenizer, limits.add_bos)
+    return cut_prompt(ids, limits.max_prompt_length, limits.side(group), tokenizer.bos_token_id)
 
 
 def cut_prompt(prompt: Ids, limit: int | None, truncation: str, bos_id: int | None = None) -> Ids:
@@ -194,101 +109,128 @@ def tokenize(
     is `4<Somewhat good job>The ...` + EOS, or what the chat template ends a turn with after messages; under a
     shared belief the belief's span ends before the closing `>`. Prompts are cut to max_prompt_length, then
     responses to what max_length leaves; a cut response has no EOS, is marked in `truncated` and counted.
+    With truncation=dpo, an example is cut only where its prompt with its longest response is longer than
+    max_length, and then a response may take what max_prompt_length leaves, as in the DPO repository.
     Examples whose prompt leaves no token for a response are left out and counted; `TokenTree.group` says
     which remain. Raises UserError where none does, and where a text holds the EOS token.
     """
     audit = Counter() if audit is None else audit
-    class_ids = class_token_ids(tokenizer, classes) if any(_has_beliefs(g) for g in groups) else ()
-    prompts = _encode_prompts(groups, tokenizer, limits, audit)
-    encoder = Encoder(tokenizer, classes, class_ids)
+    encoder = Encoder(tokenizer, classes)
+    trees, no_room = encode_examples(groups, examples, encoder, limits, audit)
+    if no_room and not trees:
+        raise UserError(no_room)
+    return trees
+
+
+def encode_examples(
+    groups: Sequence[Group], examples: Sequence[Example], encoder: Encoder, limits: Limits, audit: Counter
+) -> tuple[list[TokenTree], str]:
+    """As `tokenize`, for a part of the data: the trees, and what to say where an example has no room."""
+    encoder.learn(groups, examples)
+    whole = encode_prompts(groups, encoder.tokenizer, limits.add_bos)
     trees: list[TokenTree] = []
-    without_room: list[str] = []
+    no_room = ""
+    cut_prompts: set[int] = set()
     cut_responses: set[tuple[int, int]] = set()
     for example in examples:
-        group, prompt = groups[example.group], prompts[example.group]
+        group = groups[example.group]
         branches = _branch(example, group, encoder)
-        length = len(prompt) + len(branches.belief)
-        if length >= limits.max_length:
+        prompt, room = _rooms(group, whole[example.group], branches, limits, encoder.tokenizer.bos_token_id)
+        if len(prompt) < len(whole[example.group]):
+            cut_prompts.add(example.group)
+        if room < 1:
             audit["examples_without_room"] += 1
-            without_room.append(_no_room(group, length, limits.max_length))
+            length = len(prompt) + len(branches.belief)
+            no_room = no_room or _no_room(group, length, limits.max_length)
             continue
-        tree = _fit(example, group, prompt, branches, limits.max_length - length, encoder)
+        tree = _fit(example, group, prompt, branches, room, encoder)
         trees.append(tree)
         cut_responses |= {(example.group, c) for c, is_cut in zip(example.columns, tree.truncated) if is_cut}
-    if without_room and not trees:
-        raise UserError(without_room[0])
+    audit["prompts_truncated"] += len(cut_prompts)
     audit["responses_truncated"] += len(cut_responses)
-    return trees
+    return trees, no_room
+
+
+def _rooms(
+    group: Group, whole: Ids, branches: Branches, limits: Limits, bos_id: int | None
+) -> tuple[Ids, int]:
+    """An example's prompt within its limit, and the tokens that a response may take."""
+    longest = len(branches.belief) + max(map(len, branches.answers))
+    if limits.is_dpo and len(whole) + longest <= limits.max_length:
+        return whole, longest
+    prompt = cut_prompt(whole, limits.max_prompt_length, limits.side(group), bos_id)
+    taken = len(prompt)
+    if limits.is_dpo:
+        if taken + longest <= limits.max_length:
+            return prompt, longest
+        taken = limits.max_prompt_length or taken
+    return prompt, limits.max_length - taken - len(branches.belief)
 
 
 def _has_beliefs(group: Group) -> bool:
     return bool(group.belief_probs) or any(r.belief for r in group.responses)
 
 
-def _encode_prompts(
-    groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase, limits: Limits, audit: Counter
-) -> list[Ids]:
-    """Every group's prompt within its limit; those that were cut are counted."""
-    whole = [_encode_prompt_of(group, tokenizer) for group in groups]
-    bos_id = tokenizer.bos_token_id
-    prompts = [_cut_prompt_of(group, ids, limits, bos_id) for ids, group in zip(whole, groups)]
-    audit["prompts_truncated"] += sum(len(a) > len(b) for a, b in zip(whole, prompts))
-    return prompts
-
-
-def _cut_prompt_of(group: Group, ids: Ids, limits: Limits, bos_id: int | None) -> Ids:
-    return cut_prompt(ids, limits.max_prompt_length, limits.truncation or group.truncation, bos_id)
-
-
-def _encode_prompt_of(group: Group, tokenizer: PreTrainedTokenizerBase) -> Ids:
-    try:
-        ids = encode_prompt(tokenizer, group.prompt)
-        if not ids:  # a tokenizer without BOS may drop all of a text
-            raise UserError(
-                "text: gives no token with this tokenizer; write a longer one or leave the row out"
-            )
-        return ids
-    except UserError as error:
-        field = "" if "messages" in str(error) else "prompt "
-        raise UserError(f"{group.where}: field {field}{error}") from error
-
-
 class Encoder:
     """Encodes responses, every different text once: texts recur in many examples."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, classes: Sequence[str], class_ids: Ids):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, classes: Sequence[str]):
         self.tokenizer = tokenizer
         self.classes = classes
-        self.class_ids = class_ids  # one a class; (): no group has beliefs
-        self.class_tokens = dict(zip(classes, class_ids))
         self.encoded: dict[str, Ids] = {}
+        self._class_ids: Ids = ()
+
+    @property
+    def class_ids(self) -> Ids:
+        """One token a class. Raises UserError where there are none."""
+        if not self._class_ids:
+            self._class_ids = class_token_ids(self.tokenizer, self.classes)
+        return self._class_ids
+
+    def learn(self, groups: Sequence[Group], examples: Sequence[Example]) -> None:
+        """Encode all texts of some examples at once, and forget the others."""
+        if any(map(_has_beliefs, groups)):
+            assert self.class_ids  # an error of theirs is said before any other
+        texts: dict[str, None] = {}
+        for example in examples:
+            responses = groups[example.group].responses
+            for column in example.columns:
+                if column is not None:
+                    texts.update(dict.fromkeys(_texts_of(responses[column])))
+        self.encoded = dict(zip(texts, encode_texts(self.tokenizer, list(texts), special=False)))
 
     def parts(self, response: Response, where: str) -> tuple[Ids, Ids]:
         """A response's belief and answer, without the EOS; `where` is its group's place, for errors."""
         if response.belief is None:
             return (), self.text(response.text, where)
         label, words = response.belief
-        label_ids = (self.class_tokens[label],)
-        if not words:
-            return label_ids, self.text(response.text, where)
-        return label_ids + self.text(f"<{words}", where), self.text(f">{response.text}", where)
+        label_ids = (self.class_ids[self.classes.index(label)],)
+        *of_words, answer = (self.text(text, where) for text in _texts_of(response))
+        return sum(of_words, label_ids), answer
 
     def text(self, text: str, where: str) -> Ids:
         """A text's ids. Raises UserError where they hold the EOS or BOS token."""
         if text not in self.encoded:
-            ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-            try:
-                check_specials(self.tokenizer, ids)
-            except UserError as error:
-                raise UserError(f"{where}: field responses: {error}") from error
-            self.encoded[text] = ids
-        return self.encoded[text]
+            (self.encoded[text],) = encode_texts(self.tokenizer, [text], special=False)
+        ids = self.encoded[text]
+        try:
+            check_specials(self.tokenizer, ids)
+        except UserError as error:
+            raise UserError(f"{where}: field responses: {error}") from error
+        return ids
 
     def ending(self, prompt: Prompt, answer: Ids, where: str) -> Ids:
         """What ends an answer to this prompt. Raises UserError where the answer holds the end of a turn."""
         ending = ending_ids(self.tokenizer, prompt)
         check_ending(ending, answer, f"{where}: field responses: ")
         return ending
+
+
+def _texts_of(response: Response) -> list[str]:
+    """What is encoded apart of a response: its belief's words, where it has some, and its answer."""
+    if response.belief is None or not response.belief.text:
+        return [response.text]
+    return [f"<{response.belief.text}", f">{response.text}"]
 
 
 class Branches(NamedTuple):
@@ -329,6 +271,7 @@ def _fit(
         is_majority=_is_majority(group, example, encoder.classes),
         group=example.group,
         truncated=tuple(len(answer) > room for answer in branches.answers),
+        weight=group.weight,
     )
 
 
@@ -356,19 +299,24 @@ def mismatch(
     The answer is drawn from a donor, by the seed alone, so that reference log-probs can be cached.
     Answers are cut to max_length. Raises UserError where all donors have one prompt.
     """
-    if len({donor.prompt for donor in donors}) < 2:
+    return list(mismatched(trees, donors, seed, max_length))
+
+
+def mismatched(
+    trees: Sequence[TokenTree], donors: Sequence[TokenTree], seed: int, max_length: int
+) -> Iterator[TokenTree]:
+    """As `mismatch`, one after the other."""
+    if all(donor.prompt == donors[0].prompt for donor in donors):
         raise UserError(
             "loss=kto: needs responses to two or more different prompts, for its mismatched pairs; add data"
         )
     rng = np.random.default_rng([seed, 1])
-    mismatched = []
     for tree in trees:
         donor = _draw_donor(tree.prompt, donors, rng)
         present = [answer for answer in donor.answers if answer]
         answer = present[rng.integers(len(present))]
         room = max_length - len(tree.prompt) - len(tree.belief)
-        mismatched.append(TokenTree(tree.prompt, tree.belief, (answer[:room],), group=tree.group))
-    return mismatched
+        yield TokenTree(tree.prompt, tree.belief, (answer[:room],), group=tree.group, weight=tree.weight)
 
 
 def _draw_donor(prompt: Ids, donors: Sequence[TokenTree], rng: np.random.Generator) -> TokenTree:

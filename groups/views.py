@@ -72,6 +72,32 @@ def view(
     return examples
 
 
+def with_fewer_responses(group: Group, most: int | None, seed: int) -> Group:
+    """The group with `most` of its responses (None: all), in their old order.
+
+    Where all have rewards: the best, the worst, and others drawn by the seed. Where there are pairs: the
+    first pair's two, and others drawn by the seed; pairs of those that stay, stay. Else the first, and others
+    drawn by the seed.
+    """
+    count = len(group.responses)
+    if most is None or count <= most:
+        return group
+    order = list(range(count))
+    if group.pairs:
+        kept = list(group.pairs[0])
+    elif None not in _rewards(group):
+        order = _best_first(group)
+        kept = [order[0], order[-1]]
+    else:
+        kept = [0]
+    others = [i for i in order if i not in kept]
+    rng = rng_of(seed, "responses", group.id)
+    kept += rng.choice(others, most - len(kept), replace=False).tolist()
+    new_number = {old: new for new, old in enumerate(sorted(kept))}
+    pairs = [(new_number[a], new_number[b]) for a, b in group.pairs if a in new_number and b in new_number]
+    return group._replace(responses=tuple(group.responses[i] for i in new_number), pairs=tuple(pairs))
+
+
 def _check_beliefs(group: Group, chosen: View, responses: str) -> None:
     if chosen.needs_beliefs and not all(r.belief for r in group.responses):
         raise UserError(

@@ -6,7 +6,7 @@ Contract: a model that needs more than a mask and positions is refused with its 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -38,20 +38,16 @@ def check_layers(model: nn.Module, source: str) -> None:
         )
 
 
-def check_trees(policy: Scorer, trees: Iterable[forest.TokenTree], num_tokens: int) -> None:
+def check_trees(policy: Scorer, trees: Sequence[forest.TokenTree], num_tokens: int) -> None:
     """Raises UserError where an example is none that this model can take: before any pass, which would fail
     in the middle of a kernel.
 
     num_tokens: of the tokenizer; its ids are looked at only where it has more than the model.
     """
-    trees = list(trees)
-    check_lengths(policy, max(tree.path_tokens for tree in trees))
+    check_lengths(policy, int(forest.column(trees, "path_tokens").max()))
     rows = vocabulary_of(policy)
-    if num_tokens <= rows:
-        return
-    for tree in trees:
-        largest = max(map(max, filter(None, (tree.prompt, tree.belief, tree.class_ids, *tree.answers))))
-        _check_id(largest, rows)
+    if num_tokens > rows:
+        _check_id(int(forest.column(trees, "largest_id").max()), rows)
 
 
 def check_prompts(

@@ -59,8 +59,8 @@ class Meter:
     def add(self, batch: ForestBatch, measured: Measured) -> None:
         """Count one pack and its examples' metrics."""
         for name, (values, holds) in measured.items():
-            total = torch.where(holds, values.float(), 0.0).sum()
-            self.sums[name] += torch.stack([total, holds.sum().float()])
+            total = (torch.where(holds, values.float(), 0.0) * batch.weight).sum()
+            self.sums[name] += torch.stack([total, (holds * batch.weight).sum()])
         flops = models.forward_flops(self.policy, batch)
         padded = batch.input_ids.numel()
         done = Work(batch.num_tokens, padded, batch.num_tokens_unshared, flops, len(batch.length))

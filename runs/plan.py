@@ -14,7 +14,7 @@ import torch
 
 import models
 import schedule
-from forest import ForestBatch
+from forest import ForestBatch, TokenTree
 from schedule import Data, Order, Packing
 from settings import TrainSettings
 from utils import UserError
@@ -128,11 +128,12 @@ def _work(
 
 
 def _batches(
-    trees: list, examples: Sequence[int], packing: Packing, world_size: int
+    trees: Sequence[TokenTree], examples: Sequence[int], packing: Packing, world_size: int
 ) -> Iterator[ForestBatch]:
     """The packs of all ranks."""
-    for rows in schedule.plan_step(trees, examples, packing, world_size):
-        yield schedule.batch_of(trees, rows, packing)
+    needed = {i: trees[i] for i in examples}
+    for rows in schedule.plan_step(needed, examples, packing, world_size):
+        yield schedule.batch_of(needed, rows, packing)
 
 
 def _slowest_flops(

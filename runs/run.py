@@ -7,7 +7,6 @@ belongs to one config and to one process at a time.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +22,7 @@ from ranks import World
 from runs import checkpoint, folder
 from runs.logs import MetricsFile, Samples, Tracker, samples_file, say_validation
 from runs.state import State
-from schedule import Data
-from settings import TrainSettings, as_config, flatten, free_to_change
+from settings import TrainSettings, as_config, flatten, free_to_change, names_of
 from utils import UserError, atomic_path, locked, log, setup_logging, without_secrets, write_json
 
 
@@ -224,9 +222,10 @@ def check_same_start(path: Path, resumed: State, fresh: State, settings: TrainSe
         )
     changed = [split for split in fresh.data if resumed.data[split] != fresh.data[split]]
     if changed:
+        names = names_of(settings.datasets)
         raise UserError(
             f"{path}: the examples of split {changed[0]} changed since this run began "
-            f"(datasets={settings.datasets}, or its tokenizer); restore the data or choose another exp_name"
+            f"(datasets={names}, or its tokenizer); restore the data or choose another exp_name"
         )
 
 
@@ -242,16 +241,3 @@ def is_finished(path: Path, state: State, settings: TrainSettings, num_examples:
         state.examples,
     )
     return True
-
-
-def data_hashes(views: Mapping[str, Data]) -> dict[str, str]:
-    """A hash of the examples of every split."""
-    return {name: data_hash([*view.trees, *(view.mismatched or ())]) for name, view in views.items()}
-
-
-def data_hash(trees: Sequence[TokenTree]) -> str:
-    """A hash of the examples as the loss will see them, without their reference, which is computed."""
-    digest = hashlib.blake2b(digest_size=16)
-    for tree in trees:
-        digest.update(repr(tuple(tree._replace(reference=()))).encode())
-    return digest.hexdigest()

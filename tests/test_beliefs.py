@@ -141,7 +141,7 @@ def test_survey_data_of_countries(tmp_path):
     assert dropped == Counter(rows_read=1, all_zero_probabilities=1)
     for name, message in (
         ("g.csv", "no country is named; give one after a colon, .*Chile"),
-        ("g.csv:Mars", "no country Mars"),
+        ("g.csv:Mars", "g.csv: no group Mars; there are Chile .national., Peru"),
     ):
         with pytest.raises(UserError, match=message):
             data.load_groups(f"{tmp_path}/{name}", "all")

@@ -119,7 +119,7 @@ BAD_EVALUATIONS = [
     (["base_model=[x]"], "config key base_model="),
     (["n_samples={a: 1}"], "config key n_samples="),
     (["datasets={a: 1}"], "must be a list"),
-    ([f"datasets=[{LONG}]"], "config key datasets="),
+    ([f"datasets=[{LONG}]"], "config key datasets.name="),
     (["belief_classes=[a,a]"], "must be a list of different labels"),
     (["split=[test]"], "config key split="),
     (["temperature=hot"], "config key temperature=hot"),

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from transformers import LlamaForCausalLM
 
 import losses
-import reference
+import reference_cache
 import trainers
 from runs import checkpoint, folder, logs, meters
 from utils import UserError
@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_written_or_vanishes(bench, monkeypatch):
 
 
 def test_a_reference_cache_that_cannot_be_written_costs_a_warning(bench, monkeypatch):
-    monkeypatch.setattr(reference, "write_cache", refuse)
+    monkeypatch.setattr(reference_cache, "write_file", refuse)
     assert state_of(bench.go("run", "n_examples=8"))["step"] == 2
 
 

@@ -15,6 +15,7 @@ import settings
 # floors, the lowest first: a module imports from floors below its own, or from its own wing
 FLOORS = [
     ["utils"],
+    ["checking", "reference_cache"],
     ["settings", "ranks"],
     ["trees", "losses"],
     ["forest", "metrics"],

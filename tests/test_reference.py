@@ -27,12 +27,12 @@ def test_reference_log_probs_are_cached_by_content(trees, tmp_path, monkeypatch)
     def fill(trees, wanted=None):
         return reference.reference_logps(policy, trees, fingerprint, PACKING, CPU, wanted)
 
-    live = fill(trees)
+    live = list(fill(trees))
     assert live[0].reference == pytest.approx(models.score_one_by_one(policy, trees[0]), abs=1e-2)
     passes = []
     score = models.score
     monkeypatch.setattr(models, "score", lambda *a: passes.append(1) or score(*a))
-    assert fill(trees[::-1]) == live[::-1]  # another order
+    assert list(fill(trees[::-1])) == live[::-1]  # another order
     single = [tree._replace(answers=tree.answers[:1]) for tree in trees]
     assert [tree.reference for tree in fill(single)] == [tree.reference[:1] for tree in live]  # a smaller k
     some = fill(trees, wanted=[5, 2])
@@ -40,18 +40,15 @@ def test_reference_log_probs_are_cached_by_content(trees, tmp_path, monkeypatch)
     assert some[5] == live[5]
     assert not passes
 
-    (file,) = (tmp_path / "cache" / "reference").iterdir()
-    content = bytearray(file.read_bytes())
-    content[-20] ^= 255
-    file.write_bytes(content)
-    assert fill(trees) == live
-    assert passes  # damaged: computed again, and repaired
-    passes.clear()
-    assert fill(trees) == live
-    assert not passes
-    file.write_bytes(file.read_bytes()[:100])
-    assert fill(trees) == live
-    assert passes
+    (folder,) = (tmp_path / "cache" / "reference").iterdir()
+    for damaged in (lambda content: content[:-20] + b"?" + content[-19:], lambda content: content[:100]):
+        (file,) = folder.iterdir()
+        file.write_bytes(damaged(file.read_bytes()))
+        assert list(fill(trees)) == live
+        assert passes  # damaged: computed again, and repaired
+        passes.clear()
+        assert list(fill(trees)) == live
+        assert not passes
 
 
 @pytest.mark.parametrize(
@@ -74,15 +71,15 @@ def test_the_cache_of_another_config_is_not_used(trees, changed):
 
 def test_the_cache_is_named_by_all_that_changes_a_pass(monkeypatch):
     policy = tiny_policy()
-    paths = {reference.cache_path(policy, "f")}
+    paths = {reference.cache_folder(policy, "f")}
     policy.compute_dtype = torch.bfloat16
-    paths.add(reference.cache_path(policy, "f"))
+    paths.add(reference.cache_folder(policy, "f"))
     policy.attention = "sdpa"
-    paths.add(reference.cache_path(policy, "f"))
+    paths.add(reference.cache_folder(policy, "f"))
     monkeypatch.setattr(reference, "VERSION", 0)
-    paths.add(reference.cache_path(policy, "f"))
+    paths.add(reference.cache_folder(policy, "f"))
     assert len(paths) == 4
-    assert reference.cache_path(tiny_policy(seed=1), "f") == reference.cache_path(tiny_policy(), "f")
+    assert reference.cache_folder(tiny_policy(seed=1), "f") == reference.cache_folder(tiny_policy(), "f")
 
 
 @pytest.mark.parametrize("dtype,off", [(torch.float32, 0.05), (torch.bfloat16, 1.1)])

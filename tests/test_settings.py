@@ -56,7 +56,7 @@ def test_a_name_is_taken_as_it_was_typed(name):
     chosen = settings.train_settings(plain(compose(*utils.with_texts_quoted(typed, keys))))
     assert (chosen.exp_name, chosen.output_dir, chosen.wandb.project) == (name, name, name)
     assert chosen.model.name_or_path == name
-    assert chosen.datasets == [name, f"a/{name}"]
+    assert settings.names_of(chosen.datasets) == [name, f"a/{name}"]
     assert chosen.belief_classes == [name, "b"]
 
 
@@ -83,7 +83,7 @@ def test_numbers_and_dates_of_a_file_are_texts_where_a_text_is_wanted(value):
     chosen = settings.train_settings(config)
     assert chosen.exp_name == str(value)
     assert chosen.belief_classes == [str(value), "b"]
-    assert chosen.datasets == [str(value)]
+    assert settings.names_of(chosen.datasets) == [str(value)]
     evaluation = plain(compose(name="evaluate")) | {"ckpt": [value]}
     assert settings.evaluation_settings(evaluation).ckpt == [str(value)]
     with pytest.raises(UserError, match="seed=.*: must be a whole number"):
@@ -178,7 +178,7 @@ def test_a_url_with_a_password_is_a_secret(monkeypatch):
 def test_what_is_no_secret_may_be_used(monkeypatch, name):
     monkeypatch.setenv(name, NO_SECRETS[name])
     config = plain(compose()) | {"datasets": [NO_SECRETS[name]]}
-    assert settings.train_settings(config).datasets == [NO_SECRETS[name]]
+    assert settings.names_of(settings.train_settings(config).datasets) == [NO_SECRETS[name]]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from data_helpers import GOOD, OF_AUTHORS, splits_of, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-import groups
 import preference_datasets as data
+from groups.splits import Marker, numbers_of
 from utils import UserError
 
 
@@ -102,12 +102,13 @@ def test_prompts_that_several_questions_share_stay_on_one_side(tmp_path):
 @given(st.lists(st.text(min_size=1).filter(str.strip), unique=True, min_size=1), st.floats(0, 0.9))
 def test_different_prompts_are_split_as_ever(prompts, fraction):
     """The split of rows whose prompts are all different, as it was when rows were held out."""
-    of_prompts = [groups.Group(prompt, prompt, ()) for prompt in prompts]
+    of_prompts = [data.Group(prompt, prompt, ()) for prompt in prompts]
     hashes = [hashlib.sha256(json.dumps(prompt).encode()).hexdigest() for prompt in prompts]
     chosen = sorted(range(len(prompts)), key=hashes.__getitem__)[: math.ceil(fraction * len(prompts))]
-    held = groups.hold_out(of_prompts, "eval", fraction)
-    assert held == [of_prompts[i] for i in sorted(chosen)]
-    assert set(groups.hold_out(of_prompts, "train", fraction)) == set(of_prompts) - set(held)
+    marks = Marker(of_prompts).marks()
+    held = numbers_of(marks, "eval", fraction).tolist()
+    assert held == sorted(chosen)
+    assert numbers_of(marks, "train", fraction).tolist() == sorted(set(range(len(prompts))) - set(held))
 
 
 # --- several data sets of one run ---------------------------------------------------------------------------
@@ -133,7 +134,6 @@ def test_what_one_file_holds_out_no_other_file_trains_on(tmp_path):
     dropped = splits["train"].dropped
     left_out = sum(counts["prompt_is_held_out"] for counts in dropped.values())
     assert left_out == 40 + 25 - len(splits["eval"].groups) - len(splits["train"].groups) > 0
-    assert all(0 <= example.group < len(splits["train"].groups) for example in splits["train"].examples)
 
 
 def test_eval_data_that_is_trained_on_is_counted_and_said(tmp_path, caplog):
@@ -144,9 +144,8 @@ def test_eval_data_that_is_trained_on_is_counted_and_said(tmp_path, caplog):
         splits = splits_of(f"datasets=[{mine}]", f"eval_datasets=[{other}]")
     assert len(splits["train"].groups) == 9 and len(splits["eval"].groups) == 3
     assert "2 prompts of the eval split are trained on, too" in caplog.text
-    audit = data.audit_of(splits, {"train": [], "eval": []})
-    assert audit[other]["eval"]["prompts_in_train"] == 2
-    assert "prompts_in_train" not in audit[mine]["train"]
+    assert splits["eval"].dropped[other]["prompts_in_train"] == 2
+    assert "prompts_in_train" not in splits["train"].dropped[mine]
 
 
 def test_a_file_of_one_prompt_says_why_nothing_is_left_to_train_on(tmp_path):

@@ -119,10 +119,10 @@ def test_mismatched_pairs_are_fixed_by_the_seed():
 
 def test_a_prompt_of_no_tokens_is_named():
     class Deaf:
-        bos_token_id, eos_token_id, chat_template = None, 257, None
+        bos_token_id, eos_token_id, chat_template, is_fast = None, 257, None, False
 
-        def __call__(self, text, **_):
-            return {"input_ids": []}
+        def __call__(self, texts, **_):
+            return {"input_ids": [[] for _ in texts]}
 
     group = group_of(GOOD, "rows.jsonl, row 3")
     with pytest.raises(UserError, match="rows.jsonl, row 3: field prompt text: gives no token"):

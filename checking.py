@@ -1,0 +1,135 @@
+"""Config values, checked against annotated records: what a key must be is said once, at the key.
+
+Contract: `record` gives a record whose values are of their kinds, or raises `UserError` that names the key
+and says what it must be.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from utils import UserError, is_name, named_as_secret, without_secrets
+
+Record = TypeVar("Record")
+
+
+class AtLeast(NamedTuple):
+    """The range of a number, both ends included."""
+
+    least: float
+    most: float = 2**63 - 1
+
+
+class Rule(NamedTuple):
+    """What a value must be beside its kind: a pattern of its whole text, or different entries; and how that
+    is said."""
+
+    wanted: str
+    pattern: str = ".*"
+    distinct: bool = False
+
+
+def wants_text(kinds: tuple) -> bool:
+    """Is a key of these kinds a text, or a list of texts?"""
+    return str in kinds or any(get_origin(kind) is list for kind in kinds)
+
+
+def as_text(value: Any) -> Any:
+    """A number or a date as the text that was meant, also in a list; other values as they are."""
+    if isinstance(value, list):
+        return [as_text(part) for part in value]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number or isinstance(value, datetime.date) else value
+
+
+# --- checks -------------------------------------------------------------------------------------------------
+
+
+def record(kind: type[Record], values: Mapping[str, Any], file: str, prefix: str = "") -> Record:
+    """A record of checked values. Raises UserError for one that is unknown or not of its kind."""
+    hints = get_type_hints(kind, include_extras=True)
+    unknown = sorted(set(values) - set(hints), key=str)
+    if unknown:
+        raise UserError(f"config key {prefix}{unknown[0]}: unknown; the keys stand in config/{file}")
+    checked = {}
+    for key, hint in hints.items():
+        value = values.get(key)
+        checked[key] = as_text(value) if wants_text(kinds_of(hint)) else value
+        _check(f"{prefix}{key}", checked[key], hint)
+    return kind(**checked)
+
+
+def _check(key: str, value: Any, hint: Any) -> None:
+    """Raises UserError, which says what the key must be, where `value` is not of the annotated kind."""
+    constraints, kinds = constraints_of(hint), kinds_of(hint)
+    if not any(_fits(value, kind, constraints) for kind in kinds):
+        raise UserError(f"config key {key}{_shown(key, value)}: {_wanted(key, kinds, constraints)}")
+
+
+def constraints_of(hint: Any) -> tuple:
+    """What is annotated beside the kind."""
+    return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+
+
+def _shown(key: str, value: Any) -> str:
+    """The value for a message; nothing of it where it may be a secret."""
+    if named_as_secret(key):
+        return ""
+    return f"={without_secrets(str(value))}"
+
+
+def kinds_of(hint: Any) -> tuple:
+    """The kinds of an annotated hint: the members of a union, or the one that is none."""
+    kind = get_args(hint)[0] if constraints_of(hint) else hint
+    return get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
+
+
+def _fits(value: Any, kind: Any, constraints: tuple) -> bool:
+    """Is `value` of this one kind, within its constraints?"""
+    if kind is NoneType:
+        return value is None
+    if kind in (int, float):
+        limits = next((c for c in constraints if isinstance(c, AtLeast)), AtLeast(-(2**63)))
+        numbers = int if kind is int else (int, float)
+        right = isinstance(value, numbers) and not isinstance(value, bool)
+        return right and limits.least <= value <= limits.most
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if kind is str:
+        return is_name(value) and all(re.fullmatch(rule.pattern, value, re.S) for rule in _rules(constraints))
+    if get_origin(kind) is list:
+        (of_entries,) = get_args(kind)
+        is_entry = is_name if of_entries is str else lambda entry: isinstance(entry, of_entries)
+        if not isinstance(value, list) or not value or not all(map(is_entry, value)):
+            return False
+        return len(set(value)) == len(value) or not any(rule.distinct for rule in _rules(constraints))
+    return isinstance(value, kind)
+
+
+def _rules(constraints: tuple) -> list[Rule]:
+    return [c for c in constraints if isinstance(c, Rule)]
+
+
+def _wanted(key: str, kinds: tuple, constraints: tuple) -> str:
+    """What a key must be, in words."""
+    if rules := _rules(constraints):
+        return rules[0].wanted
+    kind, nullable = kinds[0], NoneType in kinds
+    if get_origin(kind) is Literal:
+        return "choose one of " + ", ".join((["null"] if nullable else []) + list(get_args(kind)))
+    if kind in (int, float):
+        limits = next(c for c in constraints if isinstance(c, AtLeast))
+        bounded = limits.most != AtLeast(0).most
+        limit = f"{limits.least} to {limits.most}" if bounded else f"{limits.least} or more"
+        what = f"must be a {'whole ' if kind is int else ''}number, {limit}"
+    elif kind is bool:
+        what = "must be true or false"
+    elif get_origin(kind) is list:
+        what = f"must be a list, {key}=[name,...]"
+    else:
+        what = "must be a name or a path"
+    return what + (", or null" if nullable else "")

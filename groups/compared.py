@@ -1,0 +1,158 @@
+"""What a split compares, a part at a time: views of groups that stand on the disk, and which examples a run
+takes of them.
+
+Contract: what is counted here is what `parts` gives again later, since views depend on the group and the seed
+alone. Memory holds a number a group.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from groups.draws import rng_of
+from groups.needs import check_beliefs, check_examples
+from groups.record import Example, Group
+from groups.rows import Drops
+from groups.splits import Marks
+from groups.views import view, with_fewer_responses
+from losses import Needs
+from settings import DataSet, TrainSettings
+from utils import UserError
+
+AT_ONCE = 256  # groups
+
+
+class Member(NamedTuple):
+    """What a split has of one data set."""
+
+    name: str
+    groups: Sequence[Group]
+    marks: Marks
+    counts: np.ndarray  # (G,) examples of each group
+    dropped: Drops
+    chosen: np.ndarray | None = None  # numbers of the examples that are taken, ascending; None: all
+
+    @property
+    def available(self) -> int:
+        """Examples that could be taken."""
+        return int(self.counts.sum())
+
+    @property
+    def taken(self) -> int:
+        """Examples that are taken."""
+        return self.available if self.chosen is None else len(self.chosen)
+
+
+class Some(NamedTuple):
+    """Some groups of a data set, and the examples that are taken of them."""
+
+    first: int  # the first group's number in its data set
+    groups: list[Group]
+    examples: list[Example]  # their groups are numbered from 0 on
+
+
+def count(
+    name: str,
+    groups: Sequence[Group],
+    marks: Marks,
+    settings: TrainSettings,
+    needs: Needs,
+    dropped: Drops,
+) -> Member:
+    """Look at every group once: what it compares, and whether that is what the loss needs. Raises
+    UserError."""
+    counts = np.zeros(len(groups), np.int32)
+    for some in _views(groups, settings, dropped):
+        check(some.groups, some.examples, settings, needs)
+        members = [example.group for example in some.examples]
+        counts[some.first : some.first + len(some.groups)] = np.bincount(members, minlength=len(some.groups))
+    return Member(name, groups, marks, counts, dropped)
+
+
+def check(
+    groups: Sequence[Group], examples: Sequence[Example], settings: TrainSettings, needs: Needs
+) -> None:
+    """Raises UserError where groups or examples lack what the loss needs."""
+    if needs.beliefs:
+        check_beliefs(groups, settings.loss.name)
+    check_examples(groups, examples, settings, needs)
+
+
+def compare(groups: Sequence[Group], settings: TrainSettings, dropped: Counter) -> Some:
+    """A few groups, and all of their examples."""
+    some = [with_fewer_responses(group, settings.max_responses, settings.seed) for group in groups]
+    return Some(0, some, view(some, settings.responses, settings.seed, dropped))
+
+
+def _views(groups: Sequence[Group], settings: TrainSettings, dropped: Counter) -> Iterator[Some]:
+    for first in range(0, len(groups), AT_ONCE):
+        yield compare(groups[first : first + AT_ONCE], settings, dropped)._replace(first=first)
+
+
+def parts(member: Member, settings: TrainSettings) -> Iterator[Some]:
+    """All that is taken of a data set, in order."""
+    ends = np.cumsum(member.counts)
+    for first in range(0, len(member.groups), AT_ONCE):
+        last = min(first + AT_ONCE, len(member.groups)) - 1
+        start = int(ends[first] - member.counts[first])
+        if member.chosen is None:
+            wanted = np.arange(ends[last] - start)
+        else:
+            low, high = np.searchsorted(member.chosen, (start, ends[last]))
+            wanted = member.chosen[low:high] - start
+        if len(wanted):
+            some = compare(member.groups[first : last + 1], settings, Counter())
+            yield Some(first, some.groups, [some.examples[i] for i in wanted])
+
+
+# --- which examples are taken -------------------------------------------------------------------------------
+
+
+def mixed(members: Sequence[Member], data_sets: Sequence[DataSet], seed: int) -> list[Member]:
+    """The members with as many examples as the run asks for, drawn by the seed.
+
+    A data set with `n` gives so many. Those with a `weight` give as many as they can in exactly these shares
+    (up to one example each). The others give all. Raises UserError where there are fewer than `n`.
+    """
+    wanted = {}
+    shares = {}
+    for member, data_set in zip(members, data_sets):
+        if data_set.n is not None:
+            _check_number(member, data_set)
+            wanted[member.name] = data_set.n
+        elif data_set.weight is not None:
+            shares[member.name] = (data_set.weight, member.available)
+    wanted |= _by_share(shares)
+    return [_draw(member, wanted.get(member.name), seed) for member in members]
+
+
+def _check_number(member: Member, data_set: DataSet) -> None:
+    if data_set.n > member.available:
+        raise UserError(
+            f"config key datasets: {member.name} has n={data_set.n} and {member.available} examples to train "
+            f"on; set n={member.available} or less"
+        )
+
+
+def _by_share(shares: dict[str, tuple[float, int]]) -> dict[str, int]:
+    """{name: (weight, available)} -> {name: examples}: the largest mixture of these shares."""
+    total_weight = sum(weight for weight, _ in shares.values())
+    if not shares:
+        return {}
+    total = min(available * total_weight / weight for weight, available in shares.values())
+    exact = {name: total * weight / total_weight for name, (weight, _) in shares.items()}
+    return {name: min(round(number), shares[name][1]) for name, number in exact.items()}
+
+
+def _draw(member: Member, number: int | None, seed: int) -> Member:
+    if number is None:
+        return member
+    order = rng_of(seed, "mixture", member.name).permutation(member.available)
+    chosen = np.sort(order[:number])
+    if number < member.available:
+        member.dropped["not_drawn_for_the_mixture"] = member.available - number
+    return member._replace(chosen=chosen)

@@ -1,0 +1,183 @@
+"""A run's data as token trees on the disk: read, compared, encoded and written a part at a time.
+
+Contract: `make` fills a folder, and `opened` reads it; the numbers are those of encoding all at once. What is
+made depends on `determined_by` alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from groups import cache, compared, loading
+from groups.audit import Audit, Auditor
+from groups.compared import Member
+from groups.run_splits import Split, read_splits, sources_of
+from groups.shots import Pool
+from groups.splits import Marks
+from groups.stored import StoredTrees, TreeWriter
+from groups.tokens import Encoder, Limits, encode_examples, mismatched
+from losses import Needs
+from settings import TrainSettings
+from utils import UserError
+
+if TYPE_CHECKING:  # slow to import, and needed for its name alone
+    from transformers import PreTrainedTokenizerBase
+
+WRITTEN_AT_ONCE = 2048  # trees
+KINDS = ("trees", "mismatched")
+
+
+class Prepared(NamedTuple):
+    """A run's data: what every process reads."""
+
+    trees: dict[str, Sequence]  # split -> its TokenTrees
+    mismatched: dict[str, Sequence] | None  # split -> KTO's pairs, where the loss asks for them
+    digests: dict[str, str]  # split -> a hash of all that the loss will see
+    audit: dict[str, dict[str, Audit]]  # data set -> split -> audit
+
+
+def limits_of(settings: TrainSettings) -> Limits:
+    """The token limits of a run's examples."""
+    limits = Limits(settings.max_length, settings.max_prompt_length, settings.truncation, settings.add_bos)
+    return limits.with_shots(settings.icf_shots)
+
+
+def opened(folder: Path) -> Prepared:
+    """What `make` wrote."""
+    facts = cache.read_facts(folder)
+    stored = {}
+    for kind in facts["kinds"]:
+        stored[kind] = {split: StoredTrees(folder / f"{split}.{kind}.arrow") for split in facts["digests"]}
+    return Prepared(stored["trees"], stored.get("mismatched"), facts["digests"], facts["audit"])
+
+
+def determined_by(
+    settings: TrainSettings, needs: Needs, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """All that the token trees of a run depend on."""
+    keys = (
+        "seed belief_classes pairs_per_prompt eval_fraction responses max_responses icf_shots max_length "
+        "max_prompt_length truncation add_bos n_eval_examples"
+    )
+    contents = {}
+    for split, data_sets in sources_of(settings).items():
+        contents[split] = [(of, loading.identity(of.name, split)) for of in data_sets]
+    return {
+        "contents": contents,
+        "has_eval_datasets": bool(settings.eval_datasets),
+        "settings": {key: getattr(settings, key) for key in keys.split()},
+        "needs": needs,
+        "tokenizer": _identity_of(tokenizer),
+        "code": _code_version(),
+    }
+
+
+def _identity_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of what a tokenizer does."""
+    words = (
+        tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
+    )
+    facts = [type(tokenizer).__name__, words, tokenizer.chat_template, tokenizer.special_tokens_map]
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _code_version() -> str:
+    """A hash of the code that turns rows into trees."""
+    here = Path(__file__).parent
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted([*here.glob("*.py"), here.parent / "trees.py"]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def make(
+    folder: Path, settings: TrainSettings, needs: Needs, tokenizer: PreTrainedTokenizerBase
+) -> Generator[None, None, dict[str, Any]]:
+    """Read, compare, encode and write all splits into a folder; a step at a time."""
+    splits = read_splits(settings, needs)
+    yield
+    pool = _pool(splits["train"], settings)
+    digests: dict[str, str] = {}
+    audit: dict[str, dict[str, Audit]] = {}
+    for name, split in splits.items():
+        writer = TreeWriter(folder / f"{name}.trees.arrow")
+        before = 0
+        for member in split.members:
+            auditor = Auditor()
+            yield from _encode(member, before, pool, settings, tokenizer, writer, auditor)
+            audit.setdefault(member.name, {})[name] = auditor.audit(member.dropped)
+            before += len(member.groups)
+        digests[name] = writer.close().digest
+    if needs.mismatched:
+        trees = {name: StoredTrees(folder / f"{name}.trees.arrow") for name in splits}
+        for name in splits:
+            digest = yield from _write_mismatched(folder, name, trees, settings)
+            digests[name] = f"{digests[name]} {digest}"
+    return {"digests": digests, "audit": audit, "kinds": KINDS[: 1 + bool(needs.mismatched)]}
+
+
+def _pool(train: Split, settings: TrainSettings) -> Pool | None:
+    """Where solved examples come from; None where none stand before prompts."""
+    if not settings.icf_shots:
+        return None
+    columns = zip(*(member.marks for member in train.members))
+    marks = Marks(*map(np.concatenate, columns))
+    return Pool(train.groups, marks, settings.icf_shots, settings.seed)
+
+
+def _encode(
+    member: Member,
+    before: int,
+    pool: Pool | None,
+    settings: TrainSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    writer: TreeWriter,
+    auditor: Auditor,
+) -> Iterator[None]:
+    """Write the trees of one data set, whose groups are numbered from `before` on. Raises UserError where
+    no example has room for a response.
+    """
+    encoder = Encoder(tokenizer, settings.belief_classes)
+    limits = limits_of(settings)
+    written, no_room = writer.examples, ""
+    with tqdm(total=member.taken, desc=f"preparing {member.name}", unit="ex", leave=False) as bar:
+        for some in compared.parts(member, settings):
+            groups = some.groups
+            if pool:
+                groups = [pool.before(group) for group in groups]
+            trees, problem = encode_examples(groups, some.examples, encoder, limits, member.dropped)
+            no_room = no_room or problem
+            writer.append([tree._replace(group=tree.group + some.first + before) for tree in trees])
+            auditor.add_examples(groups, some.examples)
+            auditor.add_trees(trees)
+            bar.update(len(some.examples))
+            yield
+    for first in range(0, len(member.groups), WRITTEN_AT_ONCE):
+        auditor.add_groups(member.groups[first : first + WRITTEN_AT_ONCE])
+    if no_room and writer.examples == written:
+        raise UserError(no_room)
+
+
+def _write_mismatched(
+    folder: Path, name: str, trees: Mapping[str, StoredTrees], settings: TrainSettings
+) -> Generator[None, None, str]:
+    """Write KTO's pairs of a split; return their digest."""
+    writer = TreeWriter(folder / f"{name}.mismatched.arrow")
+    pairs = mismatched(trees[name], trees["train"], settings.seed, limits_of(settings).max_length)
+    some = []
+    for pair in pairs:
+        some.append(pair)
+        if len(some) == WRITTEN_AT_ONCE:
+            writer.append(some)
+            some = []
+            yield
+    writer.append(some)
+    return writer.close().digest

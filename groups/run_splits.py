@@ -1,0 +1,156 @@
+"""The splits of a run: which groups of its data sets each has, and which of their examples are taken.
+
+Contract: what is held out of one data set is not trained on, be it in another one. A split without an example
+raises `UserError` that says what was left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from groups import compared, loading
+from groups.compared import Member
+from groups.loading import Reading
+from groups.record import Group
+from groups.rows import Drops, why_dropped
+from groups.spilled import Joined
+from groups.splits import keep_apart
+from losses import Needs
+from settings import DataSet, TrainSettings
+from utils import UserError
+
+
+class Split(NamedTuple):
+    """What a split has of every data set."""
+
+    members: list[Member]
+
+    @property
+    def groups(self) -> Sequence[Group]:
+        """All groups, those of one data set behind those of the other."""
+        return Joined([member.groups for member in self.members])
+
+    @property
+    def dropped(self) -> dict[str, Drops]:
+        """What was left out, by data set."""
+        return {member.name: member.dropped for member in self.members}
+
+
+def check_first_rows(settings: TrainSettings, needs: Needs) -> None:
+    """Raises UserError where the first rows of a data set are not what the loss needs, or there is no such
+    data set: before anything that takes its time.
+    """
+    for split, data_sets in sources_of(settings).items():
+        for data_set in data_sets:
+            groups = loading.first_groups(data_set.name, split, _reading(settings, data_set))
+            some = compared.compare(groups, settings, Counter())
+            compared.check(some.groups, some.examples, settings, needs)
+
+
+def read_splits(settings: TrainSettings, needs: Needs) -> dict[str, Split]:
+    """The train and eval splits of a run, checked against what its loss needs. Raises UserError."""
+    sources = sources_of(settings)
+    dropped = {split: {of.name: Drops() for of in data_sets} for split, data_sets in sources.items()}
+    loaded: dict[str, dict[str, loading.Loaded]] = {"train": {}, "eval": {}}
+    whole: dict[str, loading.Everything] = {}  # files that both splits are made of
+    for split, data_sets in sources.items():
+        for data_set in data_sets:
+            counts = dropped[split][data_set.name]
+            loaded[split][data_set.name] = _load_for(data_set, split, settings, counts, whole)
+    loaded["train"] = keep_apart(loaded["train"], loaded["eval"], dropped)
+    splits: dict[str, Split] = {}
+    for split, data_sets in sources.items():
+        members = []
+        for name, of_name in loaded[split].items():
+            counts = dropped[split][name]
+            members.append(compared.count(name, of_name.groups, of_name.marks, settings, needs, counts))
+        _check_not_empty(split, members)
+        if split == "train":
+            members = compared.mixed(members, data_sets, settings.seed)
+        splits[split] = Split(members)
+    splits["eval"] = _some_of(splits["eval"], settings.n_eval_examples, settings.seed)
+    return splits
+
+
+def sources_of(settings: TrainSettings) -> dict[str, list[DataSet]]:
+    """The data sets of both splits, each once."""
+    of_splits = {"train": settings.datasets, "eval": settings.eval_datasets or settings.datasets}
+    return {
+        split: list({data_set.name: data_set for data_set in data_sets}.values())
+        for split, data_sets in of_splits.items()
+    }
+
+
+def _reading(settings: TrainSettings, data_set: DataSet) -> Reading:
+    return Reading(
+        settings.seed,
+        settings.belief_classes,
+        settings.pairs_per_prompt,
+        settings.eval_fraction,
+        data_set.format,
+    )
+
+
+def _load_for(
+    data_set: DataSet,
+    split: str,
+    settings: TrainSettings,
+    dropped: Drops,
+    whole: dict[str, loading.Everything],
+) -> loading.Loaded:
+    """A data set's part of a split; one without splits is taken whole where the run names its eval data."""
+    name, reading = data_set.name, _reading(settings, data_set)
+    everything = whole.get(name)
+    if everything is None:
+        everything = loading.read_everything(name, split, reading)
+    if everything.whole:
+        whole[name] = everything
+    if settings.eval_datasets:
+        of_split = "all" if everything.whole else split
+        return loading.split_of(everything, of_split, reading, dropped)._replace(is_held_out=False)
+    return loading.split_of(everything, split, reading, dropped)
+
+
+def _check_not_empty(split: str, members: Sequence[Member]) -> None:
+    """Raises UserError that says what was left out of each data set, and what stands in the other split."""
+    if any(member.available for member in members):
+        return
+    has_groups = any(len(member.groups) for member in members)
+    problem, remedy = "has no example left", "add data"
+    if not has_groups:
+        problem, remedy = "is empty", "add data or set eval_datasets"
+    reasons = [f"{m.name}: {why_dropped(m.dropped)}" for m in members if m.dropped.first]
+    elsewhere = sum(member.dropped["in_other_splits"] for member in members)
+    if elsewhere:
+        reasons.append(f"{elsewhere} prompts stand in the other split")
+    left_out = f"; left out: {'; '.join(reasons)}" if reasons else ""
+    names = [member.name for member in members]
+    raise UserError(f"datasets={names}: split {split} {problem}{left_out}; {remedy}")
+
+
+def _some_of(split: Split, number: int | None, seed: int) -> Split:
+    """The split with `number` of its examples (None: all), drawn by the seed."""
+    total = sum(member.taken for member in split.members)
+    if number is None or number >= total:
+        return split
+    numbers = np.asarray(drawn(range(total), number, seed))
+    members = []
+    for member in split.members:
+        of_member = numbers[(numbers >= 0) & (numbers < member.taken)]
+        members.append(member._replace(chosen=of_member))
+        numbers = numbers - member.taken
+    return Split(members)
+
+
+def drawn(values: Sequence, count: int | None, seed: int) -> Sequence:
+    """`count` values (None: all) drawn by the seed, in their old order: the first ones would be of a few
+    topics.
+    """
+    if count is None or count >= len(values):
+        return values
+    chosen = np.random.default_rng(seed).permutation(len(values))[:count]
+    return [values[i] for i in sorted(chosen)]

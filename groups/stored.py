@@ -1,0 +1,214 @@
+"""Token trees on the disk: Arrow files that are written once, a part at a time, and read by memory map.
+
+Contract: what is read equals what was written. Memory holds a few numbers an example at most; token ids stay
+in the file, which all processes of a machine share. `datasets.Dataset.from_file` opens the same files.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trees import COLUMNS, TokenTree, column, path_keys
+
+NO_KEY = bytes(16)  # of an answer that is not there
+MAJORITY = {None: -1, False: 0, True: 1}
+MAJORITY_OF = {number: value for value, number in MAJORITY.items()}
+
+
+class Written(NamedTuple):
+    """What a file holds."""
+
+    examples: int
+    digest: str  # of all that the loss will see
+
+
+# --- write --------------------------------------------------------------------------------------------------
+
+
+class TreeWriter:
+    """Writes a file of trees: `append` some, as often as needed, then `close`."""
+
+    def __init__(self, path: Path):
+        from datasets.arrow_writer import ArrowWriter
+
+        self.writer = ArrowWriter(path=str(path), schema=_schema())
+        self.digest = hashlib.blake2b(digest_size=16)
+        self.examples = 0
+
+    def append(self, trees: Sequence[TokenTree]) -> None:
+        """Write some trees behind the others."""
+        if not trees:
+            return
+        table = _table(trees)
+        for name in table.column_names:
+            if name != "keys" and name not in COLUMNS or name in ("group", "weight"):
+                for part in _buffers(table.column(name)):
+                    self.digest.update(part)
+        self.writer.write_table(table)
+        self.examples += len(trees)
+
+    def close(self) -> Written:
+        """Finish the file."""
+        self.writer.finalize()
+        return Written(self.examples, self.digest.hexdigest())
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    ids, numbers = pa.list_(pa.int32()), pa.list_(pa.float64())
+    fields = {
+        "prompt": ids,
+        "belief": ids,
+        "answers": pa.list_(ids),
+        "rewards": numbers,
+        "class_ids": ids,
+        "class_probs": numbers,
+        "is_majority": pa.int8(),
+        "truncated": pa.list_(pa.int8()),
+        "keys": pa.list_(pa.binary(16)),
+    }
+    numbers_of = {name: pa.from_numpy_dtype(kind) for name, (kind, _) in COLUMNS.items()}
+    return pa.schema({**fields, **numbers_of})
+
+
+def _table(trees: Sequence[TokenTree]) -> Any:
+    """A part of the file."""
+    import pyarrow as pa
+
+    values: dict[str, Any] = {
+        "prompt": [tree.prompt for tree in trees],
+        "belief": [tree.belief for tree in trees],
+        "answers": [tree.answers for tree in trees],
+        "rewards": [tree.rewards for tree in trees],
+        "class_ids": [tree.class_ids for tree in trees],
+        "class_probs": [tree.class_probs for tree in trees],
+        "is_majority": [MAJORITY[tree.is_majority] for tree in trees],
+        "truncated": [[int(cut) for cut in tree.truncated] for tree in trees],
+        "keys": [[key or NO_KEY for key in path_keys(tree)] for tree in trees],
+    }
+    values |= {name: column(trees, name) for name in COLUMNS}
+    return pa.table(values, schema=_schema())
+
+
+def _buffers(chunked: Any) -> Iterator[bytes]:
+    """The contents of a column: its values, and where its lists end."""
+    for chunk in chunked.chunks:
+        while hasattr(chunk, "offsets"):
+            yield chunk.offsets.to_numpy().tobytes()
+            chunk = chunk.values
+        yield chunk.to_numpy(zero_copy_only=False).tobytes()
+
+
+# --- read ---------------------------------------------------------------------------------------------------
+
+
+class StoredTrees(Sequence[TokenTree]):
+    """The trees of a file, by number; a tree is made when it is asked for."""
+
+    def __init__(self, path: Path):
+        import datasets
+
+        self.path = path
+        table = datasets.Dataset.from_file(str(path)).data.table
+        self._parts = [_Part(batch) for batch in table.to_batches() if batch.num_rows]
+        self._firsts = [0, *np.cumsum([part.size for part in self._parts]).tolist()]
+        self._columns: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self._firsts[-1]
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        number = int(number)
+        if number < 0:
+            number += len(self)
+        if not 0 <= number < len(self):
+            raise IndexError(f"tree {number} of {len(self)}")
+        at = bisect.bisect_right(self._firsts, number) - 1
+        return self._parts[at].tree(number - self._firsts[at])
+
+    def __iter__(self) -> Iterator[TokenTree]:
+        for part in self._parts:
+            for i in range(part.size):
+                yield part.tree(i)
+
+    def column(self, name: str) -> np.ndarray:
+        """One number of every tree, see `trees.column`."""
+        if name not in self._columns:
+            parts = [part.numbers[name] for part in self._parts]
+            kind, _ = COLUMNS[name]
+            self._columns[name] = np.concatenate(parts) if parts else np.empty(0, kind)
+        return self._columns[name]
+
+    def answer_keys(self) -> Iterator[np.ndarray]:
+        """(A, 2) numbers, part by part: the key of every answer of all trees, in order; 0, 0 for none."""
+        for part in self._parts:
+            yield part.keys
+
+    def answer_starts(self) -> np.ndarray:
+        """(N + 1,) where each tree's answers begin among those of all trees."""
+        counts = [np.diff(part.answers.starts) for part in self._parts]
+        return np.concatenate([[0], np.cumsum(np.concatenate(counts))]) if counts else np.zeros(1, np.int64)
+
+
+class _Lists(NamedTuple):
+    """A column of lists."""
+
+    starts: np.ndarray  # of each list among the values, and the last one's end
+    values: np.ndarray
+
+    def __getitem__(self, i: int) -> tuple:
+        return tuple(self.values[self.starts[i] : self.starts[i + 1]].tolist())
+
+
+class _Part:
+    """A record batch as numpy sees it, in the file's own memory."""
+
+    def __init__(self, batch: Any):
+        self.size = batch.num_rows
+        columns = dict(zip(batch.schema.names, batch.columns))
+        self.prompt, self.belief = _lists(columns["prompt"]), _lists(columns["belief"])
+        answers = columns["answers"]
+        self.answers = _Lists(answers.offsets.to_numpy(), np.empty(0))
+        self.answer_ids = _lists(answers.values)
+        self.rewards = _lists(columns["rewards"])
+        self.class_ids, self.class_probs = _lists(columns["class_ids"]), _lists(columns["class_probs"])
+        self.is_majority = columns["is_majority"].to_numpy()
+        self.truncated = _lists(columns["truncated"])
+        self.keys = _keys(columns["keys"])
+        self.numbers = {name: columns[name].to_numpy() for name in COLUMNS}
+
+    def tree(self, i: int) -> TokenTree:
+        answers = range(self.answers.starts[i], self.answers.starts[i + 1])
+        return TokenTree(
+            prompt=self.prompt[i],
+            belief=self.belief[i],
+            answers=tuple(self.answer_ids[k] for k in answers),
+            rewards=self.rewards[i],
+            class_ids=self.class_ids[i],
+            class_probs=self.class_probs[i],
+            is_majority=MAJORITY_OF[int(self.is_majority[i])],
+            group=int(self.numbers["group"][i]),
+            truncated=tuple(map(bool, self.truncated[i])),
+            weight=float(self.numbers["weight"][i]),
+        )
+
+
+def _lists(column_of_lists: Any) -> _Lists:
+    return _Lists(column_of_lists.offsets.to_numpy(), column_of_lists.values.to_numpy())
+
+
+def _keys(column_of_lists: Any) -> np.ndarray:
+    """(A, 2) numbers: 16 bytes each."""
+    values = column_of_lists.values
+    _, content = values.buffers()
+    start, count = values.offset, len(values)
+    return np.frombuffer(content, np.uint64).reshape(-1, 2)[start : start + count]
