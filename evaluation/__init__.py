@@ -1,8 +1,9 @@
 """Evaluation: which checkpoints, how they are measured, and what is written of it.
 
-`checkpoints` says which and what they started from, `policies` loads them, `answers` asks them, `kept` keeps
-what they said, `beliefs` and `order` measure, `samples` are judged by `judges`, `report` writes, with `page`
-and `plots`, into a `folder` that was tried.
+`checkpoints` says which and what they started from, `policies` loads them, `kinds` says what is measured on
+which prompt. On prompts with beliefs: `answers` asks, `samples` are judged by `judges`, `beliefs` measures.
+On given responses: `scoring` gives log-probs, `responses` measures by `order`, `unpaired` or `likelihood`.
+`kept` keeps what checkpoints said; `report` writes, with `page` and `plots`, into a `folder` that was tried.
 
 Contract: this face is quick to import; `evaluate.py` imports the other rooms once it knows that there is
 something to evaluate.

@@ -134,7 +134,7 @@ def test_the_sft_script_goes_from_a_prompt_and_a_response_to_a_report_on_its_eva
         (["dpo"], {"EVAL": "ckpt=x"}, "this script names what it evaluates"),
         (["swepo"], {"DATASET": "PAIRS"}, "needs a reward on each"),
         (["dpo"], {"DATASET": "SINGLE"}, "responses=pairs needs two or more responses"),
-        (["gdpo"], {"DATASET": "PAIRS"}, "belief_probs: missing, and loss.name=gdpo needs it"),
+        (["gdpo"], {"DATASET": "PAIRS"}, "belief"),
         (["dpo"], {"OUTPUT_DIR": "FILE/out"}, "cannot be written"),
     ],
 )
