@@ -43,6 +43,7 @@ class Group(NamedTuple):
     dataset: str = ""  # as the user named it
     question: str = ""  # what the prompt is one phrasing of; "": the prompt is a question of its own
     options: tuple[Belief, ...] = ()  # all that the question offers, where the row names them
+    labels: tuple[bool, ...] = ()  # whether each response is desirable, where people said so of it alone
 
 
 class Example(NamedTuple):
