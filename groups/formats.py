@@ -103,7 +103,7 @@ def _check_fields(known: Format, row: Row, where: str) -> None:
         if column not in row:
             has = ", ".join(sorted(row)) or "nothing"
             raise UserError(
-                f"{where}: field {column}: missing, and format {known.name} needs it (this row has {has}); "
+                f"{where}: field {column}: missing, and format {known.name} needs it (this one has {has}); "
                 "add it or leave the row out"
             )
         if not kind.holds(row[column]):
