@@ -25,7 +25,8 @@ from groups.rows import Rows, Source, is_reward, text_field
 from groups.values import is_absent, parsed
 from utils import UserError
 
-WINNERS = {"model_a": 0, "model_b": 1}  # every other verdict of the arena is a tie
+WINNERS = {"model_a": 0, "model_b": 1}
+TIES = ("tie", "tie (bothbad)", "both_bad")
 
 
 def _ordered(sides: Sequence[Any], preferred: int) -> list[Any]:
@@ -91,8 +92,7 @@ def read_arena(rows: Rows, source: Source) -> list[Group]:
     """
     groups = []
     for where, row in rows:
-        preferred = WINNERS.get(str(row["winner"]))
-        if preferred is None:
+        if row["winner"] in TIES:
             source.drop("ties", where)
             continue
         names = ("conversation_a", "conversation_b")
@@ -104,7 +104,7 @@ def read_arena(rows: Rows, source: Source) -> list[Group]:
             source.drop("sides_without_a_common_prompt", where)
         else:
             texts = [side[-1]["content"] for side in sides]
-            groups += pair_group(where, shared, _ordered(texts, preferred), source)
+            groups += pair_group(where, shared, _ordered(texts, WINNERS[row["winner"]]), source)
     return groups
 
 

@@ -26,7 +26,17 @@ KNOWN = (*FORMATS, OWN)
 MOST_LOOKED_AT = 1000  # rows from which a format is told
 NAMES = ", ".join(known.name for known in KNOWN)
 # columns that hold what is said, of whatever kind their values are
-SAID = {"prompt", "chosen", "rejected", "completion", "messages", "conversations", "instruction", "system"}
+SAID = {
+    "prompt",
+    "chosen",
+    "rejected",
+    "completion",
+    "messages",
+    "conversations",
+    "instruction",
+    "system",
+    "system_prompt",
+}
 NOT_SHOWN = (  # columns that would change what the model sees
     "tools",
     "chat_template_kwargs",
@@ -143,8 +153,13 @@ def _check_others(known: Format, row: Row, where: str, source: Source) -> None:
 def _check_ignored(known: Format, column: str, row: Row, where: str) -> None:
     """Raises UserError where another format would use a column."""
     users = [other.name for other in FORMATS if _would_use(other, column, row)]
-    if users or column in SAID:
-        others = f"formats {', '.join(users[:4])} use it" if users else f"it is {described(row[column])}"
+    meant = [other for other in FORMATS if column in other.fields and other.columns <= row.keys()]
+    if users or meant or column in SAID:
+        others = f"it is {described(row[column])}"
+        if users:
+            others = f"formats {', '.join(users[:4])} use it"
+        elif meant:
+            others += f" where format {meant[0].name} needs {meant[0].fields[column].words}"
         raise UserError(
             f"{where}: field {column}: is not used by format {known.name}, and {others}; remove the column, "
             f"or name the format with format={known.name}"
@@ -165,7 +180,7 @@ def _unknown(rows: Rows, place: str) -> UserError:
         return UserError(f"{place}: holds no rows; write one object a row")
     where, row = rows[0]
     for name, (fields, lacks) in REFUSED.items():
-        if _has_all(fields, row) and _nearest_share(row) < 1:
+        if _has_all(fields, row) and _most_present(row) <= len(fields):
             return UserError(
                 f"{where}: is of format {name}: {lacks}; give rows with responses, as prompt and completion, "
                 "or prompt, chosen and rejected"
@@ -184,8 +199,9 @@ def _has_all(fields: Iterable[str], row: Row) -> bool:
     return all(not is_blank(row.get(column)) and fields[column].holds(row[column]) for column in fields)
 
 
-def _nearest_share(row: Row) -> float:
-    return max(_nearness(known, row)[0] for known in FORMATS)
+def _most_present(row: Row) -> int:
+    """How many columns of one format a row has, at most."""
+    return max(len(known.columns & row.keys()) for known in FORMATS)
 
 
 def _nearness(known: Format, row: Row) -> tuple[float, int, int]:

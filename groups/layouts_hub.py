@@ -10,6 +10,8 @@ from functools import partial
 
 from groups.beliefs import read_goqa, read_mmoqa
 from groups.comparisons import (
+    TIES,
+    WINNERS,
     read_arena,
     read_arena_turns,
     read_halos_pairs,
@@ -61,7 +63,7 @@ REWARDBENCH_SUBSETS = (
     "hep-cpp hep-go hep-java hep-js hep-python hep-rust"
 ).split()
 SUBSET = Kind("a subset of RewardBench", lambda value: value in REWARDBENCH_SUBSETS)
-VERDICT = Kind("a text", lambda value: isinstance(value, str))
+VERDICT = one_of(*WINNERS, *TIES)
 
 
 # --- keys of rows of one prompt -----------------------------------------------------------------------------

@@ -224,9 +224,9 @@ OWN = Format(
     "grove", {"prompt": TEXT_OR_MESSAGES, "responses": ANYTHING}, read_own, optional=all_of(*ROW_FIELDS)
 )
 REFUSED = {  # formats of TRL that nothing here trains on: their columns, and what they lack
-    "prompt-only": ({"prompt": TEXT_OR_MESSAGES}, "has a prompt and no response"),
     "stepwise-supervision": (
         {"prompt": TEXT, "completions": TEXTS, "labels": ANYTHING},
         "labels the steps of one response, and no loss here takes steps",
     ),
+    "prompt-only": ({"prompt": TEXT_OR_MESSAGES}, "has a prompt and no response"),
 }

@@ -177,8 +177,8 @@ def _prompt_before(
     if not shared:
         return prompt
     if messages_in(row[columns.main]) is not None:
-        repeated = prompt == with_system(row, shared, where)
-        return prompt if repeated else prompt + shared
+        repeated = with_system(row, shared, where)
+        return repeated if repeated[: len(prompt)] == prompt else prompt + shared
     text = row[columns.main]
     if not any(_is_same(text, message["content"]) for message in shared):
         raise UserError(

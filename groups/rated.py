@@ -17,7 +17,7 @@ from groups.conversations import (
     read_prompt,
     user_turn,
 )
-from groups.kinds import is_message, is_messages
+from groups.kinds import NUMBERS, RANKED_TEXTS, TEXTS, described, is_message, is_messages
 from groups.record import Group, Prompt, Response
 from groups.rows import Row, Rows, Source, is_number, is_reward, text_field
 from groups.values import is_absent, parsed
@@ -188,17 +188,26 @@ def read_ranks(rows: Rows, source: Source) -> list[Group]:
     """Responses with a rank, 1 for the best: objects, or lists of texts and of ranks."""
     groups = []
     for where, row in rows:
-        responses, ranks = parsed(row["responses"]), parsed(row.get("rank"))
-        if ranks is None:
-            ranks = [response["rank"] for response in responses]
-            responses = [response["text"] for response in responses]
-        if len(ranks) != len(responses):
-            raise UserError(
-                f"{where}: field rank: has {len(ranks)} ranks for {len(responses)} responses; correct the row"
-            )
+        texts, ranks = _texts_and_ranks(row, where)
         prompt = read_prompt(row, PromptColumns("prompt"), where, source)
-        groups += _ranked_group(where, prompt, responses, ranks, source)
+        groups += _ranked_group(where, prompt, texts, ranks, source)
     return groups
+
+
+def _texts_and_ranks(row: Row, where: str) -> tuple[list[Any], list[Any]]:
+    responses, ranks = parsed(row["responses"]), parsed(row.get("rank"))
+    if RANKED_TEXTS.holds(responses):
+        return [r["text"] for r in responses], [r["rank"] for r in responses]
+    if not TEXTS.holds(responses) or not NUMBERS.holds(ranks):
+        raise UserError(
+            f"{where}: field responses: is {described(responses)}, and format ranks needs objects with a "
+            "text and a rank, or texts and a list of their ranks in rank; correct the row"
+        )
+    if len(ranks) != len(responses):
+        raise UserError(
+            f"{where}: field rank: has {len(ranks)} ranks for {len(responses)} responses; correct the row"
+        )
+    return responses, ranks
 
 
 def _ranked_group(
