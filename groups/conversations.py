@@ -97,7 +97,8 @@ def read_prompt(row: Row, columns: PromptColumns, where: str, source: Source) ->
     if not columns.is_chat and "system" not in row:
         return text
     earlier: Messages = []
-    for said, answered in parsed(row.get(columns.history)) or []:
+    history = row.get(columns.history)
+    for said, answered in [] if is_blank(history) else parsed(history):
         earlier += [*user_turn(said), {"role": "assistant", "content": answered}]
     return with_system(row, earlier + user_turn(text), where)
 

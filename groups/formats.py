@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from groups.kinds import ANYTHING, described, is_blank
-from groups.layout import Format
+from groups.layout import Format, always
 from groups.layouts_hub import HUB_FORMATS
 from groups.layouts_libraries import LIBRARY_FORMATS, OWN, REFUSED
 from groups.record import Group
@@ -153,7 +153,9 @@ def _check_others(known: Format, row: Row, where: str, source: Source) -> None:
 def _check_ignored(known: Format, column: str, row: Row, where: str) -> None:
     """Raises UserError where another format would use a column."""
     users = [other.name for other in FORMATS if _would_use(other, column, row)]
-    meant = [other for other in FORMATS if column in other.fields and other.columns <= row.keys()]
+    meant = [
+        other for other in FORMATS if column in other.fields and known.columns < other.columns <= row.keys()
+    ]
     if users or meant or column in SAID:
         others = f"it is {described(row[column])}"
         if users:
@@ -204,11 +206,14 @@ def _most_present(row: Row) -> int:
     return max(len(known.columns & row.keys()) for known in FORMATS)
 
 
-def _nearness(known: Format, row: Row) -> tuple[float, int, int]:
-    """How much of a format's columns a row has: their share, their number, and how many are of their kind."""
+def _nearness(known: Format, row: Row) -> tuple[float, int, bool, int]:
+    """How much of a format's columns a row has: their share, their number, and how many are of their kind.
+
+    Of two, the one that is told by columns alone is nearer.
+    """
     present = [column for column in known.fields if column in row]
     right = sum(known.fields[column].holds(row[column]) for column in present)
-    return len(present) / len(known.fields), len(present), right
+    return len(present) / len(known.fields), len(present), known.looks_like is always, right
 
 
 def _lacking(known: Format, row: Row) -> str:

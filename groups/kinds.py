@@ -53,7 +53,9 @@ def is_message(value: Any) -> bool:
 def is_messages(value: Any) -> bool:
     """Whether a raw value is a list of one or more messages."""
     value = _unprinted(value)
-    return isinstance(value, list) and bool(value) and all(map(is_message, value))
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(message, dict) and is_message(message) for message in value)
 
 
 def messages_in(value: Any) -> list[Any] | None:
@@ -61,7 +63,7 @@ def messages_in(value: Any) -> list[Any] | None:
     value = _unprinted(value)
     if is_messages(value):
         return value
-    return [value] if is_message(value) else None
+    return [value] if isinstance(value, dict) and is_message(value) else None
 
 
 def flag(value: Any) -> bool | None:
@@ -107,9 +109,9 @@ def objects_with(*fields: str) -> Callable[[Any], bool]:
     return holds
 
 
-def one_of(*values: Any) -> Kind:
-    """The kind of a column that holds one of a few values."""
-    return Kind(f"one of {', '.join(map(str, values))}", lambda value: _is_among(parsed(value), values))
+def one_of(*texts: str) -> Kind:
+    """The kind of a column that holds one of a few texts."""
+    return Kind(f"one of {', '.join(texts)}", lambda value: isinstance(value, str) and value in texts)
 
 
 def _unprinted(value: Any) -> Any:
@@ -125,10 +127,6 @@ def _has(item: Any, fields: Collection[str]) -> bool:
 
 def _is_turn(turn: Any) -> bool:
     return isinstance(turn, list) and len(turn) == 2 and all(isinstance(said, str) for said in turn)
-
-
-def _is_among(value: Any, values: Collection[Any]) -> bool:
-    return isinstance(value, str | int | float) and value in values
 
 
 ANYTHING = Kind("a value", lambda value: True)  # its reader checks it

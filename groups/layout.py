@@ -15,7 +15,8 @@ from groups.rows import Reader, Row
 Fields = Mapping[str, Kind]
 
 
-def _always(row: Row) -> bool:
+def always(row: Row) -> bool:
+    """Nothing else tells the format."""
     return True
 
 
@@ -30,7 +31,7 @@ class Format(NamedTuple):
     takes_member: bool = False  # one of its members (a country) may be named behind a colon
     optional: Fields = {}  # columns that it uses where a row has them
     repeated: frozenset[str] = frozenset()  # columns that say again what others say
-    looks_like: Callable[[Row], bool] = _always  # what else tells it, when formats are recognised
+    looks_like: Callable[[Row], bool] = always  # what else tells it, when formats are recognised
     is_recognised: bool = True  # False: rows are of it where `format=` names it
     is_named: bool = False  # whether `format=` named it, and columns that others would use are ignored
 

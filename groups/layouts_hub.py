@@ -33,7 +33,6 @@ from groups.kinds import (
     TEXT,
     TEXT_OR_MESSAGES,
     TEXTS,
-    Kind,
     is_blank,
     is_messages,
     one_of,
@@ -62,7 +61,7 @@ REWARDBENCH_SUBSETS = (
     "refusals-dangerous refusals-offensive xstest-should-refuse xstest-should-respond donotanswer math-prm "
     "hep-cpp hep-go hep-java hep-js hep-python hep-rust"
 ).split()
-SUBSET = Kind("a subset of RewardBench", lambda value: value in REWARDBENCH_SUBSETS)
+SUBSET = one_of(*REWARDBENCH_SUBSETS)
 VERDICT = one_of(*WINNERS, *TIES)
 
 
@@ -86,6 +85,10 @@ def _of_history(row: Row) -> Hashable:
 
 def _has_messages(row: Row) -> bool:
     return is_messages(row["A0"]) or not is_blank(row.get("prompt"))
+
+
+def _is_of_rewardbench(row: Row) -> bool:
+    return SUBSET.holds(row.get("subset"))
 
 
 def _has_ranks(row: Row) -> bool:
@@ -156,7 +159,8 @@ REWARDED = (
         "ultrafeedback-reward",
         all_of("A0", "A1", "A2", "A3"),
         read_ultrafeedback_reward,
-        optional={"prompt": TEXT_OR_MESSAGES} | all_of("score_A0", "score_A1", "score_A2", "score_A3"),
+        optional={"prompt": TEXT_OR_MESSAGES, **SYSTEM}
+        | all_of("score_A0", "score_A1", "score_A2", "score_A3"),
         looks_like=_has_messages,
     ),
     Format(
@@ -169,6 +173,7 @@ REWARDED = (
         },
         read_halos_scalar,
         key=_of_prompt_alone,
+        optional=SYSTEM,
     ),
 )
 
@@ -220,8 +225,10 @@ COMPARED = (
     ),
     Format(
         "rewardbench",
-        {"prompt": TEXT, "chosen": TEXT, "rejected": TEXT, "subset": SUBSET},
+        {"prompt": TEXT, "chosen": TEXT, "rejected": TEXT},
         partial(read_pairs, columns=PairColumns(PromptColumns("prompt", is_chat=True))),
+        optional={"subset": SUBSET, **SYSTEM},
+        looks_like=_is_of_rewardbench,
     ),
     Format(
         "rewardbench2",
@@ -238,7 +245,7 @@ COMPARED = (
             "type": one_of("pairwise_feedback"),
         },
         read_halos_pairs,
-        optional={"reward_A": NUMBER, "reward_B": NUMBER},
+        optional={"reward_A": NUMBER, "reward_B": NUMBER, **SYSTEM},
     ),
 )
 

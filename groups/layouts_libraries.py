@@ -49,7 +49,8 @@ def _has_input_messages(value: Any) -> bool:
 
 
 OPENAI_INPUT = Kind("an object with messages", _has_input_messages)
-CALLED = PromptColumns("instruction", below="input", history="history", is_chat=True)
+CALLED = PromptColumns("instruction", below="input", is_chat=True)
+CALLED_AFTER = CALLED._replace(history="history")
 ALPACA: Fields = {"input": TEXT, "history": TURNS}
 STATUS: Fields = {"status": one_of("tie", "unchanged", "swapped")}
 
@@ -93,7 +94,7 @@ PAIRED = (
     Format(
         "alpaca-pairs",
         {"instruction": TEXT, "chosen": TEXT, "rejected": TEXT},
-        _pairs(CALLED),
+        _pairs(CALLED_AFTER),
         optional=ALPACA | SYSTEM,
     ),
     Format(
@@ -124,6 +125,7 @@ PAIRED = (
         "openai-preference",
         {"input": OPENAI_INPUT, "preferred_output": MESSAGES, "non_preferred_output": MESSAGES},
         read_openai_pairs,
+        optional=SYSTEM,
     ),
 )
 
@@ -143,7 +145,7 @@ LABELLED = (
     Format(
         "alpaca-kto",
         {"instruction": TEXT, "output": TEXT, "kto_tag": FLAG},
-        _answers(CALLED, "output", "kto_tag"),
+        _answers(CALLED_AFTER, "output", "kto_tag"),
         optional=ALPACA | SYSTEM,
     ),
     Format(
@@ -179,6 +181,7 @@ LABELLED = (
             "type": one_of("binary_feedback"),
         },
         _answers(PromptColumns("prompt", is_chat=True), "output", "label"),
+        optional=SYSTEM,
         repeated=frozenset({"reward"}),
     ),
 )
@@ -199,7 +202,7 @@ SHOWN = (
     Format(
         "alpaca",
         {"instruction": TEXT, "output": TEXT},
-        _answers(CALLED, "output"),
+        _answers(CALLED_AFTER, "output"),
         optional=ALPACA | SYSTEM,
         repeated=frozenset({"text"}),
     ),

@@ -48,7 +48,7 @@ def read_pairs(rows: Rows, source: Source, columns: PairColumns) -> list[Group]:
     """
     groups = []
     for where, row in rows:
-        if str(parsed(row.get("status"))) == "tie":  # distilabel-intel-orca-dpo-pairs
+        if row.get("status") == "tie":  # distilabel-intel-orca-dpo-pairs
             source.drop("ties", where)
             continue
         sides = [messages_in(row[column]) for column in (columns.chosen, columns.rejected)]

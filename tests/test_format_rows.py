@@ -154,7 +154,7 @@ def test_a_row_without_a_response_is_left_out_and_counted(row, reason):
     assert nothing(row) == {reason: 1}
 
 
-# --- ranks and mean values ----------------------------------------------------------------------------------
+# --- ranks and turns ----------------------------------------------------------------------------------
 
 
 def test_ranks_become_rewards_and_equal_ranks_equal_rewards():
