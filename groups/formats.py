@@ -49,6 +49,18 @@ NOT_SHOWN = (  # columns that would change what the model sees
 )
 
 
+def _formats_by_column() -> dict[str, list[Format]]:
+    """The formats that use each column."""
+    users: dict[str, list[Format]] = {}
+    for known in FORMATS:
+        for column in (*known.fields, *known.optional):
+            users.setdefault(column, []).append(known)
+    return users
+
+
+USERS = _formats_by_column()
+
+
 def choose_format(rows: Rows, place: str, name: str | None = None) -> Format:
     """The format of most rows, or the one that `name` names.
 
@@ -152,10 +164,9 @@ def _check_others(known: Format, row: Row, where: str, source: Source) -> None:
 
 def _check_ignored(known: Format, column: str, row: Row, where: str) -> None:
     """Raises UserError where another format would use a column."""
-    users = [other.name for other in FORMATS if _would_use(other, column, row)]
-    meant = [
-        other for other in FORMATS if column in other.fields and known.columns < other.columns <= row.keys()
-    ]
+    candidates = USERS.get(column, ())
+    users = [other.name for other in candidates if _would_use(other, column, row)]
+    meant = [other for other in candidates if _extends(other, known, column, row)]
     if users or meant or column in SAID:
         others = f"it is {described(row[column])}"
         if users:
@@ -171,6 +182,11 @@ def _check_ignored(known: Format, column: str, row: Row, where: str) -> None:
 def _would_use(known: Format, column: str, row: Row) -> bool:
     kind = known.fields.get(column) or known.optional.get(column)
     return kind is not None and kind is not ANYTHING and kind.holds(row[column])
+
+
+def _extends(other: Format, known: Format, column: str, row: Row) -> bool:
+    """Has a row all columns of a format that needs one more than the known one, of whatever kind?"""
+    return column in other.fields and known.columns < other.columns <= row.keys()
 
 
 # --- rows of no format --------------------------------------------------------------------------------------
