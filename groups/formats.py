@@ -39,6 +39,7 @@ SAID = {
 }
 NOT_SHOWN = (  # columns that would change what the model sees
     "tools",
+    "functions",
     "chat_template_kwargs",
     "image",
     "images",

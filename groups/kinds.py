@@ -6,6 +6,7 @@ a .csv file holds them; a text is a text where it is no printed message or list 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from groups.rows import is_number
 from groups.values import is_absent, parsed
 
 PRINTED_MESSAGES = ("[{", "{")  # how a text begins that may be printed messages
+# how messages begin; what prints an array of them leaves the commas out, and nothing reads that
+BEGIN_OF_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:")
 
 
 class Kind(NamedTuple):
@@ -34,7 +37,9 @@ def is_blank(value: Any) -> bool:
 
 def is_text(value: Any) -> bool:
     """Whether a raw value is a text, and not messages that stand as text."""
-    return isinstance(value, str) and not is_messages(value) and not is_message(value)
+    if not isinstance(value, str) or BEGIN_OF_MESSAGES.match(value):
+        return False
+    return not is_message(value)
 
 
 def is_message(value: Any) -> bool:
@@ -135,7 +140,7 @@ MESSAGES = Kind("messages, with a role and a content each", is_messages)
 TEXT_OR_MESSAGES = Kind("a text or messages", lambda value: is_text(value) or is_messages(value))
 ANSWER = Kind(
     "a text, a message or messages",
-    lambda value: isinstance(value, str) or is_message(value) or is_messages(value),
+    lambda value: is_text(value) or is_message(value) or is_messages(value),
 )
 SPOKEN = Kind("a message or messages", lambda value: messages_in(value) is not None)
 TEXTS = Kind("a list of texts", is_texts)
@@ -172,6 +177,8 @@ def _described_text(text: str) -> str:
         return "an empty text"
     if is_messages(text) or is_message(text):
         return "messages"
+    if BEGIN_OF_MESSAGES.match(text):
+        return "a text that begins like messages and cannot be read as JSON"
     return "a text"
 
 

@@ -200,6 +200,13 @@ def test_turns_of_the_arenas_competition_become_messages():
             {"completion": "x", "label": True},
             "nearest format is trl-unpaired-implicit: field completion: is a text",
         ),
+        (
+            {
+                "prompt": Q,
+                "completion": "[{'role': 'assistant', 'content': 'a'}\n {'role': 'user', 'content': 'b'}]",
+            },
+            "field completion: is a text that begins like messages and cannot be read as JSON, needs a text",
+        ),
         ({"messages": []}, "nearest format is messages: field messages: is an empty list, needs messages"),
         ({"messages": [{"role": "user"}]}, "field messages: is a list of objects, needs messages"),
         ({"prompt": Q}, "row 1: is of format prompt-only: has a prompt and no response"),
