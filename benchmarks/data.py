@@ -3,8 +3,8 @@
     python benchmarks/data.py --prompts 61000 --responses 4
     python benchmarks/data.py --prompts 1000000 --prompt-tokens 12 --response-tokens 12
 
-Contract: a file of so many prompts with rewarded responses is written (words of the embedded opinions, lengths
-spread like those of chat data) unless it is there, and each question is asked in a process of its own. The
+Contract: a file of so many prompts with rewarded responses is written (words of the embedded opinions,
+lengths spread like those of chat data) unless it is there, and each question has a process of its own. The
 last line of stdout is one JSON object. The cache is a new folder, or `--cache`.
 """
 
@@ -58,9 +58,7 @@ def parse() -> Namespace:
     parser.add_argument("--prompt-tokens", type=positive, default=160, help="median length")
     parser.add_argument("--response-tokens", type=positive, default=140, help="median length")
     parser.add_argument("--batch-size", type=positive, default=32)
-    parser.add_argument(
-        "--folder", help="where the file and the cache are written; the system's own by default"
-    )
+    parser.add_argument("--folder", help="where file and cache are written (default: the system's)")
     parser.add_argument("--file", help="a file of another run of this benchmark")
     parser.add_argument("--cache", help="a cache of another run of this benchmark")
     parser.add_argument("--ask", choices=QUESTIONS, help="one question, in this process")
