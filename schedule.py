@@ -7,7 +7,9 @@ Contract: the batch of step i depends on (seed, i) alone; a rank decides only wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -157,6 +159,65 @@ def packed(
     needed = {i: trees[i] for i in examples}  # each is made once, where trees stand on the disk
     for rows in share_of(plan_step(needed, examples, packing, world.size), world):
         yield batch_of(needed, rows, packing)
+
+
+# --- steps ahead --------------------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """What a rank computes in one optimizer step, in the CPU's memory."""
+
+    examples: list[int]  # of all ranks
+    weight: float  # how many examples they count as
+    packs: list[ForestBatch]
+    mismatched: list[ForestBatch] | None  # packs of the mismatched pairs, where the loss asks for them
+
+
+def step_of(data: Data, examples: Sequence[int], packing: Packing, world: World) -> Step:
+    """The packs of some examples."""
+    mismatched = None
+    if data.mismatched is not None:
+        mismatched = list(packed(data.mismatched, examples, packing, world))
+    packs = list(packed(data.trees, examples, packing, world))
+    return Step(list(examples), weight_of(data.trees, examples), packs, mismatched)
+
+
+class Ahead:
+    """Steps in their order, each prepared in a thread while the one before is at work.
+
+    A step is a function of its number alone, so who prepares it when changes nothing.
+    """
+
+    def __init__(self, make: Callable[[int], Step], first: int, last: int):
+        self.make, self.last = make, last
+        self._seconds, self._taken = 0.0, 0
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="packing")
+        self._next = self._begin(first)
+
+    def _begin(self, step: int) -> Future | None:
+        return self._pool.submit(self.make, step) if step < self.last else None
+
+    def take(self, step: int) -> Step:
+        """Step `step`, which follows the one that was taken before."""
+        start = time.perf_counter()
+        ready = self._next.result()
+        self._seconds += time.perf_counter() - start
+        self._taken += 1
+        self._next = self._begin(step + 1)
+        return ready
+
+    def read(self) -> float:
+        """Mean seconds that a step was waited for, since this was asked before."""
+        mean = self._seconds / max(self._taken, 1)
+        self._seconds, self._taken = 0.0, 0
+        return mean
+
+    def close(self) -> None:
+        """Let go of what was prepared and is not needed."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+# --- packs of some examples ---------------------------------------------------------------------------------
 
 
 def share_of(packs: Sequence[Pack], world: World) -> Sequence[Pack]:

@@ -8,7 +8,7 @@ runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ from ranks import World, agree
 from runs.meters import Meter, Watch
 from runs.run import Run
 from runs.state import State
-from schedule import Data, Order, Packing
+from schedule import Ahead, Data, Order, Packing, Step
 from settings import TrainSettings
 from utils import StopFlag, Stopped, UserError, log, write_json
 
@@ -62,6 +62,11 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
     meter, watch, stop = Meter(learner.policy, learner.world), Watch(learner.world), StopFlag()
     validation = Validation(learner, eval_data, run, settings, stop)
     bar = progress_bar(num_examples, run.state.examples, learner.world)
+
+    def prepare(step: int) -> Step:
+        return schedule.step_of(train_data, order.examples(step), learner.packing, learner.world)
+
+    ahead = Ahead(prepare, run.state.step, last_step)
     try:
         if run.state.step == 0 and settings.do_first_eval:
             validation.measure()
@@ -69,9 +74,9 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
             run.wait()
             return run.state
         for step in range(run.state.step, last_step):
-            examples = order.examples(step)
+            work = ahead.take(step)
             rate = learning_rate(step, settings.lr, settings.warmup_steps)
-            loss = backward(learner, train_data, examples, meter)
+            loss = backward(learner, work, meter)
             grad_norm = torch.nn.utils.clip_grad_norm_(learner.policy.parameters(), settings.max_grad_norm)
             watch.note(step + 1, loss, grad_norm)
             if (
@@ -80,8 +85,8 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
                 check_finite(watch, train_data, order, run)
             update(learner.optimizer, rate)
             before = run.state.examples
-            run.update(step=step + 1, examples=before + len(examples))
-            bar.update(len(examples))
+            run.update(step=step + 1, examples=before + len(work.examples))
+            bar.update(len(work.examples))
 
             due_eval = passed(settings.eval_every, before, run.state.examples)
             due_save = passed(settings.save_every, before, run.state.examples)
@@ -90,7 +95,12 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
             signum, seconds = agree(stop.signum or 0, meter.seconds, learner.world)
             if due_eval or due_save or ends or signum or seconds >= settings.log_every_seconds:
                 check_finite(watch, train_data, order, run)
-                values = {"counters/epoch": (step + 1) / order.steps_per_epoch, **meter.read("train")}
+                waited = {"host_seconds": ahead.read()}
+                values = {
+                    "counters/epoch": (step + 1) / order.steps_per_epoch,
+                    **meter.read("train"),
+                    **waited,
+                }
                 run.log({**values, "grad_norm": float(grad_norm), "lr": rate})
                 show(bar, values)
             if due_eval or ends:
@@ -105,6 +115,7 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
                 raise Stopped(signum, agreed=True)
         run.wait()
     finally:
+        ahead.close()
         run.close()
         bar.close()
         stop.restore()
@@ -114,38 +125,39 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
 # --- one step -----------------------------------------------------------------------------------------------
 
 
-def backward(learner: Learner, data: Data, examples: Sequence[int], meter: Meter) -> torch.Tensor:
+def backward(learner: Learner, work: Step, meter: Meter) -> torch.Tensor:
     """Add up the gradients of a step's examples; return this rank's share () of their weighted mean loss."""
-    kl = mismatched_log_ratio(learner, data, examples)
-    total = schedule.weight_of(data.trees, examples)
+    kl = mismatched_log_ratio(learner, work)
     of_packs = []
-    for batch in schedule.batches(data.trees, examples, learner.packing, learner.world):
+    for batch in work.packs:
+        batch = batch.to(learner.world.device)
         scores = models.score(learner.policy, batch)._replace(kl=kl)
         losses = learner.loss_fn(scores)
         # FSDP2 averages gradients over ranks: undo that, and divide by the weight of the whole step
         weighted = losses * batch.weight
-        (weighted.sum() * learner.world.size / total).backward()
+        (weighted.sum() * learner.world.size / work.weight).backward()
         meter.add(batch, metrics.example_metrics(scores, losses.detach(), batch.is_majority, learner.beta))
         of_packs.append(weighted.detach())
-    return torch.cat(of_packs).sum() / total
+    return torch.cat(of_packs).sum() / work.weight
 
 
 @torch.no_grad()
-def mismatched_log_ratio(learner: Learner, data: Data, examples: Sequence[int]) -> torch.Tensor | None:
+def mismatched_log_ratio(learner: Learner, work: Step) -> torch.Tensor | None:
     """Mean log-ratio (), in nats, of the examples' mismatched pairs over all packs and ranks.
 
     None where the loss takes none.
     """
-    if data.mismatched is None:
+    if work.mismatched is None:
         return None
     total = torch.zeros((), device=learner.world.device)
-    for batch in schedule.batches(data.mismatched, examples, learner.packing, learner.world):
+    for batch in work.mismatched:
+        batch = batch.to(learner.world.device)
         scores = models.score(learner.policy, batch)
         log_ratio = scores.policy - scores.reference  # (N, 1)
         total += (log_ratio * batch.weight[:, None]).sum()
     if learner.world.size > 1:
         dist.all_reduce(total)
-    return total / schedule.weight_of(data.mismatched, examples)
+    return total / work.weight
 
 
 def update(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -269,8 +281,10 @@ def validate(
     for examples in tqdm(chunks, desc="eval", leave=False, disable=not world.is_main):
         if stop and agree(stop.signum or 0, 0, world)[0]:
             return None
-        kl = mismatched_log_ratio(learner, data, examples)
-        for batch in schedule.batches(data.trees, examples, learner.packing, world):
+        work = schedule.step_of(data, examples, learner.packing, world)
+        kl = mismatched_log_ratio(learner, work)
+        for batch in work.packs:
+            batch = batch.to(world.device)
             scores = models.score(learner.policy, batch)._replace(kl=kl)
             losses = learner.loss_fn(scores)
             meter.add(batch, metrics.example_metrics(scores, losses, batch.is_majority, learner.beta))

@@ -147,7 +147,8 @@ def _mmoqa_probs(row: Row, where: str, classes: Sequence[str]) -> tuple[float, .
     if set(by_label) <= set(classes) and all(is_share(p) for p in by_label.values()):
         return tuple(by_label.get(label, 0) for label in classes)
     raise UserError(
-        f"{where}: field probabilities: {given} are not {len(classes)} non-negative numbers; correct the row"
+        f"{where}: field probabilities: {str(given)[:80]} are not {len(classes)} non-negative numbers; "
+        "correct the row"
     )
 
 

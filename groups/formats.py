@@ -1,137 +1,249 @@
-"""Which format rows are in: the table of formats, and how one is recognised.
+"""Which format rows are in: how one is recognised, and how rows are checked against it.
 
 Contract: a format is recognised by its columns and the kinds of their values, exactly; `format=` names one
-where rows could be of two. A row that does not fit raises `UserError` with the place and the remedy.
+where rows could be of two. A row that does not fit raises `UserError` with the place and the remedy. A column
+that no format uses is ignored and counted; one that another format would use is never ignored, unless
+`format=` names the format.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
-from groups.beliefs import read_mmoqa
-from groups.own import read_own
-from groups.preferences import (
-    read_armorm,
-    read_binarized,
-    read_hh,
-    read_se,
-    read_shp,
-    read_ultrafeedback,
-)
-from groups.rows import Reader, Row, Rows
-from groups.surveys import key_of_shares, read_goqa, read_opinionqa, read_shares, read_subpop
+from groups.kinds import ANYTHING, described, is_blank
+from groups.layout import Format, always
+from groups.layouts_hub import HUB_FORMATS
+from groups.layouts_libraries import LIBRARY_FORMATS, OWN, REFUSED
+from groups.record import Group
+from groups.rows import Row, Rows, Source
 from utils import UserError
 
-MMOQA_COLUMNS = {
+__all__ = ["FORMATS", "OWN", "Format", "choose_format", "read_groups"]
+
+FORMATS = (*HUB_FORMATS, *LIBRARY_FORMATS)  # of two that use the same columns, the first
+KNOWN = (*FORMATS, OWN)
+MOST_LOOKED_AT = 1000  # rows from which a format is told
+NAMES = ", ".join(known.name for known in KNOWN)
+# columns that hold what is said, of whatever kind their values are
+SAID = {
     "prompt",
-    "accept_response",
-    "reject_response",
-    "accept_choice_id",
-    "reject_choice_id",
-    "probabilities",
+    "chosen",
+    "rejected",
+    "completion",
+    "messages",
+    "conversations",
+    "instruction",
+    "system",
+    "system_prompt",
 }
-
-
-SUBPOP_COLUMNS = frozenset({"question", "options", "responses", "attribute", "group"})
-
-
-class Format(NamedTuple):
-    """A layout of rows that people have."""
-
-    name: str  # as `format=` takes it
-    columns: frozenset[str]  # that every row has
-    read: Reader  # of some rows, in their order
-    # rows with one key belong to one prompt and are read together; None: a row has all of its prompt
-    key: Callable[[Row], Hashable] | None = None
-    takes_member: bool = False  # one of its members (a country) may be named behind a colon
-
-    def fits(self, row: Row) -> bool:
-        """Has a row what this format needs?"""
-        return self.columns <= set(row)
-
-
-def _of_prompt(row: Row) -> Hashable:
-    return str(row.get("prompt")), str(row.get("probabilities")), str(row.get("context"))
-
-
-def _of_history(row: Row) -> Hashable:
-    return str(row.get("history"))
-
-
-def _of_dialogue(row: Row) -> Hashable:
-    chosen = str(row.get("chosen"))
-    return chosen[: chosen.rfind("Assistant:")]
-
-
-FORMATS = (  # of the most rows: the first that fits
-    Format("mmoqa", frozenset(MMOQA_COLUMNS), read_mmoqa, key=_of_prompt),
-    Format("ultrafeedback", frozenset({"instruction", "completions"}), read_ultrafeedback),
-    Format("armorm", frozenset({"prompt", "all_generated_responses", "all_rm_scores"}), read_armorm),
-    Format("binarized", frozenset({"chosen", "rejected", "score_chosen", "score_rejected"}), read_binarized),
-    Format(
-        "shp",
-        frozenset({"history", "human_ref_A", "human_ref_B", "labels", "score_A", "score_B"}),
-        read_shp,
-        key=_of_history,
-    ),
-    Format("goqa", frozenset({"question", "selections", "options"}), read_goqa, takes_member=True),
-    Format("opinionqa", frozenset({"MC_options", "question_text"}), read_opinionqa, takes_member=True),
-    Format("subpop", SUBPOP_COLUMNS, read_subpop, takes_member=True),
-    Format(
-        "shares", frozenset({"question", "option", "share"}), read_shares, key_of_shares, takes_member=True
-    ),
-    Format(
-        "counts", frozenset({"question", "option", "count"}), read_shares, key_of_shares, takes_member=True
-    ),
-    Format("se", frozenset({"question", "answers"}), read_se),
-    Format("hh", frozenset({"chosen", "rejected"}), read_hh, key=_of_dialogue),
+NOT_SHOWN = (  # columns that would change what the model sees
+    "tools",
+    "functions",
+    "chat_template_kwargs",
+    "image",
+    "images",
+    "video",
+    "videos",
+    "audio",
+    "audios",
 )
-# reads what no other format fits, where a row has one of these columns
-OWN = Format("grove", frozenset({"prompt", "responses"}), read_own)
+
+
+def _formats_by_column() -> dict[str, list[Format]]:
+    """The formats that use each column."""
+    users: dict[str, list[Format]] = {}
+    for known in FORMATS:
+        for column in (*known.fields, *known.optional):
+            users.setdefault(column, []).append(known)
+    return users
+
+
+USERS = _formats_by_column()
 
 
 def choose_format(rows: Rows, place: str, name: str | None = None) -> Format:
     """The format of most rows, or the one that `name` names.
 
-    Raises UserError where no row is of a known one, or where a row lacks a column that most have.
+    Raises UserError where the rows could be of several formats, or no row is of a known one.
     """
     if name is not None:
-        named = next((known for known in (*FORMATS, OWN) if known.name == name), None)
-        if named is None:
-            known = ", ".join(known.name for known in (*FORMATS, OWN))
-            raise UserError(f"format={name}: unknown; choose one of {known}")
-        return named
-    kinds = [next((known for known in FORMATS if known.fits(row)), None) for _, row in rows]
-    counts = Counter(kind for kind in kinds if kind is not None)
-    if counts:
-        chosen = max(counts, key=lambda kind: (counts[kind], -FORMATS.index(kind)))
-        if sum("responses" in row for _, row in rows) <= counts[chosen]:
-            return chosen
-    if any(OWN.columns & set(row) for _, row in rows):
-        return OWN
-    columns = ", ".join(sorted(rows[0][1])) if rows else ""
-    supported = "; ".join(", ".join(sorted(known.columns)) for known in FORMATS)
-    raise UserError(
-        f"{place}, row 1: columns {columns or 'none'} are no known data set; write prompt "
-        f"and responses, or the columns of a supported data set ({supported})"
-    )
+        return _named(name)
+    rows = rows[:MOST_LOOKED_AT]
+    verdicts = [_formats_of(row) for _, row in rows]
+    counts = Counter(tuple(known.name for known in verdict) for verdict in verdicts if verdict)
+    if not counts:
+        raise _unknown(rows, place)
+    most = max(counts.values())
+    names = next(tuple(known.name for known in v) for v in verdicts if v and counts[_names(v)] == most)
+    first = next(n for n, verdict in enumerate(verdicts) if _names(verdict) == names)
+    if len(names) > 1:
+        raise UserError(f"{rows[first][0]}: could be of {' or '.join(names)}; name one with format=")
+    return verdicts[first][0]
 
 
-def read_groups(known: Format, rows: Sequence, source) -> list:
-    """The groups of some rows, each of which must have the format's columns. Raises UserError."""
-    if known is not OWN:
-        _check_columns(rows, known.columns)
+def _names(verdict: Sequence[Format]) -> tuple[str, ...]:
+    return tuple(known.name for known in verdict)
+
+
+def _named(name: str) -> Format:
+    if name in REFUSED:
+        raise UserError(f"format={name}: {REFUSED[name][1]}; choose one of {NAMES}")
+    for known in KNOWN:
+        if known.name == name:
+            return known._replace(is_named=True)
+    raise UserError(f"format={name}: unknown; choose one of {NAMES}")
+
+
+def _formats_of(row: Row) -> list[Format]:
+    """The formats that a row could be of: one, where it uses all columns that the others would use."""
+    fitting = [known for known in FORMATS if known.is_recognised and known.fits(row)]
+    if not fitting:
+        return [OWN] if "responses" in row else []
+    used = {known.name: known.used(row) for known in fitting}
+    every = frozenset().union(*used.values())
+    for known in fitting:
+        if used[known.name] == every:
+            return [known]
+    return [k for k in fitting if not any(used[k.name] < used[other.name] for other in fitting)]
+
+
+# --- checks -------------------------------------------------------------------------------------------------
+
+
+def read_groups(known: Format, rows: Sequence, source: Source) -> list[Group]:
+    """The groups of some rows, each of which must have what the format needs. Raises UserError."""
+    if known.name != OWN.name:
+        for where, row in rows:
+            _check_fields(known, row, where)
+            _check_others(known, row, where, source)
     return known.read(rows, source)
 
 
-def _check_columns(rows: Rows, needed: frozenset[str]) -> None:
-    for where, row in rows:
-        missing = sorted(needed - set(row))
-        if missing:
+def _check_fields(known: Format, row: Row, where: str) -> None:
+    for column in sorted(known.fields):
+        kind = known.fields[column]
+        if column not in row:
             has = ", ".join(sorted(row)) or "nothing"
             raise UserError(
-                f"{where}: field {missing[0]}: missing, and most rows have it (this one has {has}); "
+                f"{where}: field {column}: missing, and format {known.name} needs it (this one has {has}); "
                 "add it or leave the row out"
             )
+        if not kind.holds(row[column]):
+            raise _wrong_kind(known, column, row, where)
+    for column, kind in known.optional.items():
+        if not is_blank(row.get(column)) and not kind.holds(row[column]):
+            raise _wrong_kind(known, column, row, where)
+
+
+def _wrong_kind(known: Format, column: str, row: Row, where: str) -> UserError:
+    needed = (known.fields.get(column) or known.optional[column]).words
+    return UserError(
+        f"{where}: field {column}: is {described(row[column])}, and format {known.name} needs {needed}; "
+        "correct it or leave the row out"
+    )
+
+
+def _check_others(known: Format, row: Row, where: str, source: Source) -> None:
+    """Count the columns that the format does not use. Raises UserError for one that may not be ignored."""
+    if known.uses_all:
+        return
+    for column, value in row.items():
+        if column in known.fields or column in known.optional or is_blank(value):
+            continue
+        if column in NOT_SHOWN:
+            raise UserError(
+                f"{where}: field {column}: is not shown to the model here; remove it or leave the row out"
+            )
+        if column == "weight":
+            raise UserError(
+                f"{where}: field weight: format {known.name} has no weights; remove it or write the rows as "
+                f"format {OWN.name}"
+            )
+        if column not in known.repeated and not known.is_named:
+            _check_ignored(known, column, row, where)
+        source.note(f"ignored column: {column}", where)
+
+
+def _check_ignored(known: Format, column: str, row: Row, where: str) -> None:
+    """Raises UserError where another format would use a column."""
+    candidates = USERS.get(column, ())
+    users = [other.name for other in candidates if _would_use(other, column, row)]
+    meant = [other for other in candidates if _extends(other, known, column, row)]
+    if users or meant or column in SAID:
+        others = f"it is {described(row[column])}"
+        if users:
+            others = f"formats {', '.join(users[:4])} use it"
+        elif meant:
+            others += f" where format {meant[0].name} needs {meant[0].fields[column].words}"
+        raise UserError(
+            f"{where}: field {column}: is not used by format {known.name}, and {others}; remove the column, "
+            f"or name the format with format={known.name}"
+        )
+
+
+def _would_use(known: Format, column: str, row: Row) -> bool:
+    kind = known.fields.get(column) or known.optional.get(column)
+    return kind is not None and kind is not ANYTHING and kind.holds(row[column])
+
+
+def _extends(other: Format, known: Format, column: str, row: Row) -> bool:
+    """Has a row all columns of a format that needs one more than the known one, of whatever kind?"""
+    return column in other.fields and known.columns < other.columns <= row.keys()
+
+
+# --- rows of no format --------------------------------------------------------------------------------------
+
+
+def _unknown(rows: Rows, place: str) -> UserError:
+    """Why no row is of a known format: what the nearest one lacks."""
+    if not rows:
+        return UserError(f"{place}: holds no rows; write one object a row")
+    where, row = rows[0]
+    for name, (fields, lacks) in REFUSED.items():
+        if _has_all(fields, row) and _most_present(row) <= len(fields):
+            return UserError(
+                f"{where}: is of format {name}: {lacks}; give rows with responses, as prompt and completion, "
+                "or prompt, chosen and rejected"
+            )
+    nearest = max(FORMATS, key=lambda known: _nearness(known, row))
+    if not _nearness(nearest, row)[0]:
+        columns = ", ".join(sorted(row)) or "none"
+        return UserError(
+            f"{where}: columns {columns} are no known data set; write prompt and responses, or the columns "
+            f"of a supported format ({NAMES}; docs/data.md shows a row of each)"
+        )
+    return UserError(f"{where}: nearest format is {nearest.name}: {_lacking(nearest, row)}")
+
+
+def _has_all(fields: Iterable[str], row: Row) -> bool:
+    return all(not is_blank(row.get(column)) and fields[column].holds(row[column]) for column in fields)
+
+
+def _most_present(row: Row) -> int:
+    """How many columns of one format a row has, at most."""
+    return max(len(known.columns & row.keys()) for known in FORMATS)
+
+
+def _nearness(known: Format, row: Row) -> tuple[float, int, bool, int]:
+    """How much of a format's columns a row has: their share, their number, and how many are of their kind.
+
+    Of two, the one that is told by columns alone is nearer.
+    """
+    present = [column for column in known.fields if column in row]
+    right = sum(known.fields[column].holds(row[column]) for column in present)
+    return len(present) / len(known.fields), len(present), known.looks_like is always, right
+
+
+def _lacking(known: Format, row: Row) -> str:
+    """The first column of a format that a row lacks, or that is of another kind."""
+    for column in known.fields:
+        if column not in row:
+            return f"field {column}: missing; add it, or name another format with format="
+    for column, kind in {**known.fields, **known.optional}.items():
+        if column in row and not kind.holds(row[column]):
+            return (
+                f"field {column}: is {described(row[column])}, needs {kind.words}; correct it, or name "
+                "another format with format="
+            )
+    return "its values do not fit together; see the row of this format in docs/data.md"

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from typing import Any
 
-from groups.record import Group, Prompt, Response
-from groups.rows import PairsOfPrompt, Row, Rows, Source, is_number, is_reward, text_field, usual_role
-from groups.values import is_absent, parsed
+from groups.conversations import user_turn
+from groups.rated import rated_group
+from groups.record import Group, Response
+from groups.rows import PairsOfPrompt, Row, Rows, Source, is_reward, text_field, usual_role
+from groups.values import parsed
 from utils import UserError
 
 HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant:"  # the DPO repository's turns
@@ -33,8 +35,8 @@ def read_ultrafeedback(rows: Rows, source: Source) -> list[Group]:
                 f"{where}: field completions: is no list of objects with a response; correct the row"
             )
         candidates = [(c["response"], c.get("overall_score")) for c in completions]
-        prompt = _user_turn(text_field(row, "instruction", where))
-        groups += _rated_group(where, prompt, candidates, source)
+        prompt = user_turn(text_field(row, "instruction", where))
+        groups += rated_group(where, prompt, candidates, source)
     return groups
 
 
@@ -51,8 +53,8 @@ def read_armorm(rows: Rows, source: Source) -> list[Group]:
                 f"{where}: fields all_generated_responses and all_rm_scores: need lists of one length; "
                 "correct the row"
             )
-        prompt = _user_turn(text_field(row, "prompt", where))
-        groups += _rated_group(where, prompt, list(zip(texts, scores)), source)
+        prompt = user_turn(text_field(row, "prompt", where))
+        groups += rated_group(where, prompt, list(zip(texts, scores)), source)
     return groups
 
 
@@ -77,7 +79,7 @@ def read_binarized(rows: Rows, source: Source) -> list[Group]:
             continue
         texts = [chosen[-1]["content"], rejected[-1]["content"]]
         scores = [row["score_chosen"], row["score_rejected"]]
-        groups += _rated_group(where, chosen[:-1], list(zip(texts, scores)), source)
+        groups += rated_group(where, chosen[:-1], list(zip(texts, scores)), source)
     return groups
 
 
@@ -93,40 +95,9 @@ def read_se(rows: Rows, source: Source) -> list[Group]:
             raise UserError(f"{where}: field answers: is no list of objects with a text; correct the row")
         prompt = f"{HUMAN}{_plain_text(text_field(row, 'question', where))}{ASSISTANT}"
         candidates = [(f" {_plain_text(a['text'])}", a.get("pm_score")) for a in answers]
-        of_row = _rated_group(where, prompt, candidates, source, truncation="keep_start")
+        of_row = rated_group(where, prompt, candidates, source, truncation="keep_start")
         groups += [group._replace(question=str(row.get("qid") or "")) for group in of_row]
     return groups
-
-
-def _rated_group(
-    where: str,
-    prompt: Prompt,
-    candidates: Sequence[tuple[Any, Any]],
-    source: Source,
-    truncation: str = "keep_end",
-) -> list[Group]:
-    """A group of (text, score) candidates, or none where fewer than two can be used; drops are counted."""
-    kept: dict[str, Response] = {}
-    for number, (text, score) in enumerate(candidates, 1):
-        score = parsed(score)
-        if not isinstance(text, str) or not text.strip():
-            source.drop("empty_responses", where)
-        elif is_absent(score) or not is_number(score):  # UltraFeedback writes "N/A"
-            source.drop("responses_without_score", where)
-        elif not is_reward(score):
-            raise UserError(f"{where}: response {number}: score {score} is no finite number; correct the row")
-        elif text in kept:
-            source.drop("repeated_responses", where)
-        else:
-            kept[text] = Response(text, float(score))
-    if len(kept) < 2:
-        source.drop("prompts_with_fewer_than_two_responses", where)
-        return []
-    return [Group(where, prompt, tuple(kept.values()), where=where, truncation=truncation)]
-
-
-def _user_turn(text: str) -> Prompt:
-    return [{"role": "user", "content": text}]
 
 
 def _all_objects(values: Any, holds: Callable[[Row], bool]) -> bool:

@@ -44,6 +44,7 @@ class Group(NamedTuple):
     question: str = ""  # what the prompt is one phrasing of; "": the prompt is a question of its own
     options: tuple[Belief, ...] = ()  # all that the question offers, where the row names them
     weight: float = 1.0  # how many rows this one counts as
+    labels: tuple[bool, ...] = ()  # whether each response is desirable, where people said so of it alone
 
 
 class Example(NamedTuple):

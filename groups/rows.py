@@ -17,6 +17,7 @@ from utils import UserError
 Row = dict[str, Any]  # raw JSON: column -> value
 Rows = Sequence[tuple[str, Row]]  # (file and row, columns)
 
+NOTE = "note: "  # begins the name of a count that left nothing out
 LARGEST_REWARD = 1e15  # so that its square fits single precision, and sums of many do
 
 
@@ -58,6 +59,10 @@ class Source(NamedTuple):
     def drop(self, reason: str, where: str) -> None:
         """Count what is left out at a place."""
         drop(self.dropped, reason, where)
+
+    def note(self, reason: str, where: str) -> None:
+        """Count what was done to a row that is kept; `where` is its place."""
+        self.dropped[f"{NOTE}{reason}"] += 1
 
 
 Reader = Callable[[Rows, Source], list[Group]]

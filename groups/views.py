@@ -95,7 +95,11 @@ def with_fewer_responses(group: Group, most: int | None, seed: int) -> Group:
     kept += rng.choice(others, most - len(kept), replace=False).tolist()
     new_number = {old: new for new, old in enumerate(sorted(kept))}
     pairs = [(new_number[a], new_number[b]) for a, b in group.pairs if a in new_number and b in new_number]
-    return group._replace(responses=tuple(group.responses[i] for i in new_number), pairs=tuple(pairs))
+    return group._replace(
+        responses=tuple(group.responses[i] for i in new_number),
+        pairs=tuple(pairs),
+        labels=tuple(group.labels[i] for i in new_number) if group.labels else (),
+    )
 
 
 def _check_beliefs(group: Group, chosen: View, responses: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 
 from helpers import byte_tokenizer, compose
 from omegaconf import OmegaConf
@@ -46,6 +47,11 @@ def write_csv(path, rows, **options):
         for row in rows:
             writer.writerow({k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()})
     return str(path)
+
+
+def without_notes(dropped):
+    """Counts of what was left out, without those of what was done to rows that are kept."""
+    return Counter({name: count for name, count in dropped.items() if not name.startswith("note: ")})
 
 
 def splits_of(*overrides, loss="dpo"):

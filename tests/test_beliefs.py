@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from data_helpers import GOOD, OF_AUTHORS, decode, group_of, write
+from data_helpers import GOOD, OF_AUTHORS, decode, group_of, without_notes, write
 from helpers import byte_tokenizer
 
 import preference_datasets as data
@@ -138,7 +138,7 @@ def test_survey_data_of_countries(tmp_path):
     assert decode(tree.belief) in ("0<Yes", "1<No") and decode(tree.answers[0]) == "><eos>"
     dropped = Counter()
     assert data.load_groups(f"{tmp_path}/g.csv:Peru", "all", dropped=dropped) == []
-    assert dropped == Counter(rows_read=1, all_zero_probabilities=1)
+    assert without_notes(dropped) == Counter(rows_read=1, all_zero_probabilities=1)
     for name, message in (
         ("g.csv", "no country is named; give one after a colon, .*Chile"),
         ("g.csv:Mars", "g.csv: no group Mars; there are Chile .national., Peru"),

@@ -72,7 +72,7 @@ def test_an_odd_first_row_of_our_own_format_is_named(tmp_path):
         ("shp", {"labels": [1]}, "need two finite numbers and 0 or 1"),
         ("shp", {"score_B": float("nan")}, "need two finite numbers and 0 or 1"),
         ("shp", {"history": ["x"]}, "field history: holds a list; give a text"),
-        ("hh", {"chosen": turn("a")}, "field chosen: holds a list; give a text"),
+        ("hh", {"chosen": turn("a")}, "field chosen: is messages, and format hh needs a text"),
         ("goqa", {"options": 3}, "are no printed table and list"),
         ("goqa", {"options": None}, "are no printed table and list"),
         ("goqa", {"options": [["Yes"], ["No"]]}, "are no printed table and list"),
@@ -119,7 +119,7 @@ NOTHING_LEFT = {  # name: rows, and the reasons with the first rows
     ),
     "shp": ([{**ROWS["shp"], "score_A": 3}] * 2, ["score_ratio_below_2 (2, first at", "row 1)"]),
     "hh": (
-        [{"chosen": "Hi", "rejected": "Ho"}] * 2,
+        [{"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "c"}] * 2,
         ["sides_without_a_common_prompt (2, first at", "row 1)"],
     ),
     "ultrafeedback": (
