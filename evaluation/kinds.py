@@ -51,14 +51,9 @@ def kind_of(group: Group) -> str:
     """The kind of one prompt: by its beliefs, else its labels, else its preference; else it has a target."""
     if group.belief_probs:
         return BELIEFS
-    if labels_of(group):
+    if group.labels:
         return LABELS
     return PREFERENCE if group.pairs or _has_rewards(group) else TARGET
-
-
-def labels_of(group: Group) -> tuple[bool, ...]:
-    """Which of the responses are desirable, one entry a response; (): nobody said."""
-    return getattr(group, "labels", ())
 
 
 def _has_rewards(group: Group) -> bool:

@@ -11,7 +11,7 @@ import metrics
 from evaluation import likelihood, order, unpaired
 from evaluation.checkpoints import Checkpoint
 from evaluation.kept import Kept
-from evaluation.kinds import LABELS, PREFERENCE, TARGET, examples_of, kind_of, labels_of
+from evaluation.kinds import LABELS, PREFERENCE, TARGET, examples_of, kind_of
 from evaluation.report import Part
 from evaluation.scoring import References, Scored, score_examples
 from groups import Group
@@ -67,7 +67,7 @@ def _prediction(name: str, groups: Sequence[Group], example: Scored) -> dict[str
         "checkpoint": name,
         "id": group.id,
         "rewards": example.tree.rewards,
-        "labels": labels_of(group),
+        "labels": group.labels,
         "tokens": example.tokens,
         "logps": example.logps,
         "reference_logps": example.tree.reference,

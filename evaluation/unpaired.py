@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import metrics
-from evaluation.kinds import labels_of
 from evaluation.scoring import Scored
 from groups import Group
 
@@ -52,7 +51,7 @@ def _rated(example: Scored, group: Group) -> list[Rated]:
     """The responses of one example."""
     log_ratios = example.log_ratios or [None] * len(example.logps)
     rated = []
-    for label, logp, count, ratio in zip(labels_of(group), example.logps, example.tokens, log_ratios):
+    for label, logp, count, ratio in zip(group.labels, example.logps, example.tokens, log_ratios):
         rated.append(Rated(label, logp, logp / count, ratio, group.question, group.weight))
     return rated
 

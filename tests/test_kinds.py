@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import namedtuple
 
 import pytest
 from data_helpers import write
@@ -172,21 +171,15 @@ def test_pairs_have_a_margin_and_a_kl_from_log_ratios(evaluate_rows):
 # --- labels -------------------------------------------------------------------------------------------------
 
 
-def with_fields(group, **fields):
-    """The group with these fields, be they of its record or not yet."""
-    names = list(dict.fromkeys([*group._fields, *fields]))
-    return namedtuple("Group", names)(**{**group._asdict(), **fields})
-
-
 @pytest.fixture
 def evaluate_groups(monkeypatch, evaluate_rows):
-    """As evaluate_rows, with more fields on the groups: {id: fields}."""
+    """As evaluate_rows, with other fields on the groups: {id: fields}."""
 
     def go(rows, fields):
         read = data.load_groups
 
         def with_more(*args, **kwargs):
-            return [with_fields(group, **fields.get(group.id, {})) for group in read(*args, **kwargs)]
+            return [group._replace(**fields.get(group.id, {})) for group in read(*args, **kwargs)]
 
         with monkeypatch.context() as patch:
             patch.setattr(data, "load_groups", with_more)
@@ -219,6 +212,16 @@ def test_labelled_responses_have_mean_rewards_and_an_area_under_the_curve(evalua
     assert run["logp_auc"]["value"] == pytest.approx(sum(a > b for a in by_token[0] for b in by_token[1]) / 9)
     assert set(found["checkpoints"]["tiny"]) == {"logp_desirable", "logp_undesirable", "logp_auc"}
     assert [row["labels"] for row in predicted[:6]] == [[label] for label in labels]
+
+
+def test_rows_of_a_completion_and_a_label_are_evaluated(evaluate_rows):
+    rows = [{"prompt": f"Say {i}", "completion": f"It is {i}.", "label": i % 2 == 0} for i in range(4)]
+    found, _ = evaluate_rows(*rows)
+    assert found["settings"]["prompts_of_kind"] == {"labels": 4}
+    logps = [of_run(row["prompt"], row["completion"])[0] for row in rows]
+    run = found["checkpoints"]["run"]
+    assert run["logp_desirable"]["value"] == pytest.approx((logps[0] + logps[2]) / 2, rel=1e-5)
+    assert run["logp_undesirable"]["value"] == pytest.approx((logps[1] + logps[3]) / 2, rel=1e-5)
 
 
 def test_one_side_alone_has_a_mean_and_no_contrast(evaluate_groups):
