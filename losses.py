@@ -34,6 +34,7 @@ Direction = Literal["forward", "reverse", "js"]
 Support = Literal["vocab", "classes"]
 Preference = Literal["dpo", "ipo", "kto", "infonca", "nca", "swepo"]  # a pair's loss, or that of K answers
 Keys = Mapping[str, Any]  # of a loss, as its YAML has them
+ONE_HOT = 1e3  # a difference of rewards, in temperatures, beside which a softmax is exactly 1 and 0
 REWARD_ROUNDING = 2.0**-23  # of single precision; the data's tolerance in `trees` is the same
 
 
@@ -287,7 +288,8 @@ class Needs(NamedTuple):
     """What a bound loss asks of the data.
 
     `columns`: any, pair (two responses), side (a pair or one side of it), or several (two or more).
-    `mismatched`: the mean log-ratio of mismatched pairs (`Scores.kl`).
+    `mismatched`: the mean log-ratio of mismatched pairs (`Scores.kl`). `pair_reward`: what a pair without
+    rewards gives its preferred response; None: rewards are not made up.
     """
 
     reference: bool
@@ -295,6 +297,7 @@ class Needs(NamedTuple):
     rewards: bool
     beliefs: bool
     mismatched: bool
+    pair_reward: float | None = None
 
 
 def needs(name: str, keys: Keys) -> Needs:
@@ -308,7 +311,18 @@ def needs(name: str, keys: Keys) -> Needs:
         rewards=name in RANKED,
         beliefs=False,
         mismatched=name == "kto",
+        pair_reward=_pair_reward(name, keys),
     )
+
+
+def _pair_reward(name: str, keys: Keys) -> float | None:
+    """The reward of a pair's preferred response beside 0 for the other, where the data have none.
+
+    Soft targets of such a pair are all on its preferred response; Swepo's weights of two are alike.
+    """
+    if name not in RANKED:
+        return None
+    return 1.0 if name == "swepo" else ONE_HOT * max(1.0, keys.get("temperature", 1.0))
 
 
 def _gdpo_needs(keys: Keys) -> Needs:

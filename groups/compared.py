@@ -50,7 +50,7 @@ class Member(NamedTuple):
 class Some(NamedTuple):
     """Some groups of a data set, and the examples that are taken of them."""
 
-    first: int  # the first group's number in its data set
+    numbers: Sequence[int]  # of the groups in their data set
     groups: list[Group]
     examples: list[Example]  # their groups are numbered from 0 on
 
@@ -63,38 +63,39 @@ def count(
     needs: Needs,
     dropped: Drops,
 ) -> Member:
-    """Look at every group once: what it compares, and whether that is what the loss needs. Raises
-    UserError."""
+    """Look at every group once: what it compares, and whether that is what the loss needs.
+
+    Raises UserError where it is not.
+    """
     counts = np.zeros(len(groups), np.int32)
-    for some in _views(groups, settings, dropped):
-        check(some.groups, some.examples, settings, needs)
+    for first in range(0, len(groups), AT_ONCE):
+        some = compare(groups[first : first + AT_ONCE], settings, needs, dropped)
         members = [example.group for example in some.examples]
-        counts[some.first : some.first + len(some.groups)] = np.bincount(members, minlength=len(some.groups))
+        counts[first : first + len(some.groups)] = np.bincount(members, minlength=len(some.groups))
     return Member(name, groups, marks, counts, dropped)
 
 
-def check(
-    groups: Sequence[Group], examples: Sequence[Example], settings: TrainSettings, needs: Needs
-) -> None:
-    """Raises UserError where groups or examples lack what the loss needs."""
+def compare(groups: Sequence[Group], settings: TrainSettings, needs: Needs, dropped: Counter) -> Some:
+    """A few groups, and all of their examples. Raises UserError where they lack what the loss needs."""
     if needs.beliefs:
         check_beliefs(groups, settings.loss.name)
-    check_examples(groups, examples, settings, needs)
-
-
-def compare(groups: Sequence[Group], settings: TrainSettings, dropped: Counter) -> Some:
-    """A few groups, and all of their examples."""
     some = [with_fewer_responses(group, settings.max_responses, settings.seed) for group in groups]
-    return Some(0, some, view(some, settings.responses, settings.seed, dropped))
+    examples = view(some, settings.responses, settings.seed, dropped)
+    if needs.pair_reward is not None and not needs.beliefs:
+        examples = [_with_pair_rewards(example, needs.pair_reward) for example in examples]
+    check_examples(some, examples, settings, needs)
+    return Some(range(len(some)), some, examples)
 
 
-def _views(groups: Sequence[Group], settings: TrainSettings, dropped: Counter) -> Iterator[Some]:
-    for first in range(0, len(groups), AT_ONCE):
-        yield compare(groups[first : first + AT_ONCE], settings, dropped)._replace(first=first)
+def _with_pair_rewards(example: Example, reward: float) -> Example:
+    """An example with rewards; a pair without any prefers its first response."""
+    if example.rewards or len(example.columns) != 2 or None in example.columns:
+        return example
+    return example._replace(rewards=(reward, 0.0))
 
 
-def parts(member: Member, settings: TrainSettings) -> Iterator[Some]:
-    """All that is taken of a data set, in order."""
+def parts(member: Member, settings: TrainSettings, needs: Needs) -> Iterator[Some]:
+    """All that is taken of a data set, in order, with the groups that it is of."""
     ends = np.cumsum(member.counts)
     for first in range(0, len(member.groups), AT_ONCE):
         last = min(first + AT_ONCE, len(member.groups)) - 1
@@ -105,8 +106,19 @@ def parts(member: Member, settings: TrainSettings) -> Iterator[Some]:
             low, high = np.searchsorted(member.chosen, (start, ends[last]))
             wanted = member.chosen[low:high] - start
         if len(wanted):
-            some = compare(member.groups[first : last + 1], settings, Counter())
-            yield Some(first, some.groups, [some.examples[i] for i in wanted])
+            some = compare(member.groups[first : last + 1], settings, needs, Counter())
+            yield _only(some, [some.examples[i] for i in wanted], first)
+
+
+def _only(some: Some, examples: Sequence[Example], first: int) -> Some:
+    """These examples, and the groups that they are of; `first` is the number of the first of all groups."""
+    kept = sorted({example.group for example in examples})
+    new_number = {old: new for new, old in enumerate(kept)}
+    return Some(
+        [first + old for old in kept],
+        [some.groups[old] for old in kept],
+        [example._replace(group=new_number[example.group]) for example in examples],
+    )
 
 
 # --- which examples are taken -------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def make(
         before = 0
         for member in split.members:
             auditor = Auditor()
-            yield from _encode(member, before, pool, settings, tokenizer, writer, auditor)
+            yield from _encode(member, before, pool, settings, needs, tokenizer, writer, auditor)
             audit.setdefault(member.name, {})[name] = auditor.audit(member.dropped)
             before += len(member.groups)
         digests[name] = writer.close().digest
@@ -138,6 +138,7 @@ def _encode(
     before: int,
     pool: Pool | None,
     settings: TrainSettings,
+    needs: Needs,
     tokenizer: PreTrainedTokenizerBase,
     writer: TreeWriter,
     auditor: Auditor,
@@ -149,13 +150,13 @@ def _encode(
     limits = limits_of(settings)
     written, no_room = writer.examples, ""
     with tqdm(total=member.taken, desc=f"preparing {member.name}", unit="ex", leave=False) as bar:
-        for some in compared.parts(member, settings):
+        for some in compared.parts(member, settings, needs):
             groups = some.groups
             if pool:
                 groups = [pool.before(group) for group in groups]
             trees, problem = encode_examples(groups, some.examples, encoder, limits, member.dropped)
             no_room = no_room or problem
-            writer.append([tree._replace(group=tree.group + some.first + before) for tree in trees])
+            writer.append([tree._replace(group=some.numbers[tree.group] + before) for tree in trees])
             auditor.add_examples(groups, some.examples)
             auditor.add_trees(trees)
             bar.update(len(some.examples))

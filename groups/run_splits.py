@@ -47,8 +47,7 @@ def check_first_rows(settings: TrainSettings, needs: Needs) -> None:
     for split, data_sets in sources_of(settings).items():
         for data_set in data_sets:
             groups = loading.first_groups(data_set.name, split, _reading(settings, data_set))
-            some = compared.compare(groups, settings, Counter())
-            compared.check(some.groups, some.examples, settings, needs)
+            compared.compare(groups, settings, needs, Counter())
 
 
 def read_splits(settings: TrainSettings, needs: Needs) -> dict[str, Split]:

@@ -49,6 +49,8 @@ class Marker:
             self.add(group)
 
     def add(self, group: Group) -> None:
+        if group.prompt == "":  # texts alone: each is a prompt of its own
+            group = group._replace(prompt=group.responses[0].text)
         prompt, text, question, words = self.columns
         digest = hashlib.sha256(json.dumps(group.prompt).encode()).digest()
         prompt.extend((int.from_bytes(digest[:8]), int.from_bytes(digest[8:16])))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from groups.record import Belief, Group, Response
 from groups.rows import Row, Rows, Source, is_share, text_field
-from groups.values import is_absent, label_of, parsed
+from groups.values import clipped, is_absent, label_of, parsed
 from utils import UserError
 
 MOST_NAMED = 5  # members that an error names
@@ -267,7 +267,7 @@ def _with_refusal(row: Row, where: str, shares: Sequence[float]) -> list[float]:
     rate, total = parsed(row.get("refusal_rate")), sum(shares)
     if not is_share(rate) or rate > 1:
         raise UserError(
-            f"{where}: field refusal_rate: {rate} is no share from 0 to 1, and the last option has no other; "
+            f"{where}: field refusal_rate: {clipped(rate)} is no share from 0 to 1, and the last option has no other; "
             "correct the row or remove its last option"
         )
     return [share / total * (1 - rate) if total else 0.0 for share in shares] + [rate]
@@ -325,12 +325,14 @@ def _option(where: str, row: Row, classes: Sequence[str]) -> _Option:
     mass, weight = parsed(row.get(field)), parsed(row.get("weight"))
     if not is_share(mass):
         raise UserError(
-            f"{where}: field {field}: {row.get(field)} is no number of 0 or more; correct the row"
+            f"{where}: field {field}: {clipped(row.get(field))} is no number of 0 or more; correct the row"
         )
     if is_absent(weight):
         weight = None
     elif not is_share(weight):
-        raise UserError(f"{where}: field weight: {weight} is no number of 0 or more; correct the row")
+        raise UserError(
+            f"{where}: field weight: {clipped(weight)} is no number of 0 or more; correct the row"
+        )
     label = None
     if not is_absent(row.get("class")):
         (label,) = _known_labels([row["class"]], where, "class", classes)

@@ -16,7 +16,7 @@ FILE_SPLITS = ("train", "eval", "test", "all")  # of data that has no splits of 
 SPLIT_NAMES = {  # our name of a split: its usual names, the first one that is there counts
     "train": ("train", "train_prefs", "train_sft"),
     "eval": ("eval", "validation", "valid", "val", "dev", "test_prefs", "test_sft", "test"),
-    "test": ("test", "test_prefs", "test_sft"),
+    "test": ("test", "test_prefs", "test_sft", "eval", "validation", "valid", "val", "dev"),
 }
 
 

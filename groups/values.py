@@ -85,6 +85,12 @@ def is_absent(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
+def clipped(value: Any, most: int = 40) -> str:
+    """A value for an error, which is one short line."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else text[:most] + "..."
+
+
 def label_of(value: Any, classes: Sequence[str] = ()) -> str:
     """A class label as the classes write it: 4, 4.0 and "4.0" are "4". Other values are what they print."""
     if isinstance(value, str) and value in classes:

@@ -27,12 +27,14 @@ class View(NamedTuple):
     columns: Callable[[Group, int], Sequence[Columns]]  # (group, seed) -> the columns of its examples
     by_reward: Literal["always", "without pairs", "never"] = "without pairs"
     needs_beliefs: bool = False  # every response needs one
+    takes_labels: bool = False  # where people said of each response alone whether it is desirable
     conditioned: bool = False  # all answers of an example stand under the preferred one's belief
     rewards_belief: bool = False  # its rewards are 1 for the preferred one's belief and 0 for other beliefs
 
     def goes_by_reward(self, group: Group) -> bool:
         """Whether this view orders the group's responses by their rewards."""
-        return self.by_reward == "always" or (self.by_reward == "without pairs" and not group.pairs)
+        has_others = group.pairs or (group.labels and self.takes_labels)
+        return self.by_reward == "always" or (self.by_reward == "without pairs" and not has_others)
 
 
 def view(
@@ -40,14 +42,14 @@ def view(
 ) -> list[Example]:
     """Turn groups into examples, as config key `responses` says.
 
-    - target: the preferred response alone.
+    - target: the preferred response alone; every desirable one where responses have labels.
     - pairs: the group's own pairs, else best against worst by reward, each response after its own belief.
     - own_belief: the same, beliefs required (the GDPO paper's DPO baseline).
     - conditioned: both answers under the preferred one's belief (GDPO).
     - conditioned.all: every answer of the prompt under the preferred one's belief, with reward 1 where that
       is its own belief and 0 elsewhere.
-    - binary: both sides of `pairs` apart, or every response by itself, desirable where its reward is above
-      the prompt's mean.
+    - binary: both sides of `pairs` apart, or every response by itself, desirable where its label says so or
+      its reward is above the prompt's mean.
     - ranked: all responses, best first.
     - by reward, whatever pairs are given: pairs.best_vs_worst, pairs.best_vs_random (drawn by the seed),
       pairs.best_vs_rest, pairs.all (ties left out).
@@ -111,22 +113,27 @@ def _check_beliefs(group: Group, chosen: View, responses: str) -> None:
 
 
 def _check_rewards(group: Group, responses: str) -> None:
-    if len(group.responses) < 2:
+    remedy = "add them or set responses=target"
+    if group.labels:
+        needed, remedy = "pairs or rewards, and the row has labels", "set loss=kto and responses=binary"
+    elif len(group.responses) < 2:
         needed = "two or more responses"
     elif None in _rewards(group):
         needed = "a reward on each"
+        if group.pairs:
+            remedy = "add them or set responses=pairs"
     else:
         return
-    raise UserError(
-        f"{group.where}: field responses: responses={responses} needs {needed}; "
-        "add them or set responses=target"
-    )
+    raise UserError(f"{group.where}: field responses: responses={responses} needs {needed}; {remedy}")
 
 
 def _examples(number: int, group: Group, chosen: View, seed: int, dropped: Counter) -> list[Example]:
     """The examples of group `number`; those that have no other belief to compare with are counted."""
     examples = []
-    for columns in chosen.columns(group, seed):
+    of_group = chosen.columns(group, seed)
+    if group.labels and not of_group:
+        drop(dropped, "without_a_desirable_response", group.where)
+    for columns in of_group:
         rewards = _example_rewards(group, chosen, columns)
         if chosen.rewards_belief and all(rewards):
             drop(dropped, "without_another_belief", group.where)
@@ -151,8 +158,11 @@ def _example_rewards(group: Group, chosen: View, columns: Columns) -> tuple[floa
 def target(group: Group, seed: int) -> list[Columns]:
     """The preferred response of every pair.
 
-    Without pairs it is the one of highest reward, or the first where a reward is missing.
+    Without pairs it is the one of highest reward, or the first where a reward is missing; where responses
+    have labels, every desirable one.
     """
+    if group.labels:
+        return [(i,) for i, is_desirable in enumerate(group.labels) if is_desirable]
     if group.pairs:
         return [(preferred,) for preferred, _ in group.pairs]
     rewards = _rewards(group)
@@ -164,6 +174,8 @@ def target(group: Group, seed: int) -> list[Columns]:
 
 def binary(group: Group, seed: int) -> list[Columns]:
     """Every response by itself: in column 0 where it is desirable, in column 1 where it is not."""
+    if group.labels:
+        return [(i, None) if is_desirable else (None, i) for i, is_desirable in enumerate(group.labels)]
     if group.pairs:
         sides = [((preferred, None), (None, other)) for preferred, other in group.pairs]
         return [side for both in sides for side in both]
@@ -226,7 +238,7 @@ def _best_first(group: Group) -> list[int]:
 
 VIEWS = {
     "target": View(target, by_reward="never"),
-    "binary": View(binary),
+    "binary": View(binary, takes_labels=True),
     "pairs": View(pairs),
     "own_belief": View(pairs, needs_beliefs=True),
     "conditioned": View(pairs, needs_beliefs=True, conditioned=True),

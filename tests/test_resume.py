@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from transformers import LlamaForCausalLM
 
-import reference
+import reference_cache
 import trainers
 from runs import checkpoint, folder, logs, meters, shards
 from utils import UserError
 
 DEATHS = {
-    "as the reference cache is written": Death(reference, "save_file", 2, after=True),
+    "as the reference cache is written": Death(reference_cache, "write_file", 2, after=True),
     "between two parts of the reference": Death(reference, "_compute", 3),
     "before the first step": Death(trainers, "learning_rate", 1),
     "in the middle of an epoch": Death(meters.Watch, "note", 4),

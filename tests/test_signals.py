@@ -15,7 +15,7 @@ from bench import QUICK, assert_same, die, forked, half_done
 from helpers import ON_CPU, ROOT, lines, save_tiny, state_of
 
 import models
-import reference
+import reference_cache
 import trainers
 import utils
 from runs import checkpoint, logs, meters
@@ -109,7 +109,7 @@ def test_a_signal_in_a_validation_ends_it_and_the_next_run_makes_up_for_it(bench
 def test_a_signal_in_the_reference_pass_ends_the_run(bench, whole, signum, code):
     def job():
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        die(reference, "save_file", 2, after=True, action=lambda: os.kill(os.getpid(), signum))
+        die(reference_cache, "write_file", 2, after=True, action=lambda: os.kill(os.getpid(), signum))
         utils.run_entry(lambda: bench.go("run"))
 
     ended_with, text = forked(job)
@@ -185,7 +185,7 @@ def test_a_signal_survives_the_way_between_ranks():
 def test_a_hangup_that_nohup_ignores_is_ignored(bench, whole):
     def job():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        die(reference, "save_file", 1, action=send(signal.SIGHUP))
+        die(reference_cache, "write_file", 1, action=send(signal.SIGHUP))
         die(meters.Watch, "note", 2, action=send(signal.SIGHUP))
         utils.run_entry(lambda: bench.go("run"))
 
