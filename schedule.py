@@ -167,19 +167,25 @@ def packed(
 class Step(NamedTuple):
     """What a rank computes in one optimizer step, in the CPU's memory."""
 
-    examples: list[int]  # of all ranks
+    number: int  # from 0; -1: of no step
+    examples: Sequence[int]  # of all ranks
     weight: float  # how many examples they count as
     packs: list[ForestBatch]
     mismatched: list[ForestBatch] | None  # packs of the mismatched pairs, where the loss asks for them
 
 
-def step_of(data: Data, examples: Sequence[int], packing: Packing, world: World) -> Step:
-    """The packs of some examples."""
+def step_of(data: Data, order: Order, packing: Packing, world: World, number: int) -> Step:
+    """Step `number` (from 0)."""
+    return packs_of(data, order.examples(number), packing, world)._replace(number=number)
+
+
+def packs_of(data: Data, examples: Sequence[int], packing: Packing, world: World) -> Step:
+    """What is computed of some examples."""
     mismatched = None
     if data.mismatched is not None:
         mismatched = list(packed(data.mismatched, examples, packing, world))
     packs = list(packed(data.trees, examples, packing, world))
-    return Step(list(examples), weight_of(data.trees, examples), packs, mismatched)
+    return Step(-1, examples, weight_of(data.trees, examples), packs, mismatched)
 
 
 class Ahead:

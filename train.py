@@ -130,7 +130,7 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
     if needs.reference and state is None:
         loss_fn = reference.with_step0_check(loss_fn, reference.step0_tolerance(policy))
     beta = settings.loss.keys.get("beta", 1.0)
-    learner = trainers.Learner(policy, optimizer, loss_fn, beta, packing, world)
+    learner = trainers.Learner(policy, optimizer, loss_fn, beta, packing, world, settings.max_grad_norm)
     run = runs.run.Run(claim, state or fresh, settings, tokenizer, world)
     stack.callback(run.close)
     if settings.sample_during_eval:

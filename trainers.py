@@ -7,6 +7,7 @@ runs.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -47,6 +48,7 @@ class Learner(NamedTuple):
     beta: float  # of the implied rewards that are logged
     packing: Packing
     world: World
+    max_grad_norm: float = math.inf
 
 
 def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, settings: TrainSettings) -> State:
@@ -63,9 +65,8 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
     validation = Validation(learner, eval_data, run, settings, stop)
     bar = progress_bar(num_examples, run.state.examples, learner.world)
 
-    def prepare(step: int) -> Step:
-        return schedule.step_of(train_data, order.examples(step), learner.packing, learner.world)
-
+    check = functools.partial(check_finite, watch, train_data, order, run)
+    prepare = functools.partial(schedule.step_of, train_data, order, learner.packing, learner.world)
     ahead = Ahead(prepare, run.state.step, last_step)
     try:
         if run.state.step == 0 and settings.do_first_eval:
@@ -76,14 +77,7 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
         for step in range(run.state.step, last_step):
             work = ahead.take(step)
             rate = learning_rate(step, settings.lr, settings.warmup_steps)
-            loss = backward(learner, work, meter)
-            grad_norm = torch.nn.utils.clip_grad_norm_(learner.policy.parameters(), settings.max_grad_norm)
-            watch.note(step + 1, loss, grad_norm)
-            if (
-                learner.world.device.type == "cpu"
-            ):  # looking costs nothing: weights and moments stay as they were
-                check_finite(watch, train_data, order, run)
-            update(learner.optimizer, rate)
+            grad_norm = learn(learner, work, rate, meter, watch, check)
             before = run.state.examples
             run.update(step=step + 1, examples=before + len(work.examples))
             bar.update(len(work.examples))
@@ -123,6 +117,23 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
 
 
 # --- one step -----------------------------------------------------------------------------------------------
+
+
+def learn(
+    learner: Learner, work: Step, rate: float, meter: Meter, watch: Watch, check: Callable[[], None]
+) -> torch.Tensor:
+    """One step of the optimizer; returns the norm () of its gradient before clipping.
+
+    `check` raises where the step was not finite: on a CPU, where looking costs nothing, before the update, so
+    that weights and moments stay as they were.
+    """
+    loss = backward(learner, work, meter)
+    grad_norm = torch.nn.utils.clip_grad_norm_(learner.policy.parameters(), learner.max_grad_norm)
+    watch.note(work.number + 1, loss, grad_norm)
+    if learner.world.device.type == "cpu":
+        check()
+    update(learner.optimizer, rate)
+    return grad_norm
 
 
 def backward(learner: Learner, work: Step, meter: Meter) -> torch.Tensor:
@@ -281,7 +292,7 @@ def validate(
     for examples in tqdm(chunks, desc="eval", leave=False, disable=not world.is_main):
         if stop and agree(stop.signum or 0, 0, world)[0]:
             return None
-        work = schedule.step_of(data, examples, learner.packing, world)
+        work = schedule.packs_of(data, examples, learner.packing, world)
         kl = mismatched_log_ratio(learner, work)
         for batch in work.packs:
             batch = batch.to(world.device)

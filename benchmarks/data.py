@@ -207,7 +207,7 @@ class Started:
         """A step's packs."""
         import schedule
 
-        return schedule.step_of(self.data, self.order.examples(step), self.packing, self.world)
+        return schedule.step_of(self.data, self.order, self.packing, self.world, step)
 
     def memory_of_data(self) -> dict[str, float]:
         """MB that this process holds since the data came: its own, of mapped files, and together."""

@@ -135,7 +135,7 @@ def _known_labels(labels: Sequence[Any], where: str, field: str, classes: Sequen
     for label in known:
         if label not in classes:
             raise UserError(
-                f"{where}: field {field}: {label} is none of {', '.join(classes)}; "
+                f"{where}: field {field}: {clipped(label)} is none of {', '.join(classes)}; "
                 "correct the row or set belief_classes"
             )
     return known
@@ -267,8 +267,8 @@ def _with_refusal(row: Row, where: str, shares: Sequence[float]) -> list[float]:
     rate, total = parsed(row.get("refusal_rate")), sum(shares)
     if not is_share(rate) or rate > 1:
         raise UserError(
-            f"{where}: field refusal_rate: {clipped(rate)} is no share from 0 to 1, and the last option has no other; "
-            "correct the row or remove its last option"
+            f"{where}: field refusal_rate: {clipped(rate)} is no share from 0 to 1, and the last option has no "
+            "other; correct the row or remove its last option"
         )
     return [share / total * (1 - rate) if total else 0.0 for share in shares] + [rate]
 
@@ -359,7 +359,9 @@ def _merged(text: str, name: str, members: Sequence[_Option]) -> Question:
         mass = option.mass * (1 if option.weight is None else option.weight)
         masses[option.words] = masses.get(option.words, 0) + mass
         if option.label is not None and labels.setdefault(option.words, option.label) != option.label:
-            raise UserError(f"{option.where}: field class: {option.words} has two classes; correct the row")
+            raise UserError(
+                f"{option.where}: field class: {clipped(option.words)} has two classes; correct the row"
+            )
     return Question(first.where, text, list(masses), list(labels.values()), {name: list(masses.values())})
 
 

@@ -148,9 +148,7 @@ def test_columns_of_nulls_change_nothing(name):
         assert list(map(shape, read(rows, name))) == list(map(shape, read(EXAMPLES[name], name)))
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in EXAMPLES if not BY_NAME[name].uses_all and name != OWN.name]
-)
+@pytest.mark.parametrize("name", [n for n in EXAMPLES if n != OWN.name and not BY_NAME[n].uses_all])
 def test_metadata_is_ignored_and_counted_once_a_row(name):
     dropped = Drops()
     rows = [{**row, "annotator": "x"} for row in EXAMPLES[name]]

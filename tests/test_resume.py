@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from transformers import LlamaForCausalLM
 
+import reference
 import reference_cache
 import trainers
 from runs import checkpoint, folder, logs, meters, shards
