@@ -194,14 +194,14 @@ class Ahead:
     A step is a function of its number alone, so who prepares it when changes nothing.
     """
 
-    def __init__(self, make: Callable[[int], Step], first: int, last: int):
-        self.make, self.last = make, last
+    def __init__(self, make: Callable[[int], Step], steps: range):
+        self.make, self.steps = make, steps
         self._seconds, self._taken = 0.0, 0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="packing")
-        self._next = self._begin(first)
+        self._next = self._begin(steps.start)
 
     def _begin(self, step: int) -> Future | None:
-        return self._pool.submit(self.make, step) if step < self.last else None
+        return self._pool.submit(self.make, step) if step in self.steps else None
 
     def take(self, step: int) -> Step:
         """Step `step`, which follows the one that was taken before."""
@@ -221,6 +221,11 @@ class Ahead:
     def close(self) -> None:
         """Let go of what was prepared and is not needed."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ahead(data: Data, order: Order, packing: Packing, world: World, steps: range) -> Ahead:
+    """These steps of a run."""
+    return Ahead(lambda number: step_of(data, order, packing, world, number), steps)
 
 
 # --- packs of some examples ---------------------------------------------------------------------------------

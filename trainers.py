@@ -25,7 +25,7 @@ from ranks import World, agree
 from runs.meters import Meter, Watch
 from runs.run import Run
 from runs.state import State
-from schedule import Ahead, Data, Order, Packing, Step
+from schedule import Data, Order, Packing, Step
 from settings import TrainSettings
 from utils import StopFlag, Stopped, UserError, log, write_json
 
@@ -66,15 +66,13 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
     bar = progress_bar(num_examples, run.state.examples, learner.world)
 
     check = functools.partial(check_finite, watch, train_data, order, run)
-    prepare = functools.partial(schedule.step_of, train_data, order, learner.packing, learner.world)
-    ahead = Ahead(prepare, run.state.step, last_step)
+    ahead = schedule.ahead(
+        train_data, order, learner.packing, learner.world, range(run.state.step, last_step)
+    )
     try:
-        if run.state.step == 0 and settings.do_first_eval:
-            validation.measure()
-        if run.state.pending and validation.measure_and_save(run.state.step >= last_step, due_save=True):
-            run.wait()
+        if validation.begin(is_last=run.state.step >= last_step):
             return run.state
-        for step in range(run.state.step, last_step):
+        for step in steps:
             work = ahead.take(step)
             rate = learning_rate(step, settings.lr, settings.warmup_steps)
             grad_norm = learn(learner, work, rate, meter, watch, check)
@@ -239,6 +237,18 @@ class Validation:
 
     def __init__(self, learner: Learner, data: Data, run: Run, settings: TrainSettings, stop: StopFlag):
         self.learner, self.data, self.run, self.settings, self.stop = learner, data, run, settings, stop
+
+    def begin(self, is_last: bool) -> bool:
+        """Validate before the first step, or make up for a validation that a signal ended; True when the run
+        or its patience has ended with it.
+        """
+        run = self.run
+        if run.state.step == 0 and self.settings.do_first_eval:
+            self.measure()
+        if not run.state.pending or not self.measure_and_save(is_last, due_save=True):
+            return False
+        run.wait()
+        return True
 
     def measure(self) -> float:
         """Validate and log; give eval_metric. Where a signal comes, leave at once: the next run makes up for

@@ -155,7 +155,7 @@ def waited_share(run: Started, seconds: float) -> float:
     """
     import schedule
 
-    ahead = schedule.Ahead(run.prepare, 0, STEPS + 1)
+    ahead = schedule.Ahead(run.prepare, range(STEPS + 1))
     waited = 0.0
     for step in range(STEPS):
         ahead.take(step)

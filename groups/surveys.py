@@ -267,8 +267,8 @@ def _with_refusal(row: Row, where: str, shares: Sequence[float]) -> list[float]:
     rate, total = parsed(row.get("refusal_rate")), sum(shares)
     if not is_share(rate) or rate > 1:
         raise UserError(
-            f"{where}: field refusal_rate: {clipped(rate)} is no share from 0 to 1, and the last option has no "
-            "other; correct the row or remove its last option"
+            f"{where}: field refusal_rate: {clipped(rate)} is no share from 0 to 1, and the last option has "
+            "no other; correct the row or remove its last option"
         )
     return [share / total * (1 - rate) if total else 0.0 for share in shares] + [rate]
 
