@@ -64,11 +64,9 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
     meter, watch, stop = Meter(learner.policy, learner.world), Watch(learner.world), StopFlag()
     validation = Validation(learner, eval_data, run, settings, stop)
     bar = progress_bar(num_examples, run.state.examples, learner.world)
-
     check = functools.partial(check_finite, watch, train_data, order, run)
-    ahead = schedule.ahead(
-        train_data, order, learner.packing, learner.world, range(run.state.step, last_step)
-    )
+    steps = range(run.state.step, last_step)
+    ahead = schedule.ahead(train_data, order, learner.packing, learner.world, steps)
     try:
         if validation.begin(is_last=run.state.step >= last_step):
             return run.state
@@ -86,13 +84,9 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
             # ranks must take the same branch below, and each has its own clock and signals
             signum, seconds = agree(stop.signum or 0, meter.seconds, learner.world)
             if due_eval or due_save or ends or signum or seconds >= settings.log_every_seconds:
-                check_finite(watch, train_data, order, run)
-                waited = {"host_seconds": ahead.read()}
-                values = {
-                    "counters/epoch": (step + 1) / order.steps_per_epoch,
-                    **meter.read("train"),
-                    **waited,
-                }
+                check()
+                values = {"counters/epoch": (step + 1) / order.steps_per_epoch, **meter.read("train")}
+                values["host_seconds"] = ahead.read()
                 run.log({**values, "grad_norm": float(grad_norm), "lr": rate})
                 show(bar, values)
             if due_eval or ends:
