@@ -5,13 +5,14 @@ compares and under which belief, `tokenize` gives a `TokenTree`. Nothing is sile
 raises `UserError` with file, row, field and remedy; what is dropped on purpose is counted in the audit.
 A run's data goes this way once, a part at a time, onto the disk (`prepare`), where all processes read it.
 
-    python preference_datasets.py opinions/republican        # the audit of a data set, without a model
+    python preference_datasets.py opinions/republican        # what it was taken for, with examples
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -24,7 +25,6 @@ from groups import (
     OPINION_SPLITS,
     SUFFIXES,
     VIEWS,
-    Audit,
     Belief,
     Drops,
     Example,
@@ -44,6 +44,7 @@ from groups import (
     read_rows,
     response_text,
     rng_of,
+    shown,
     tokenize,
     view,
     with_shots,
@@ -51,13 +52,16 @@ from groups import (
 from groups.loading import Reading
 from groups.prepared import Prepared, limits_of
 from groups.run_splits import check_first_rows, drawn, read_splits
-from losses import Needs
-from ranks import World, by_turns, on_main
 from settings import TrainSettings
 from utils import UserError, is_name, run_entry
 
-if TYPE_CHECKING:  # slow to import, and needed for its name alone
+if TYPE_CHECKING:  # slow to import, and needed for their names alone
     from transformers import PreTrainedTokenizerBase
+
+    from losses import Needs
+    from ranks import World
+
+EMBEDDED_TOKENIZER = "embedded:smollm2-135m-instruct"
 
 __all__ = [
     "CLASSES",
@@ -128,6 +132,8 @@ def prepare(
     Files, formats, tokenizer, limits, view and code determine what is made; where all are as before, nothing
     is read but the result. Raises UserError on all ranks.
     """
+    from ranks import by_turns, on_main  # which imports torch
+
     key = on_main(world, lambda: cache.key_of(prepared.determined_by(settings, needs, tokenizer)))
     folder = cache.folder_of("data", key)
     work: Iterable[None] = ()
@@ -141,26 +147,57 @@ def prepare(
 
 
 def main() -> None:
-    """Print the audit of a data set's splits as JSON, {data set: {split: audit}}."""
+    """Print what a data set was taken for, or with --json its audit, {data set: {split: audit}}."""
     args = _parse_arguments()
-    classes = _checked(args)
-    default_splits = OPINION_SPLITS if args.name.startswith("opinions") else ("train", "eval")
-    audits: dict[str, Audit] = {}
-    for split in args.splits or default_splits:
-        dropped = Drops()
-        groups = load_groups(args.name, split, args.seed, classes, dropped=dropped)
-        audits[split] = audit_groups(groups, view(groups, args.responses, args.seed, dropped), (), dropped)
-    print(json.dumps({args.name: audits}, indent=1))
+    asked = _asked(args)
+    parts = shown.read(asked)
+    responses = args.responses or shown.fitting_view(group for part in parts for group in part.groups)
+    tokenizer, note = _tokenizer(args)
+    looks = [shown.look(part, asked, responses, tokenizer) for part in parts]
+    if args.json:
+        audits = {look.part.split: look.audit for look in looks}
+        print(json.dumps({args.name: audits}, indent=1))
+        return
+    encoding = sys.stdout.encoding or "utf-8"
+    for line in shown.report(asked, looks, responses, tokenizer, note):
+        print(line.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def _checked(args: argparse.Namespace) -> list[str]:
-    """The belief classes' labels. Raises UserError for an argument that is none."""
+def _asked(args: argparse.Namespace) -> shown.Asked:
+    """The arguments as what is to be shown. Raises UserError for one that is impossible."""
     classes = args.belief_classes.split(",")
     if "" in classes or len(set(classes)) < len(classes):
         raise UserError(f"--belief-classes={args.belief_classes}: must be different labels, 0,1,2")
     if args.seed < 0 or not is_name(args.name):
         raise UserError("give a seed of 0 or more, and a name that the system takes (its length, its bytes)")
-    return classes
+    if args.max_length < 2 or args.max_prompt_length < 1:
+        raise UserError("give a --max-length of 2 or more, and a --max-prompt-length of 1 or more")
+    if args.responses is not None and args.responses not in VIEWS:
+        raise UserError(f"responses={args.responses}: choose one of {', '.join(VIEWS)}")
+    splits = args.splits or (OPINION_SPLITS if loading.is_opinions(args.name) else ("train", "eval"))
+    reading = Reading(args.seed, classes, pairs_per_prompt=16, eval_fraction=0.05, format=args.format)
+    limits = Limits(args.max_length, args.max_prompt_length)
+    return shown.Asked(args.name, splits, reading, args.responses, limits)
+
+
+def _tokenizer(args: argparse.Namespace) -> tuple[PreTrainedTokenizerBase | None, str]:
+    """The tokenizer, with its name; or none, with the reason. Raises UserError where the one that was named
+    cannot be loaded.
+    """
+    if args.json and args.tokenizer is None:
+        return None, "none asked for"
+    import models  # which imports torch and transformers
+
+    name = args.tokenizer or EMBEDDED_TOKENIZER
+    try:
+        tokenizer = models.load_tokenizer(name)
+    except UserError as error:
+        if args.tokenizer is not None:
+            problem, _, _ = str(error).rpartition(";")  # its remedy is of training
+            raise UserError(f"--{problem}; give a folder or a hub id that has one") from error
+        return None, f"not shown: {error}; or give --tokenizer=NAME"
+    limits = f"max_length {args.max_length}, max_prompt_length {args.max_prompt_length}"
+    return tokenizer, f"as {name} makes them, within {limits}; --tokenizer=NAME takes another"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -172,15 +209,21 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse_arguments() -> argparse.Namespace:
     parser = _Parser(
-        prog="python preference_datasets.py", description="Print the audit of a data set as JSON."
+        prog="python preference_datasets.py",
+        description="Print what a data set was taken for, with lengths, drops and examples.",
     )
-    parser.add_argument("name", help="a known name, a .jsonl, .json, .parquet or .csv file, or a hub id")
+    parser.add_argument("name", help="a known name, a file, a folder, a pattern in quotes, or a hub id")
     parser.add_argument("splits", nargs="*", help="default: all splits of opinions, train and eval of others")
     views = ", ".join(VIEWS)
-    parser.add_argument("--responses", default="target", help=f"the view to count examples of: {views}")
+    parser.add_argument("--responses", help=f"the view, by default the one that fits: {views}")
+    parser.add_argument("--format", help="of the rows, where it is not recognised; see docs/data.md")
+    parser.add_argument("--tokenizer", help="a folder or a hub id; default: the embedded model's")
+    parser.add_argument("--max-length", type=int, default=512, help="in tokens (default: %(default)s)")
+    parser.add_argument("--max-prompt-length", type=int, default=256, help="in tokens (default: %(default)s)")
     classes = ",".join(CLASSES)
     parser.add_argument("--belief-classes", default=classes, help="class labels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print the audit of every split as JSON")
     return parser.parse_args()
 
 

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from forest import TokenTree, tree_tokens
 from groups.record import Example, Group, Response
-from trees import deviations, reward_levels
+from trees import TokenTree, deviations, reward_levels, tree_tokens
 
 Audit = dict[str, Any]  # JSON: the name of a number -> the number, or a table of numbers
 NOTE = "note: "  # what a reader says of rows that it keeps

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,11 @@ from groups.record import Example, Group
 from groups.rows import Drops
 from groups.splits import Marks
 from groups.views import view, with_fewer_responses
-from losses import Needs
 from settings import DataSet, TrainSettings
 from utils import UserError
+
+if TYPE_CHECKING:  # torch is slow to import, and this is needed for its name alone
+    from losses import Needs
 
 AT_ONCE = 256  # groups
 

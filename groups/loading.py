@@ -107,6 +107,14 @@ def first_groups(name: str, split: str, reading: Reading) -> list[Group]:
     return list(_with_pairs(_read(known, rows[:AT_ONCE], table, reading, Drops()), reading))
 
 
+def format_of(name: str, split: str, reading: Reading) -> Format | None:
+    """Which format the rows are in; None for the embedded data. Raises UserError as above."""
+    if is_opinions(name):
+        return None
+    table = open_table(name, split)
+    return _format_of(name, table, list(itertools.islice(table.rows(), LOOKED_AT)), reading)
+
+
 def identity(name: str, split: str) -> str:
     """A hash of all that a data set's rows come from."""
     if is_opinions(name):

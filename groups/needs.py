@@ -6,11 +6,14 @@ Contract: a check passes, or raises `UserError` with the key or the row and the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from groups.record import Example, Group
-from losses import Needs
 from settings import TrainSettings
 from utils import UserError
+
+if TYPE_CHECKING:  # torch is slow to import, and this is needed for its name alone
+    from losses import Needs
 
 # what a loss compares: in words, the view that gives it, and the view where answers stand under a belief
 COLUMNS = {

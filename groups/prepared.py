@@ -23,12 +23,13 @@ from groups.shots import Pool
 from groups.splits import Marks
 from groups.stored import StoredTrees, TreeWriter
 from groups.tokens import Encoder, Limits, encode_examples, mismatched
-from losses import Needs
 from settings import TrainSettings
 from utils import UserError
 
-if TYPE_CHECKING:  # slow to import, and needed for its name alone
+if TYPE_CHECKING:  # slow to import, and needed for their names alone
     from transformers import PreTrainedTokenizerBase
+
+    from losses import Needs
 
 WRITTEN_AT_ONCE = 2048  # trees
 KINDS = ("trees", "mismatched")

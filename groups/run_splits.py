@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,11 @@ from groups.record import Group
 from groups.rows import Drops, why_dropped
 from groups.spilled import Joined
 from groups.splits import keep_apart
-from losses import Needs
 from settings import DataSet, TrainSettings
 from utils import UserError
+
+if TYPE_CHECKING:  # torch is slow to import, and this is needed for its name alone
+    from losses import Needs
 
 
 class Split(NamedTuple):

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from forest import Ids, TokenTree
 from groups.endings import check_ending, ending_ids
 from groups.prompts import AddBos, check_specials, encode_prompts, encode_texts
 from groups.record import CLASSES, Example, Group, Prompt, Response
+from trees import Ids, TokenTree
 from utils import UserError
 
 if TYPE_CHECKING:  # slow to import, and needed for its name alone

@@ -27,7 +27,7 @@ FLOORS = [
     ["trainers", "evaluation"],
     ["train", "evaluate", "synthesize"],
 ]
-DOORS = ("train", "evaluate", "synthesize")
+DOORS = ("train", "evaluate", "synthesize", "preference_datasets")  # that are commands
 # slow or optional packages that only a few runs need; each is imported in the one function that uses it
 OPTIONAL = {
     "accelerate",

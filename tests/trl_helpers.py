@@ -1,6 +1,7 @@
 """What TRL's numbers are of: rows in TRL's formats, tokenizers with chat templates, and one tiny model.
 
-Contract: all of it is the same wherever it is made, so that values which TRL computed elsewhere can be compared.
+Contract: all of it is the same wherever it is made, so that values which TRL computed elsewhere can be
+compared.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What TRL says of the rows in tests/trl_helpers.py: `python tests/recorded/with_trl.py` writes trl.json anew.
+"""TRL's numbers of the rows in tests/trl_helpers.py: `python tests/recorded/with_trl.py` writes trl.json.
 
 Contract: ids and log-probs come from TRL's own trainers (DPOTrainer, KTOTrainer, SFTTrainer), which only this
 file imports. It needs an environment that has TRL beside the project's requirements.
