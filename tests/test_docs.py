@@ -2,8 +2,10 @@
 
 import json
 import re
+import sys
 from types import SimpleNamespace
 
+import pytest
 from data_helpers import write
 from helpers import ROOT, compose
 from omegaconf import OmegaConf
@@ -67,3 +69,28 @@ def test_the_page_for_newcomers_says_what_the_code_does():
     tracker.run = SimpleNamespace(log=lambda values, step: logged.append(step))
     tracker.log({"counters/updates": 3, "counters/examples": 48})
     assert logged == [3]
+
+
+def test_the_page_of_data_shows_rows_and_entries_that_are_read(tmp_path):
+    lines = (ROOT / "docs" / "data.md").read_text().splitlines()
+    rows = [line.strip() for line in lines if line.strip().startswith("{")]
+    (group,) = data.load_groups(write(tmp_path / "rows.jsonl", *rows), "all")
+    assert group.weight == 2
+    (entries,) = [line.strip() for line in lines if line.strip().startswith("datasets: [")]
+    a, b, c = settings.with_data_sets(OmegaConf.to_container(OmegaConf.create(entries)))["datasets"]
+    assert (a.weight, b.weight, c.n, c.format) == (0.7, 0.3, 5000, "hh")
+
+
+def test_the_page_of_data_names_the_options_of_its_command(monkeypatch, capsys):
+    text = (ROOT / "docs" / "data.md").read_text()
+    monkeypatch.setattr(sys, "argv", ["preference_datasets.py", "--help"])
+    with pytest.raises(SystemExit):
+        data.main()
+    options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
+    assert options == set(re.findall(r"`(--[a-z-]+)", text))
+
+
+def test_what_the_page_says_of_trl_has_a_test():
+    section = (ROOT / "docs" / "data.md").read_text().partition("## Beside TRL")[2]
+    recorded = json.loads((ROOT / "tests" / "recorded" / "trl.json").read_text())
+    assert f"TRL {recorded['versions']['trl'].removesuffix('.0')}, a test" in section

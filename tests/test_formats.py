@@ -28,7 +28,7 @@ def documented():
     """{format: the rows that docs/data.md shows}"""
     rows = {}
     for line in (ROOT / "docs" / "data.md").read_text().splitlines():
-        if line.startswith("| `"):
+        if line.startswith("| `") and " | `{" in line:
             name, examples, *_ = line.removeprefix("| ").split(" | ")
             rows[name.strip("`")] = [json.loads(row) for row in examples.strip("`").split("` `")]
     return rows

@@ -6,6 +6,7 @@ import sys
 import pytest
 from data_helpers import GOOD, write
 from helpers import byte_tokenizer
+from test_formats import EXAMPLES
 from trl_helpers import tokenizer_of
 
 import models.embedded
@@ -166,6 +167,16 @@ def test_the_embedded_data_is_shown_by_its_splits(show):
     text = squeezed(show("opinions/republican", "train", "eval"))
     assert "taken for the embedded data set" in text
     assert "read 117 rows of train" in text and "read 39 rows of eval" in text
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_row_of_every_format_is_shown(show, tmp_path, name):
+    tokenizer_of("bytes").save_pretrained(tmp_path / "turns")
+    path = write(tmp_path / "rows.jsonl", *EXAMPLES[name])
+    member = ":Chile" if name in ("goqa", "opinionqa") else ""
+    text = show(path + member, "all", "--format", name, tokenizer=tmp_path / "turns")
+    assert f"taken for   {name}, as --format says" in text
+    assert "example 1 of all: " in text and "·" in text
 
 
 def test_a_folder_and_a_pattern_are_shown(show, tmp_path):
