@@ -10,6 +10,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from tqdm import tqdm
+
 from groups import loading
 from groups.audit import NOTE, Audit, Auditor
 from groups.files import open_table
@@ -108,7 +110,9 @@ def look(part: Part, asked: Asked, responses: str, tokenizer: PreTrainedTokenize
     encoder = Encoder(tokenizer, asked.reading.classes) if tokenizer else None
     samples: list[tuple[Group, Example]] = []
     problem = ""
-    for first in range(0, len(part.groups), AT_ONCE):
+    starts = range(0, len(part.groups), AT_ONCE)
+    # a terminal alone sees how far it is
+    for first in tqdm(starts, f"looking at {part.split}", leave=False, disable=None):
         groups = part.groups[first : first + AT_ONCE]
         examples = view(groups, responses, asked.reading.seed, dropped)
         auditor.add_groups(groups)
