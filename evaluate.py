@@ -90,12 +90,11 @@ def read_split(settings: EvaluationSettings, split: str) -> list[data.Group]:
     groups = []
     for data_set in {data_set.name: data_set for data_set in settings.datasets}.values():
         groups += data.load_groups(
-            data_set.name,
+            data_set,
             split,
             settings.seed,
             settings.belief_classes,
             eval_fraction=settings.eval_fraction,
-            format=data_set.format,
         )
     return groups
 

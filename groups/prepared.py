@@ -70,7 +70,7 @@ def determined_by(
     )
     contents = {}
     for split, data_sets in sources_of(settings).items():
-        contents[split] = [(of, loading.identity(of.name, split)) for of in data_sets]
+        contents[split] = [(of, loading.identity(of.name, of.split or split)) for of in data_sets]
     return {
         "contents": contents,
         "has_eval_datasets": bool(settings.eval_datasets),
