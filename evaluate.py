@@ -101,7 +101,7 @@ def read_split(settings: EvaluationSettings, split: str) -> list[data.Group]:
 
 def question_of(group: data.Group) -> str:
     """What a prompt asks, whoever answers: groups of one question are not independent of one another."""
-    return group.question or json.dumps(group.prompt)
+    return group.question or json.dumps(group.prompt or group.responses[0].text)
 
 
 def measure(
