@@ -90,19 +90,18 @@ def read_split(settings: EvaluationSettings, split: str) -> list[data.Group]:
     groups = []
     for data_set in {data_set.name: data_set for data_set in settings.datasets}.values():
         groups += data.load_groups(
-            data_set.name,
+            data_set,
             split,
             settings.seed,
             settings.belief_classes,
             eval_fraction=settings.eval_fraction,
-            format=data_set.format,
         )
     return groups
 
 
 def question_of(group: data.Group) -> str:
     """What a prompt asks, whoever answers: groups of one question are not independent of one another."""
-    return group.question or json.dumps(group.prompt)
+    return group.question or json.dumps(group.prompt or group.responses[0].text)
 
 
 def measure(

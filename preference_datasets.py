@@ -52,7 +52,7 @@ from groups import (
 from groups.loading import Reading
 from groups.prepared import Prepared, limits_of
 from groups.run_splits import check_first_rows, drawn, read_splits
-from settings import TrainSettings
+from settings import DataSet, TrainSettings
 from utils import UserError, is_name, run_entry
 
 if TYPE_CHECKING:  # slow to import, and needed for their names alone
@@ -99,26 +99,27 @@ __all__ = [
 
 
 def load_groups(
-    name: str,
+    name: str | DataSet,
     split: str,
     seed: int = 0,
     classes: Sequence[str] = CLASSES,
     pairs_per_prompt: int = 16,
     eval_fraction: float = 0.05,
     dropped: Counter | None = None,
-    format: str | None = None,
 ) -> list[Group]:
     """Read a data set's split: a known name, a file, a folder of shards, or a hub id.
 
     A file has no splits of its own: its `eval` (or `test`) split is the ceil(eval_fraction * prompts) prompts
     of smallest hash, with all of their rows, `train` the others, `all` every row; prompts of one question
     stay together. So it is with hub data that has a train split alone. Survey data of many countries takes
-    the country after a colon, `goqa:Germany`. `dropped` counts rows left out, by reason. format: of the rows,
-    where it cannot be recognised. Raises UserError for an unknown name or split, or an invalid row.
+    the country after a colon, `goqa:Germany`. `dropped` counts rows left out, by reason. A DataSet
+    names the rows' format, or the one split of hub data to take, beside its name. Raises UserError for an
+    unknown name or split, or an invalid row.
     """
     dropped = Drops() if dropped is None else dropped
-    reading = Reading(seed, classes, pairs_per_prompt, eval_fraction, format)
-    return list(loading.load(name, split, reading, dropped).groups)
+    data_set = DataSet(name) if isinstance(name, str) else name
+    reading = Reading(seed, classes, pairs_per_prompt, eval_fraction, data_set.format)
+    return list(loading.load(data_set, split, reading, dropped).groups)
 
 
 # --- a run's data -------------------------------------------------------------------------------------------

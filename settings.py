@@ -72,12 +72,13 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class DataSet:
-    """One of a run's data sets: its name alone, or {name: ..., weight: ..., n: ..., format: ...}."""
+    """One of a run's data sets: its name alone, or {name: ...} with some of the other keys."""
 
     name: str
     weight: Annotated[float | None, POSITIVE] = None  # its share of the examples of all that have one
     n: Annotated[int | None, AtLeast(1)] = None  # so many of its examples, drawn by the seed
     format: str | None = None  # of its rows; None: recognised
+    split: str | None = None  # the one to take, by its own name; None: the usual names of train and eval
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from groups.spilled import Chosen, Spilled
 from groups.splits import Loaded, Marker, Marks, numbers_of
 from groups.surveys import check_member
 from groups.tables import Table
+from settings import DataSet
 from utils import UserError, log
 
 LOOKED_AT = 1000  # rows that tell a format
@@ -51,9 +52,15 @@ class Everything(NamedTuple):
     dropped: Drops
 
 
-def load(name: str, split: str, reading: Reading, dropped: Counter) -> Loaded:
+def load(data_set: DataSet, split: str, reading: Reading, dropped: Counter) -> Loaded:
     """A data set's split, see `preference_datasets.load_groups`."""
-    return split_of(read_everything(name, split, reading), split, reading, dropped)
+    return split_of(everything_of(data_set, split, reading), split, reading, dropped)
+
+
+def everything_of(data_set: DataSet, split: str, reading: Reading) -> Everything:
+    """All groups that a split of a data set is made of; of the split that it names, where it does."""
+    everything = read_everything(data_set.name, data_set.split or split, reading)
+    return everything._replace(whole=everything.whole or data_set.split is not None)
 
 
 def split_of(everything: Everything, split: str, reading: Reading, dropped: Counter) -> Loaded:

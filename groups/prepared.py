@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,13 +18,14 @@ from tqdm import tqdm
 
 from groups import cache, compared, loading
 from groups.audit import Audit, Auditor
-from groups.compared import Member
+from groups.compared import Member, Some
 from groups.run_splits import Split, read_splits, sources_of
 from groups.shots import Pool
 from groups.splits import Marks
 from groups.stored import StoredTrees, TreeWriter
 from groups.tokens import Encoder, Limits, encode_examples, mismatched
 from settings import TrainSettings
+from trees import TokenTree
 from utils import UserError
 
 if TYPE_CHECKING:  # slow to import, and needed for their names alone
@@ -69,7 +71,7 @@ def determined_by(
     )
     contents = {}
     for split, data_sets in sources_of(settings).items():
-        contents[split] = [(of, loading.identity(of.name, split)) for of in data_sets]
+        contents[split] = [(of, loading.identity(of.name, of.split or split)) for of in data_sets]
     return {
         "contents": contents,
         "has_eval_datasets": bool(settings.eval_datasets),
@@ -147,18 +149,13 @@ def _encode(
     """Write the trees of one data set, whose groups are numbered from `before` on. Raises UserError where
     no example has room for a response.
     """
-    encoder = Encoder(tokenizer, settings.belief_classes)
-    limits = limits_of(settings)
     written, no_room = writer.examples, ""
+    some_groups = _with_shots(compared.parts(member, settings, needs), pool)
     with tqdm(total=member.taken, desc=f"preparing {member.name}", unit="ex", leave=False) as bar:
-        for some in compared.parts(member, settings, needs):
-            groups = some.groups
-            if pool:
-                groups = [pool.before(group) for group in groups]
-            trees, problem = encode_examples(groups, some.examples, encoder, limits, member.dropped)
+        for some, trees, problem in _encoded(some_groups, member, settings, tokenizer):
             no_room = no_room or problem
             writer.append([tree._replace(group=some.numbers[tree.group] + before) for tree in trees])
-            auditor.add_examples(groups, some.examples)
+            auditor.add_examples(some.groups, some.examples)
             auditor.add_trees(trees)
             bar.update(len(some.examples))
             yield
@@ -166,6 +163,30 @@ def _encode(
         auditor.add_groups(member.groups[first : first + WRITTEN_AT_ONCE])
     if no_room and writer.examples == written:
         raise UserError(no_room)
+
+
+def _with_shots(parts: Iterable[Some], pool: Pool | None) -> Iterator[Some]:
+    for some in parts:
+        yield some._replace(groups=[pool.before(group) for group in some.groups]) if pool else some
+
+
+def _encoded(
+    parts: Iterable[Some], member: Member, settings: TrainSettings, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[Some, list[TokenTree], str]]:
+    """Every part with its trees, in order, and what to say where an example has no room.
+
+    A thread encodes the next part while this one is written: tokenizers do not hold Python's lock.
+    """
+    encoder, limits = Encoder(tokenizer, settings.belief_classes), limits_of(settings)
+    waiting: tuple[Some, Future] | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="encoding") as thread:
+        for some in parts:
+            job = thread.submit(encode_examples, some.groups, some.examples, encoder, limits, member.dropped)
+            if waiting:
+                yield waiting[0], *waiting[1].result()
+            waiting = (some, job)
+        if waiting:
+            yield waiting[0], *waiting[1].result()
 
 
 def _write_mismatched(

@@ -59,6 +59,8 @@ def encode_prompts(
     for i, group in enumerate(groups):
         try:
             ids[i] = _finish(tokenizer, written[i], ids[i], add_bos)
+            if not ids[i] and group.prompt == "":  # a text alone begins as documents do, behind an end
+                ids[i] = (tokenizer.eos_token_id,)
             if not ids[i]:  # a tokenizer without BOS may drop all of a text
                 problem = "gives no token with this tokenizer"
                 raise UserError(f"text: {problem}; write a longer one or leave the row out")

@@ -48,7 +48,8 @@ def check_first_rows(settings: TrainSettings, needs: Needs) -> None:
     """
     for split, data_sets in sources_of(settings).items():
         for data_set in data_sets:
-            groups = loading.first_groups(data_set.name, split, _reading(settings, data_set))
+            taken = data_set.split or split
+            groups = loading.first_groups(data_set.name, taken, _reading(settings, data_set))
             compared.compare(groups, settings, needs, Counter())
 
 
@@ -107,7 +108,7 @@ def _load_for(
     name, reading = data_set.name, _reading(settings, data_set)
     everything = whole.get(name)
     if everything is None:
-        everything = loading.read_everything(name, split, reading)
+        everything = loading.everything_of(data_set, split, reading)
     if everything.whole:
         whole[name] = everything
     if settings.eval_datasets:

@@ -55,7 +55,6 @@ def test_the_audit_needs_no_model(tmp_path):
 
 COMPARES_TWO = "loss.name=dpo compares two responses; set responses=pairs"
 LIKES_AND_AVOIDS = "loss.name=kto compares responses to like with others to avoid; set responses=binary"
-NO_REWARDS = "loss.name=swepo needs rewards, and responses=pairs carries none; set responses=ranked"
 NO_REWARDS_OF_GROUPS = "needs rewards, and responses=conditioned carries none; set responses=conditioned.all"
 BAD_CONFIGS = [
     (["loss=dpo", "responses=target"], f"responses=target: {COMPARES_TWO}"),
@@ -73,7 +72,6 @@ BAD_CONFIGS = [
     (["loss=gdpo", "responses=pairs"], "responses=pairs: gdpo's answers"),
     (["loss=dpo", "responses=binary"], f"responses=binary: {COMPARES_TWO}"),
     (["loss=kto", "responses=target"], LIKES_AND_AVOIDS),
-    (["loss=swepo", "responses=pairs"], NO_REWARDS),
     (["loss=gdpo_swepo", "responses=conditioned"], NO_REWARDS_OF_GROUPS),
     (
         ["loss=gdpo", "responses=conditioned.all"],
