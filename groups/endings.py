@@ -1,14 +1,16 @@
 """How a response ends: with what the chat template writes after an assistant's turn, or with the EOS token.
 
-Contract: `ending_ids` is what stands behind an answer to messages, up to and including the token that ends
-the turn. Text prompts, tokenizers without a template and templates that write no end keep the EOS token.
+Contract: `ending_ids` is what stands behind an answer to messages: the token that ends the turn, and what
+the template writes there before the conversation ends (ChatML's line break), as other trainers score it.
+Generation stops at the token alone. Text prompts, tokenizers without a template and templates that write no
+end keep the EOS token.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from groups.record import Prompt
 from trees import Ids
@@ -20,41 +22,70 @@ if TYPE_CHECKING:  # slow to import, and needed for its name alone
 QUESTIONS, ANSWERS = ("1730", "1847"), ("2956", "3968")  # digits: templates change case and cut spaces
 
 
+class Ending(NamedTuple):
+    """How a response ends."""
+
+    ids: Ids
+    stop: int  # the one of them that ends the turn
+
+
 def ending_ids(tokenizer: PreTrainedTokenizerBase, prompt: Prompt | None = None) -> Ids:
     """The ids that end a response to messages (or to this prompt): what the chat template writes there.
 
-    Generation must stop at the last of them, see `stop_ids`.
+    Generation must stop at one of them, see `stop_ids`.
     """
+    return ending_of(tokenizer, prompt).ids
+
+
+def ending_of(tokenizer: PreTrainedTokenizerBase, prompt: Prompt | None = None) -> Ending:
+    """As `ending_ids`, with the token that ends the turn."""
     if isinstance(prompt, str) or not tokenizer.chat_template:
-        return (tokenizer.eos_token_id,)
+        return Ending((tokenizer.eos_token_id,), tokenizer.eos_token_id)
     return _template_ending(tokenizer, str(tokenizer.chat_template))
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase) -> Ids:
     """Every token at which a response may end: the EOS token, and the template's end of a turn."""
-    return tuple(dict.fromkeys((tokenizer.eos_token_id, ending_ids(tokenizer)[-1])))
+    return tuple(dict.fromkeys((tokenizer.eos_token_id, ending_of(tokenizer).stop)))
 
 
-def check_ending(ending: Ids, ids: Sequence[int], place: str) -> None:
+def check_ending(ending: Ending, ids: Sequence[int], place: str) -> None:
     """Raises UserError where a text holds the token that ends a turn: its turn would end early."""
-    if ending[-1] in ids:
+    if ending.stop in ids:
         raise UserError(f"{place}text: holds the token that ends a turn inside; remove it from the text")
 
 
 @functools.lru_cache(maxsize=8)
-def _template_ending(tokenizer: PreTrainedTokenizerBase, template: str) -> Ids:
+def _template_ending(tokenizer: PreTrainedTokenizerBase, template: str) -> Ending:
     """`template` is the tokenizer's own, so that another one is computed anew."""
     eos = tokenizer.eos_token_id
     tail = _after_first_answer(tokenizer, num_turns=1)
-    ids = _ids_after(tokenizer, ANSWERS[0], tail.rstrip())
+    ids = _ids_after(tokenizer, ANSWERS[0], tail)
     marks = _marks(tokenizer)
     at = next((i for i, token in enumerate(ids) if token in marks), None)
     if at is None:  # no end, or one in plain words
-        return (*ids, eos)
+        words = _ids_after(tokenizer, ANSWERS[0], tail.rstrip())
+        return Ending((*words, eos), eos)
     is_bare = not tokenizer.decode(ids[:at]).strip()
-    if is_bare and (ids[at] == eos or _begins_a_turn(tokenizer, ids[at], marks)):
-        return (eos,)
-    return ids[: at + 1]
+    if is_bare and ids[at] != eos and _begins_a_turn(tokenizer, ids[at], marks):
+        return Ending((eos,), eos)
+    first = at if is_bare and ids[at] == eos else 0
+    return Ending(ids[first : at + 1] + _closing(tokenizer, ids[at + 1 :]), ids[at])
+
+
+def _closing(tokenizer: PreTrainedTokenizerBase, ids: Ids) -> Ids:
+    """The first ids that are space or the EOS token: what closes a conversation behind its last turn."""
+    count = 0
+    while count < len(ids) and _closes(tokenizer, ids[count]):
+        count += 1
+    return ids[:count]
+
+
+def _closes(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
+    if token == tokenizer.eos_token_id:
+        return True
+    text = tokenizer.decode([token])
+    return bool(text) and not text.strip()
 
 
 def _after_first_answer(tokenizer: PreTrainedTokenizerBase, num_turns: int) -> str:

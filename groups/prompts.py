@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from groups.endings import check_ending, ending_ids
+from groups.endings import Ending, check_ending, ending_of
 from groups.record import Group, Prompt
 from groups.rows import usual_role
 from trees import Ids
@@ -180,7 +180,7 @@ def check_specials(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> No
 
 def check_message(tokenizer: PreTrainedTokenizerBase, content: str) -> None:
     """Raises UserError where a message holds a token that ends or begins a sequence, or ends a turn."""
-    ending = ending_ids(tokenizer)
+    ending = ending_of(tokenizer)
     marks = _marks_as_text(tokenizer, ending)
     if marks is not None and not any(mark in content for mark in marks):
         return  # encoding would say the same, and take its time
@@ -189,11 +189,11 @@ def check_message(tokenizer: PreTrainedTokenizerBase, content: str) -> None:
     check_ending(ending, ids, "prompt messages: ")
 
 
-def _marks_as_text(tokenizer: PreTrainedTokenizerBase, ending: Ids) -> tuple[str, ...] | None:
+def _marks_as_text(tokenizer: PreTrainedTokenizerBase, ending: Ending) -> tuple[str, ...] | None:
     """The only texts that these tokens come from; None where the tokenizer may make them of others, too."""
     if not tokenizer.is_fast or tokenizer.backend_tokenizer.normalizer is not None:
         return None
-    numbers = [tokenizer.eos_token_id, tokenizer.bos_token_id, ending[-1]]
+    numbers = [tokenizer.eos_token_id, tokenizer.bos_token_id, ending.stop]
     added = tokenizer.added_tokens_decoder
     if any(number is not None and number not in added for number in numbers):
         return None

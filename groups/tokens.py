@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from groups.endings import check_ending, ending_ids
+from groups.endings import check_ending, ending_of
 from groups.prompts import AddBos, check_specials, encode_prompts, encode_texts
 from groups.record import CLASSES, Example, Group, Prompt, Response
 from trees import Ids, TokenTree
@@ -221,9 +221,9 @@ class Encoder:
 
     def ending(self, prompt: Prompt, answer: Ids, where: str) -> Ids:
         """What ends an answer to this prompt. Raises UserError where the answer holds the end of a turn."""
-        ending = ending_ids(self.tokenizer, prompt)
+        ending = ending_of(self.tokenizer, prompt)
         check_ending(ending, answer, f"{where}: field responses: ")
-        return ending
+        return ending.ids
 
 
 def _texts_of(response: Response) -> list[str]:

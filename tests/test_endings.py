@@ -32,14 +32,14 @@ ASSISTANT = "{{ '<|assistant|>\n' }}"
 BY_ROLE = "{{ '<|' + m.role + '|>\n' + m.content"
 NO_END = BY_ROLE + " + '\n' }}"
 TEMPLATES = {  # name: the template, what ends a response to messages
-    "chatml": (for_messages(CHATML, "<|im_start|>assistant\n"), "<|im_end|>"),
+    "chatml": (for_messages(CHATML, "<|im_start|>assistant\n"), "<|im_end|>\n"),
     "gemma": (
         for_messages(
             "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
             "{{ m.content | trim }}<end_of_turn>\n",
             "<start_of_turn>model\n",
         ),
-        "<end_of_turn>",
+        "<end_of_turn>\n",
     ),
     "llama 3": (
         for_messages("[{{ m.role }}]\n\n{{ m.content | trim }}<|eot_id|>", "[assistant]\n\n"),
@@ -48,23 +48,23 @@ TEMPLATES = {  # name: the template, what ends a response to messages
     "phi 3": (
         "{% for m in messages %}" + BY_ROLE + " + '<|end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}" + ASSISTANT + "{% else %}{{ eos_token }}{% endif %}",
-        "<|end|>",
+        "<|end|>\n<eos>",
     ),
     "eos": (for_messages("{{ m.content }}{{ eos_token }}"), "<eos>"),
     "eos behind a space": (for_messages("{{ ' ' + m.content + ' ' + eos_token }}"), "<eos>"),
     "eos of the last turn": (
         for_messages("[{{ m.role }}]{{ m.content }}{{ eos_token if loop.last and m.role == 'assistant' }}\n"),
-        "<eos>",
+        "<eos>\n",
     ),
     "eos of the assistant": (
         for_messages("{{ '[I]' + m.content + '[/I]' if m.role == 'user' else m.content + eos_token }}"),
         "<eos>",
     ),
-    "an end on its own line": (for_messages("{{ m.content }}\n<|im_end|>\n"), "\n<|im_end|>"),
+    "an end on its own line": (for_messages("{{ m.content }}\n<|im_end|>\n"), "\n<|im_end|>\n"),
     "capitals": (for_messages("{{ m.role }}: {{ m.content | upper | trim }}<|im_end|>"), "<|im_end|>"),
     "no end": (for_messages(NO_END, ASSISTANT), "<eos>"),
     "no end, and always the next turn": (for_messages(NO_END) + ASSISTANT, "<eos>"),
-    "an end, and always the next turn": (for_messages(CHATML) + "<|im_start|>assistant\n", "<|im_end|>"),
+    "an end, and always the next turn": (for_messages(CHATML) + "<|im_start|>assistant\n", "<|im_end|>\n"),
     "an end in plain words": (for_messages("### {{ m.role }}\n{{ m.content }}\n### End\n"), "\n### End<eos>"),
     "an answer in other words": (for_messages("{{ m.content | replace('2956', 'x') }}<|im_end|>"), "<eos>"),
     "refuses answers": (
@@ -86,8 +86,9 @@ def test_a_response_to_messages_ends_as_the_template_ends_a_turn(name):
     assert text_of(tokenizer, groups.ending_ids(tokenizer)) == ending
     tree = tree_of(group_of(CHAT), (0,), data.Limits(90, None), tokenizer=tokenizer)
     assert text_of(tokenizer, tree.answers[0]) == "Yo" + ending
-    last = groups.ending_ids(tokenizer)[-1]
-    assert set(groups.stop_ids(tokenizer)) == {tokenizer.eos_token_id, last}
+    stops = {text_of(tokenizer, [token]) for token in groups.stop_ids(tokenizer)}
+    marks = [mark for mark in (*MARKS, "<eos>") if mark in ending]
+    assert stops == {"<eos>", marks[0]}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -101,7 +102,8 @@ def test_a_response_to_a_text_ends_with_the_eos_token(name):
 def test_where_the_template_ends_turns_with_the_eos_token_ids_are_as_ever():
     """As of the embedded model: its BOS begins a turn, and its EOS ends one."""
     tokenizer = tokenizer_with(TEMPLATES["chatml"][0], eos_token="<|im_end|>", bos_token="<|im_start|>")
-    assert groups.ending_ids(tokenizer) == groups.stop_ids(tokenizer) == (tokenizer.eos_token_id,)
+    assert groups.stop_ids(tokenizer) == (tokenizer.eos_token_id,)
+    assert text_of(tokenizer, groups.ending_ids(tokenizer)) == "<|im_end|>\n"
 
 
 def test_a_cut_response_has_no_end_and_is_counted():
