@@ -18,7 +18,7 @@ SLICES = st.builds(slice, ENDS, ENDS, st.sampled_from([None, 1, 2, -1, -3]))
 
 
 def assert_reads_like(ours, plain, wanted):
-    """A sequence gives what a list gives: by number from both ends, by slice, in a loop, and where it ends."""
+    """A sequence gives what a list gives: by number, from both ends, by slice, in a loop."""
     assert len(ours) == len(plain)
     assert list(ours) == plain
     assert [ours[np.int64(i)] for i in range(len(plain))] == plain
