@@ -95,9 +95,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_data_prepared_in_parts_is_that_of_encoding_all_at_once(
-    file, tmp_path, monkeypatch, size, case
-):
+def test_data_prepared_in_parts_is_that_of_encoding_all_at_once(file, tmp_path, monkeypatch, size, case):
     loss, *overrides = CASES[case]
     other = write(tmp_path / "other.jsonl", *rows_with_beliefs(40)[25:])
     names = [f"datasets=[{file},{{name: {other}, n: 5}}]", *QUICK, *overrides]
