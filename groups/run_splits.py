@@ -76,12 +76,30 @@ def read_splits(settings: TrainSettings, needs: Needs) -> dict[str, Split]:
 
 
 def sources_of(settings: TrainSettings) -> dict[str, list[DataSet]]:
-    """The data sets of both splits, each once."""
-    of_splits = {"train": settings.datasets, "eval": settings.eval_datasets or settings.datasets}
-    return {
-        split: list({data_set.name: data_set for data_set in data_sets}.values())
-        for split, data_sets in of_splits.items()
+    """The data sets of both splits, each once. Raises UserError where entries of one name differ, or one asks
+    for a mixture to validate on.
+    """
+    for data_set in settings.eval_datasets or ():
+        if data_set.weight is not None or data_set.n is not None:
+            raise UserError(
+                f"config key eval_datasets: {data_set.name} has a weight or n, and validation mixes nothing; "
+                "remove it, or set n_eval_examples"
+            )
+    of_splits = {
+        "train": ("datasets", settings.datasets),
+        "eval": ("eval_datasets", settings.eval_datasets or settings.datasets),
     }
+    return {split: _each_once(key, data_sets) for split, (key, data_sets) in of_splits.items()}
+
+
+def _each_once(key: str, data_sets: Sequence[DataSet]) -> list[DataSet]:
+    by_name: dict[str, DataSet] = {}
+    for data_set in data_sets:
+        if by_name.setdefault(data_set.name, data_set) != data_set:
+            raise UserError(
+                f"config key {key}: {data_set.name} stands there twice, and differs; give it once"
+            )
+    return list(by_name.values())
 
 
 def _reading(settings: TrainSettings, data_set: DataSet) -> Reading:
