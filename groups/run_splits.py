@@ -7,7 +7,7 @@ raises `UserError` that says what was left out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,12 +54,7 @@ def read_splits(settings: TrainSettings, needs: Needs) -> dict[str, Split]:
     """The train and eval splits of a run, checked against what its loss needs. Raises UserError."""
     sources = sources_of(settings)
     dropped = {split: {of.name: Drops() for of in data_sets} for split, data_sets in sources.items()}
-    loaded: dict[str, dict[str, loading.Loaded]] = {"train": {}, "eval": {}}
-    whole: dict[str, loading.Everything] = {}  # files that both splits are made of
-    for split, data_sets in sources.items():
-        for data_set in data_sets:
-            counts = dropped[split][data_set.name]
-            loaded[split][data_set.name] = _load_for(data_set, split, settings, counts, whole)
+    loaded = _load(sources, settings, dropped)
     loaded["train"] = keep_apart(loaded["train"], loaded["eval"], dropped)
     splits: dict[str, Split] = {}
     for split, data_sets in sources.items():
@@ -73,6 +68,19 @@ def read_splits(settings: TrainSettings, needs: Needs) -> dict[str, Split]:
         splits[split] = Split(members)
     splits["eval"] = _some_of(splits["eval"], settings.n_eval_examples, settings.seed)
     return splits
+
+
+def _load(
+    sources: Mapping[str, Sequence[DataSet]], settings: TrainSettings, dropped: Mapping[str, dict[str, Drops]]
+) -> dict[str, dict[str, loading.Loaded]]:
+    """What every split has of every data set: {split: {data set: its groups}}."""
+    loaded: dict[str, dict[str, loading.Loaded]] = {"train": {}, "eval": {}}
+    whole: dict[str, loading.Everything] = {}  # files that both splits are made of
+    for split, data_sets in sources.items():
+        for data_set in data_sets:
+            counts = dropped[split][data_set.name]
+            loaded[split][data_set.name] = _load_for(data_set, split, settings, counts, whole)
+    return loaded
 
 
 def sources_of(settings: TrainSettings) -> dict[str, list[DataSet]]:

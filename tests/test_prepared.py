@@ -114,8 +114,7 @@ def test_data_prepared_in_parts_is_that_of_encoding_all_at_once(file, tmp_path, 
         assert ours.audit == audits
 
 
-def test_a_kto_run_of_two_ranks_or_none_reads_the_same(file):
-    """A second start gives what the first one gave."""
+def test_a_second_start_gives_what_the_first_one_gave(file):
     first, second = (prepared(f"datasets=[{file}]", *QUICK, loss="kto") for _ in range(2))
     assert list(first.trees["train"]) == list(second.trees["train"])
     assert list(first.mismatched["eval"]) == list(second.mismatched["eval"])
