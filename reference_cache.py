@@ -39,7 +39,8 @@ class ReferenceCache:
         return logps
 
     def add(self, keys: np.ndarray, logps: np.ndarray) -> np.ndarray:
-        """Add log-probs (A,) of different keys (A, 2); give those that the cache then holds of them.
+        """Add log-probs (A,) of different keys (A, 2); give those that the cache then holds of them. NaN is
+        given back, and not added.
 
         Where the disk refuses, with a warning, nothing is added.
         """
@@ -49,8 +50,9 @@ class ReferenceCache:
                 self._read()  # another run may have added some
                 known = self.look_up(keys)
                 is_new = np.isnan(known)
-                if is_new.any():
-                    self._write(_sorted(keys[is_new], logps[is_new]))
+                is_kept = is_new & ~np.isnan(logps)
+                if is_kept.any():
+                    self._write(_sorted(keys[is_kept], logps[is_kept]))
             return np.where(is_new, logps, known)
         except OSError as error:
             log.warning("reference cache %s cannot be written (%s): going on without it", self.folder, error)
@@ -93,12 +95,16 @@ class ReferenceCache:
 
 
 def read_file(path: Path) -> np.ndarray | None:
-    """A file's entries, by memory map; None, with a warning, where it is damaged."""
+    """A file's entries, by memory map; None where another run has joined it to others meanwhile, and, with a
+    warning, where it is damaged.
+    """
     try:
         entries = np.load(path, mmap_mode="r")
         if entries.dtype == ENTRY and path.stem.endswith(f"-{_digest(entries)}"):
             return entries
         problem = "does not fit its checksum"
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, EOFError) as error:
         problem = (str(error).splitlines() or [type(error).__name__])[0]
     log.warning("reference cache %s is damaged (%s): computing it again", path, problem)

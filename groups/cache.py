@@ -9,17 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from groups.contents import hash_of
 from utils import UserError, beside, cache_dir, locked, log, to_disk, write_json
 
-READY, FACTS, SIZES = "ready", "facts.json", "sizes.json"
+READY, FACTS, HASHES = "ready", "facts.json", "hashes.json"
+PAUSE = 0.1  # seconds between two looks at what another process makes
 
-Maker = Callable[
-    [Path], Iterator[dict[str, Any]]
-]  # fills a folder, a step at a time; the last yield: its facts
+Facts = dict[str, Any]
+Maker = Callable[[Path], Generator[None, None, Facts]]  # fills a folder, a step at a time
 
 
 def key_of(determined_by: Mapping[str, Any]) -> str:
@@ -33,7 +35,7 @@ def folder_of(kind: str, key: str) -> Path:
     return cache_dir() / kind / key / READY
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_facts(folder: Path) -> Facts:
     """What its maker said of it."""
     return json.loads((folder / FACTS).read_text())
 
@@ -46,19 +48,13 @@ def made(folder: Path, make: Maker) -> Iterator[None]:
     base = folder.parent
     try:
         base.mkdir(parents=True, exist_ok=True)
-        with locked(base, wait=True):
-            if _is_intact(folder):
-                return
-            for left in base.iterdir():  # of a process that died, or damaged
-                shutil.rmtree(left)
-            temporary = beside(folder)
-            temporary.mkdir()
-            try:
-                yield from _fill(temporary, make)
-                temporary.rename(folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-            to_disk(base)
+        while True:
+            with locked(base) as is_ours:
+                if is_ours:
+                    yield from _made_under_lock(folder, make)
+                    return
+            yield  # the other one may wait for ranks that wait for this one
+            time.sleep(PAUSE)
     except OSError as error:
         raise UserError(
             f"cache folder {base}: cannot be written ({error.strerror or error}); make room, or set "
@@ -66,20 +62,35 @@ def made(folder: Path, make: Maker) -> Iterator[None]:
         ) from error
 
 
+def _made_under_lock(folder: Path, make: Maker) -> Iterator[None]:
+    if _is_intact(folder):
+        return
+    for left in folder.parent.iterdir():  # of a process that died, or damaged
+        shutil.rmtree(left)
+    temporary = beside(folder)
+    temporary.mkdir()
+    try:
+        yield from _fill(temporary, make)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    to_disk(folder.parent)
+
+
 def _fill(folder: Path, make: Maker) -> Iterator[None]:
     facts = yield from make(folder)
     write_json(folder / FACTS, facts)
     for path in folder.iterdir():
         to_disk(path)
-    write_json(folder / SIZES, {path.name: path.stat().st_size for path in folder.iterdir()})
+    write_json(folder / HASHES, {path.name: hash_of(path) for path in folder.iterdir()})
 
 
 def _is_intact(folder: Path) -> bool:
     if not folder.exists():
         return False
     try:
-        sizes = json.loads((folder / SIZES).read_text())
-        if all((folder / name).stat().st_size == size for name, size in sizes.items()):
+        hashes = json.loads((folder / HASHES).read_text())
+        if FACTS in hashes and all(hash_of(folder / name) == of_old for name, of_old in hashes.items()):
             return True
     except (OSError, ValueError, AttributeError):
         pass

@@ -16,7 +16,7 @@ import numpy as np
 from groups.draws import rng_of
 from groups.needs import check_beliefs, check_examples
 from groups.record import Example, Group
-from groups.rows import Drops
+from groups.rows import Drops, why_dropped
 from groups.splits import Marks
 from groups.views import view, with_fewer_responses
 from settings import DataSet, TrainSettings
@@ -130,7 +130,8 @@ def mixed(members: Sequence[Member], data_sets: Sequence[DataSet], seed: int) ->
     """The members with as many examples as the run asks for, drawn by the seed.
 
     A data set with `n` gives so many. Those with a `weight` give as many as they can in exactly these shares
-    (up to one example each). The others give all. Raises UserError where there are fewer than `n`.
+    (up to one example each). The others give all. Raises UserError where there are fewer than `n`, and where
+    a share comes to no example.
     """
     wanted = {}
     shares = {}
@@ -140,7 +141,11 @@ def mixed(members: Sequence[Member], data_sets: Sequence[DataSet], seed: int) ->
             wanted[member.name] = data_set.n
         elif data_set.weight is not None:
             shares[member.name] = (data_set.weight, member.available)
-    wanted |= _by_share(shares)
+    of_shares = _by_share(shares)
+    without = [member for member in members if of_shares.get(member.name) == 0]
+    if without:  # one that has none at all is why others come to none
+        raise _no_share(min(without, key=lambda member: member.available), shares)
+    wanted |= of_shares
     return [_draw(member, wanted.get(member.name), seed) for member in members]
 
 
@@ -160,6 +165,18 @@ def _by_share(shares: dict[str, tuple[float, int]]) -> dict[str, int]:
     total = min(available * total_weight / weight for weight, available in shares.values())
     exact = {name: total * weight / total_weight for name, (weight, _) in shares.items()}
     return {name: min(round(number), shares[name][1]) for name, number in exact.items()}
+
+
+def _no_share(member: Member, shares: dict[str, tuple[float, int]]) -> UserError:
+    """The error of a data set that would not be in the mixture at all."""
+    weight, available = shares[member.name]
+    if available:
+        problem = f"and comes to none of its {available} examples beside the others; raise its weight"
+    else:
+        reasons = why_dropped(member.dropped)
+        left_out = f" (left out: {reasons})" if reasons else ""
+        problem = f"and no example to train on{left_out}; add data or leave it out"
+    return UserError(f"config key datasets: {member.name} has weight={weight:g} {problem}")
 
 
 def _draw(member: Member, number: int | None, seed: int) -> Member:

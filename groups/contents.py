@@ -26,13 +26,14 @@ def identity_of(paths: Sequence[Path]) -> str:
     whole = hashlib.blake2b(digest_size=16)
     for path in paths:
         try:
-            whole.update(f"{path.suffix} {_hash_of(path)}\n".encode())
+            whole.update(f"{path.suffix} {hash_of(path)}\n".encode())
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
     return whole.hexdigest()
 
 
-def _hash_of(path: Path) -> str:
+def hash_of(path: Path) -> str:
+    """A hash of what a file holds. Raises OSError where it cannot be read."""
     stat = path.stat()
     if stat.st_size < LARGE:
         return _read_hash(path)

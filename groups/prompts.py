@@ -35,6 +35,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, add_bos: A
     Raises UserError where the text holds the EOS or BOS token, or a role is unknown, or the template refuses
     the messages.
     """
+    _check_bos(tokenizer, add_bos)
     written = _write(tokenizer, prompt)
     (ids,) = encode_texts(tokenizer, [written.text], special=not written.is_templated)
     return _finish(tokenizer, written, ids, add_bos)
@@ -44,6 +45,7 @@ def encode_prompts(
     groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase, add_bos: AddBos = "auto"
 ) -> list[Ids]:
     """The whole prompts of all groups. Raises UserError like `encode_prompt`, with the group's place."""
+    _check_bos(tokenizer, add_bos)
     written: list[Written] = []
     for group in groups:
         try:
@@ -161,10 +163,13 @@ def _finish(tokenizer: PreTrainedTokenizerBase, written: Written, ids: Ids, add_
         check_specials(tokenizer, ids[1:] if ids[:1] == (bos,) else ids)
     if add_bos == "auto":
         return ids
-    if bos is None:
-        raise UserError(f"text: add_bos={add_bos} and this tokenizer has no BOS token; set add_bos=auto")
     without = ids[1:] if ids[:1] == (bos,) else ids
     return (bos, *without) if add_bos == "true" else without
+
+
+def _check_bos(tokenizer: PreTrainedTokenizerBase, add_bos: AddBos) -> None:
+    if add_bos == "true" and tokenizer.bos_token_id is None:
+        raise UserError("config key add_bos=true: this tokenizer has no BOS token; set add_bos=auto")
 
 
 def check_specials(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> None:

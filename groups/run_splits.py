@@ -7,7 +7,7 @@ raises `UserError` that says what was left out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -57,12 +57,7 @@ def read_splits(settings: TrainSettings, needs: Needs) -> dict[str, Split]:
     """The train and eval splits of a run, checked against what its loss needs. Raises UserError."""
     sources = sources_of(settings)
     dropped = {split: {of.name: Drops() for of in data_sets} for split, data_sets in sources.items()}
-    loaded: dict[str, dict[str, loading.Loaded]] = {"train": {}, "eval": {}}
-    whole: dict[str, loading.Everything] = {}  # files that both splits are made of
-    for split, data_sets in sources.items():
-        for data_set in data_sets:
-            counts = dropped[split][data_set.name]
-            loaded[split][data_set.name] = _load_for(data_set, split, settings, counts, whole)
+    loaded = _load(sources, settings, dropped)
     loaded["train"] = keep_apart(loaded["train"], loaded["eval"], dropped)
     splits: dict[str, Split] = {}
     for split, data_sets in sources.items():
@@ -78,13 +73,44 @@ def read_splits(settings: TrainSettings, needs: Needs) -> dict[str, Split]:
     return splits
 
 
+def _load(
+    sources: Mapping[str, Sequence[DataSet]], settings: TrainSettings, dropped: Mapping[str, dict[str, Drops]]
+) -> dict[str, dict[str, loading.Loaded]]:
+    """What every split has of every data set: {split: {data set: its groups}}."""
+    loaded: dict[str, dict[str, loading.Loaded]] = {"train": {}, "eval": {}}
+    whole: dict[str, loading.Everything] = {}  # files that both splits are made of
+    for split, data_sets in sources.items():
+        for data_set in data_sets:
+            counts = dropped[split][data_set.name]
+            loaded[split][data_set.name] = _load_for(data_set, split, settings, counts, whole)
+    return loaded
+
+
 def sources_of(settings: TrainSettings) -> dict[str, list[DataSet]]:
-    """The data sets of both splits, each once."""
-    of_splits = {"train": settings.datasets, "eval": settings.eval_datasets or settings.datasets}
-    return {
-        split: list({data_set.name: data_set for data_set in data_sets}.values())
-        for split, data_sets in of_splits.items()
+    """The data sets of both splits, each once. Raises UserError where entries of one name differ, or one asks
+    for a mixture to validate on.
+    """
+    for data_set in settings.eval_datasets or ():
+        if data_set.weight is not None or data_set.n is not None:
+            raise UserError(
+                f"config key eval_datasets: {data_set.name} has a weight or n, and validation mixes nothing; "
+                "remove it, or set n_eval_examples"
+            )
+    of_splits = {
+        "train": ("datasets", settings.datasets),
+        "eval": ("eval_datasets", settings.eval_datasets or settings.datasets),
     }
+    return {split: _each_once(key, data_sets) for split, (key, data_sets) in of_splits.items()}
+
+
+def _each_once(key: str, data_sets: Sequence[DataSet]) -> list[DataSet]:
+    by_name: dict[str, DataSet] = {}
+    for data_set in data_sets:
+        if by_name.setdefault(data_set.name, data_set) != data_set:
+            raise UserError(
+                f"config key {key}: {data_set.name} stands there twice, and differs; give it once"
+            )
+    return list(by_name.values())
 
 
 def _reading(settings: TrainSettings, data_set: DataSet) -> Reading:

@@ -12,7 +12,7 @@ import os
 import pickle
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from utils import UserError
@@ -26,7 +26,7 @@ class Spilled(Sequence, Generic[Record]):
     """Records on the disk. Raises UserError where it is full."""
 
     def __init__(self, records: Iterable[Record] = ()):
-        self._file = tempfile.TemporaryFile(buffering=BUFFER)
+        self._file = _on_disk(lambda: tempfile.TemporaryFile(buffering=BUFFER))
         self._starts = array("q", [0])
         self._is_flushed = True
         for record in records:
@@ -34,18 +34,9 @@ class Spilled(Sequence, Generic[Record]):
 
     def append(self, record: Record) -> None:
         content = pickle.dumps(record, pickle.HIGHEST_PROTOCOL)
-        self._write(content)
-        self._starts.append(self._starts[-1] + len(content))
-
-    def _write(self, content: bytes) -> None:
-        try:
-            self._file.write(content)
-        except OSError as error:
-            raise UserError(
-                f"temporary folder {tempfile.gettempdir()}: cannot be written ({error.strerror}); "
-                "make room, or set TMPDIR to a folder with room"
-            ) from error
+        _on_disk(lambda: self._file.write(content))
         self._is_flushed = False
+        self._starts.append(self._starts[-1] + len(content))
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -53,16 +44,33 @@ class Spilled(Sequence, Generic[Record]):
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
             return [self[i] for i in range(*number.indices(len(self)))]
-        number = int(number)
-        if number < 0:
-            number += len(self)
-        if not 0 <= number < len(self):
-            raise IndexError(f"record {number} of {len(self)}")
+        number = place_of(number, len(self))
         if not self._is_flushed:
-            self._file.flush()
+            _on_disk(self._file.flush)
             self._is_flushed = True
         start, end = self._starts[number], self._starts[number + 1]
         return pickle.loads(os.pread(self._file.fileno(), end - start, start))
+
+
+def place_of(number: Any, count: int) -> int:
+    """A number among `count`, where negative ones count from the end. Raises IndexError for one outside."""
+    if not -count <= number < count:
+        raise IndexError(f"number {number} of {count}")
+    return int(number) % count
+
+
+def _on_disk(action: Callable[[], Any]) -> Any:
+    """What an action on a temporary file returns. Raises UserError where the disk refuses."""
+    try:
+        return action()
+    except OSError as error:
+        folder = (
+            tempfile.tempdir or "for this user"
+        )  # where there is none, the error names those that it tried
+        raise UserError(
+            f"temporary folder {folder}: cannot be written ({error.strerror or error}); "
+            "make room, or set TMPDIR to a folder with room"
+        ) from error
 
 
 class Chosen(Sequence, Generic[Record]):
@@ -99,6 +107,7 @@ class Joined(Sequence, Generic[Record]):
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
             return [self[i] for i in range(*number.indices(len(self)))]
+        number = place_of(number, len(self))
         at = bisect.bisect_right(self._ends, number)
         before = self._ends[at - 1] if at else 0
         return self.parts[at][number - before]

@@ -138,11 +138,12 @@ def keep_apart(
         kept[name] = loaded
         if loaded.is_held_out:
             of_eval = _is_named(loaded.marks, texts, questions)
-            for i in np.flatnonzero(of_eval)[:1]:
-                count = int(of_eval.sum())
-                drop(dropped["train"][name], "prompt_is_held_out", loaded.groups[i].where, count)
-            apart = np.flatnonzero(~of_eval)
-            kept[name] = Loaded(Chosen(loaded.groups, apart), loaded.marks.of(apart), True)
+            if of_eval.any():
+                first = int(np.flatnonzero(of_eval)[0])
+                place, count = loaded.groups[first].where, int(of_eval.sum())
+                drop(dropped["train"][name], "prompt_is_held_out", place, count)
+                apart = np.flatnonzero(~of_eval)
+                kept[name] = Loaded(Chosen(loaded.groups, apart), loaded.marks.of(apart), True)
     trained = _all(loaded.marks.text for loaded in kept.values())
     for name, loaded in evals.items():
         shared = int(np.isin(loaded.marks.text, trained).sum())

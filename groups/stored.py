@@ -8,17 +8,35 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from groups.spilled import place_of
 from trees import COLUMNS, TokenTree, column, path_keys
 
 NO_KEY = bytes(16)  # of an answer that is not there
 MAJORITY = {None: -1, False: 0, True: 1}
 MAJORITY_OF = {number: value for value, number in MAJORITY.items()}
+
+
+# columns that follow from no others
+SEEN_BY_LOSS = (
+    "prompt",
+    "belief",
+    "answers",
+    "rewards",
+    "class_ids",
+    "class_probs",
+    "is_majority",
+    "truncated",
+    "group",
+    "weight",
+)
 
 
 class Written(NamedTuple):
@@ -38,7 +56,7 @@ class TreeWriter:
         from datasets.arrow_writer import ArrowWriter
 
         self.writer = ArrowWriter(path=str(path), schema=_schema())
-        self.digest = hashlib.blake2b(digest_size=16)
+        self.digest = _Digest()
         self.examples = 0
 
     def append(self, trees: Sequence[TokenTree]) -> None:
@@ -46,10 +64,7 @@ class TreeWriter:
         if not trees:
             return
         table = _table(trees)
-        for name in table.column_names:
-            if name != "keys" and name not in COLUMNS or name in ("group", "weight"):
-                for part in _buffers(table.column(name)):
-                    self.digest.update(part)
+        self.digest.add(table)
         self.writer.write_table(table)
         self.examples += len(trees)
 
@@ -97,13 +112,32 @@ def _table(trees: Sequence[TokenTree]) -> Any:
     return pa.table(values, schema=_schema())
 
 
-def _buffers(chunked: Any) -> Iterator[bytes]:
-    """The contents of a column: its values, and where its lists end."""
-    for chunk in chunked.chunks:
-        while hasattr(chunk, "offsets"):
-            yield chunk.offsets.to_numpy().tobytes()
-            chunk = chunk.values
-        yield chunk.to_numpy(zero_copy_only=False).tobytes()
+class _Digest:
+    """A hash of trees, the same however many of them are added at once."""
+
+    def __init__(self) -> None:
+        # of every column: its values, and the sizes of its lists
+        self.hashes: dict[tuple[str, int], Any] = defaultdict(lambda: hashlib.blake2b(digest_size=16))
+
+    def add(self, table: Any) -> None:
+        """Add a part of the file, but for what its other columns say already."""
+        for name in table.column_names:
+            if name in SEEN_BY_LOSS:
+                for chunk in table.column(name).chunks:
+                    for depth, content in enumerate(_contents(chunk)):
+                        self.hashes[name, depth].update(content)
+
+    def hexdigest(self) -> str:
+        parts = {f"{name}, {depth}": part.hexdigest() for (name, depth), part in self.hashes.items()}
+        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _contents(chunk: Any) -> Iterator[bytes]:
+    """The sizes of a column's lists, of the lists in them, and its values."""
+    while hasattr(chunk, "offsets"):
+        yield np.diff(chunk.offsets.to_numpy()).tobytes()
+        chunk = chunk.values
+    yield chunk.to_numpy(zero_copy_only=False).tobytes()
 
 
 # --- read ---------------------------------------------------------------------------------------------------
@@ -127,11 +161,7 @@ class StoredTrees(Sequence[TokenTree]):
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
             return [self[i] for i in range(*number.indices(len(self)))]
-        number = int(number)
-        if number < 0:
-            number += len(self)
-        if not 0 <= number < len(self):
-            raise IndexError(f"tree {number} of {len(self)}")
+        number = place_of(number, len(self))
         at = bisect.bisect_right(self._firsts, number) - 1
         return self._parts[at].tree(number - self._firsts[at])
 

@@ -4,7 +4,7 @@ import csv
 import json
 from collections import Counter
 
-from helpers import byte_tokenizer, compose
+from helpers import CPU, byte_tokenizer, compose
 from omegaconf import OmegaConf
 
 import preference_datasets as data
@@ -56,9 +56,8 @@ def without_notes(dropped):
 
 def splits_of(*overrides, loss="dpo"):
     """The splits that a training run with this config reads."""
-    settings = train_settings(OmegaConf.to_container(compose(f"loss={loss}", *overrides), resolve=True))
-    train.import_data()
-    return data.read_splits(settings, train.bind_loss(settings))
+    settings, needs = settings_of(*overrides, loss=loss)
+    return data.read_splits(settings, needs)
 
 
 def group_of(row, where="here"):
@@ -76,3 +75,33 @@ def tree_of(group, columns, limits, conditioned=False, tokenizer=None, audit=Non
 def decode(ids):
     """The text of byte tokens."""
     return byte_tokenizer().decode(list(ids))
+
+
+# --- a run's data -------------------------------------------------------------------------------------------
+
+
+def settings_of(*overrides, loss="dpo"):
+    """A run's settings, and what its loss needs of the data."""
+    settings = train_settings(OmegaConf.to_container(compose(f"loss={loss}", *overrides), resolve=True))
+    train.import_data()
+    return settings, train.bind_loss(settings)
+
+
+def prepared(*overrides, loss="dpo", tokenizer=None):
+    """A run's data as all processes read it."""
+    settings, needs = settings_of(*overrides, loss=loss)
+    return data.prepare(settings, needs, tokenizer or byte_tokenizer(), CPU)
+
+
+def rows_with_beliefs(count):
+    """Rows of two to four responses with rewards and beliefs, and the distribution of every prompt."""
+    rows = []
+    for i in range(count):
+        responses = []
+        for j in range(2 + i % 3):
+            belief = {"class": str(1 + (i + j) % 4), "text": "abcd"[j] * (1 + i % 2)}
+            responses.append({"text": f"It is {i + j}." * (1 + j), "reward": (i + j) % 4, "belief": belief})
+        shares = [1 + i % 2, 2, 3, 1, 0, 0]
+        probs = [share / sum(shares) for share in shares]
+        rows.append({"id": str(i), "prompt": f"Say {i}", "responses": responses, "belief_probs": probs})
+    return rows
