@@ -6,9 +6,12 @@ whose files are not as they were written is made again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +21,7 @@ from groups.contents import hash_of
 from utils import UserError, beside, cache_dir, locked, log, to_disk, write_json
 
 READY, FACTS, HASHES = "ready", "facts.json", "hashes.json"
+UNUSED = 30 * 86400  # seconds after which a folder may go
 PAUSE = 0.1  # seconds between two looks at what another process makes
 
 Facts = dict[str, Any]
@@ -31,8 +35,32 @@ def key_of(determined_by: Mapping[str, Any]) -> str:
 
 
 def folder_of(kind: str, key: str) -> Path:
-    """Where it is once it is made."""
-    return cache_dir() / kind / key / READY
+    """Where it is once it is made: in the user's cache, or, with a warning, in the temporary folder where the
+    cache cannot be written.
+    """
+    folder = cache_dir() / kind / key
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder / READY
+        reason = "no permission"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    spare = _own_temporary_folder()
+    log.warning("cache folder %s cannot be written (%s): %s holds the data", folder, reason, spare)
+    return spare / kind / key / READY
+
+
+def _own_temporary_folder() -> Path:
+    """A folder that all processes of this user have, and no one else. Raises UserError where it is
+    another's.
+    """
+    folder = Path(tempfile.gettempdir()) / f"grove-{os.getuid()}"
+    with contextlib.suppress(OSError):  # `made` says what is wrong with it
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            raise UserError(f"temporary folder {folder}: is another user's; set GROVE_CACHE to a folder")
+    return folder
 
 
 def read_facts(folder: Path) -> Facts:
@@ -64,6 +92,7 @@ def made(folder: Path, make: Maker) -> Iterator[None]:
 
 def _made_under_lock(folder: Path, make: Maker) -> Iterator[None]:
     if _is_intact(folder):
+        os.utime(folder.parent)  # it was used
         return
     for left in folder.parent.iterdir():  # of a process that died, or damaged
         shutil.rmtree(left)
@@ -75,6 +104,17 @@ def _made_under_lock(folder: Path, make: Maker) -> Iterator[None]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     to_disk(folder.parent)
+    _forget_unused(folder.parent.parent)
+
+
+def _forget_unused(of_kind: Path) -> None:
+    """Remove what no run has opened for a month; what a process still maps stays there for it."""
+    for base in of_kind.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - base.stat().st_mtime > UNUSED:
+                with locked(base) as is_ours:
+                    if is_ours:
+                        shutil.rmtree(base)
 
 
 def _fill(folder: Path, make: Maker) -> Iterator[None]:

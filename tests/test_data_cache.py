@@ -1,7 +1,9 @@
 """A run's prepared data in the user's cache: named by all it depends on, made once, complete or absent."""
 
+import logging
 import os
 import signal
+import tempfile
 import time
 
 import pytest
@@ -215,14 +217,38 @@ def test_who_waits_for_another_process_does_so_by_turns(tmp_path):
     assert cache.read_facts(folder) == {}
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(file, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_costs_a_warning(file, tmp_path, monkeypatch, caplog):
     (tmp_path / "taken").write_text("a file, and no folder")
     monkeypatch.setenv("GROVE_CACHE", str(tmp_path / "taken"))
-    with pytest.raises(
-        UserError, match="cache folder .*taken.*: cannot be written .*set GROVE_CACHE"
-    ) as caught:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(logging.getLogger("grove"), "propagate", True)
+    with caplog.at_level(logging.WARNING, "grove"):
+        assert len(prepared(f"datasets=[{file}]", *QUICK).trees["train"])
+    spare = tmp_path / f"grove-{os.getuid()}"
+    assert f"cannot be written (Not a directory): {spare} holds the data" in caplog.text
+    assert spare.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_temporary_folder_of_another_user_is_not_used(file, tmp_path, monkeypatch):
+    (tmp_path / "taken").write_text("a file, and no folder")
+    monkeypatch.setenv("GROVE_CACHE", str(tmp_path / "taken"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"grove-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is another user's; set GROVE_CACHE"):
         prepared(f"datasets=[{file}]", *QUICK)
-    assert "\n" not in str(caught.value)
+
+
+def test_what_no_run_opens_for_a_month_goes_when_another_one_is_made(file, tmp_path):
+    prepared(f"datasets=[{file}]", *QUICK)
+    (old,) = folders(tmp_path)
+    os.utime(old, (0, time.time() - cache.UNUSED - 60))
+    prepared(f"datasets=[{file}]", *QUICK)  # it is used again
+    prepared(f"datasets=[{file}]", *QUICK, "seed=1")
+    assert len(folders(tmp_path)) == 2
+    os.utime(old, (0, time.time() - cache.UNUSED - 60))
+    prepared(f"datasets=[{file}]", *QUICK, "seed=2")
+    assert len(folders(tmp_path)) == 2 and not old.exists()
 
 
 def test_a_full_disk_while_the_cache_is_written_is_one_line(file, tmp_path, monkeypatch):
