@@ -1,6 +1,7 @@
 """What several tests of the data's way need: a good row, a file of rows, and text from ids."""
 
 import csv
+import functools
 import json
 from collections import Counter
 
@@ -80,6 +81,7 @@ def decode(ids):
 # --- a run's data -------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=64)  # composing a config takes longer than preparing tiny data
 def settings_of(*overrides, loss="dpo"):
     """A run's settings, and what its loss needs of the data."""
     settings = train_settings(OmegaConf.to_container(compose(f"loss={loss}", *overrides), resolve=True))

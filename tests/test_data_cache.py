@@ -125,8 +125,15 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["train.trees.arrow", "eval.trees.arrow", "facts.json", "hashes.json"])
+DAMAGED = [
+    *(("train.trees.arrow", damage) for damage in DAMAGES),
+    ("eval.trees.arrow", "gone"),
+    ("facts.json", "cut"),
+    ("hashes.json", "flipped"),
+]
+
+
+@pytest.mark.parametrize("name,damage", DAMAGED)
 def test_a_damaged_file_is_made_again(file, tmp_path, caplog, name, damage):
     before = prepared(f"datasets=[{file}]", *QUICK)
     trees = list(before.trees["train"])
