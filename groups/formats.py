@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from groups.kinds import ANYTHING, described, is_blank
+from groups.kinds import ANYTHING, described, is_blank, messages_in
 from groups.layout import Format, always
 from groups.layouts_hub import HUB_FORMATS
 from groups.layouts_libraries import LIBRARY_FORMATS, OWN, REFUSED
@@ -103,7 +104,7 @@ def _formats_of(row: Row) -> list[Format]:
     used = {known.name: known.used(row) for known in fitting}
     every = frozenset().union(*used.values())
     for known in fitting:
-        if used[known.name] == every:
+        if all(_says_again(known, column, row) for column in every - used[known.name]):
             return [known]
     return [k for k in fitting if not any(used[k.name] < used[other.name] for other in fitting)]
 
@@ -166,11 +167,11 @@ def _check_others(known: Format, row: Row, where: str, source: Source) -> None:
 
 
 def _check_ignored(known: Format, column: str, row: Row, where: str) -> None:
-    """Raises UserError where another format would use a column."""
+    """Raises UserError where another format would use a column that says something of its own."""
     candidates = USERS.get(column, ())
     users = [other.name for other in candidates if _would_use(other, column, row)]
     meant = [other for other in candidates if _extends(other, known, column, row)]
-    if users or meant or column in SAID:
+    if (users or meant or column in SAID) and not _says_again(known, column, row):
         others = f"it is {described(row[column])}"
         if users:
             others = f"formats {', '.join(users[:4])} use it"
@@ -180,6 +181,22 @@ def _check_ignored(known: Format, column: str, row: Row, where: str) -> None:
             f"{where}: field {column}: is not used by format {known.name}, and {others}; remove the column, "
             f"or name the format with format={known.name}"
         )
+
+
+def _says_again(known: Format, column: str, row: Row) -> bool:
+    """Whether all that a column says stands in the columns that a format uses, too."""
+    said = {text for used in (*known.fields, *known.optional) for text in _texts_of(row.get(used))}
+    texts = _texts_of(row[column])
+    return bool(texts) and all(text in said for text in texts)
+
+
+def _texts_of(value: Any) -> list[str]:
+    """A text's or messages' words, without the spaces around them; none of other values."""
+    messages = messages_in(value)
+    if messages is None:
+        return [value.strip()] if isinstance(value, str) and value.strip() else []
+    texts = [message.get("value") if "from" in message else message.get("content") for message in messages]
+    return [text.strip() if isinstance(text, str) else str(text) for text in texts]
 
 
 def _would_use(known: Format, column: str, row: Row) -> bool:

@@ -242,6 +242,15 @@ COMPARED = (
         read_helpsteer3,
     ),
     Format(
+        "helpsteer3-edits",
+        {"context": MESSAGES, "good_edited_response": TEXT, "bad_edited_response": TEXT},
+        partial(
+            read_pairs,
+            columns=PairColumns(PromptColumns("context"), "good_edited_response", "bad_edited_response"),
+        ),
+        optional=SYSTEM,
+    ),
+    Format(
         "saferlhf",
         {"prompt": TEXT, "response_0": TEXT, "response_1": TEXT, "better_response_id": FLAG},
         read_saferlhf,

@@ -250,8 +250,8 @@ def test_rows_that_could_be_of_two_formats_are_asked_about(row, names):
             "field question: is not used by format prompt-completion, and formats orca-pairs",
         ),
         (
-            {"system_prompt": "x"},
-            "field system_prompt: is not used by format prompt-completion, and it is a text",
+            {"messages": 3},
+            "field messages: is not used by format prompt-completion, and it is a number",
         ),
         ({"chosen": 3}, "field chosen: is not used by format prompt-completion, and it is a number"),
         ({"tools": [{"name": "f"}]}, "field tools: is not shown to the model"),
