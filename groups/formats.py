@@ -8,6 +8,7 @@ that no format uses is ignored and counted; one that another format would use is
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = ["FORMATS", "OWN", "Format", "choose_format", "read_groups"]
 
 FORMATS = (*HUB_FORMATS, *LIBRARY_FORMATS)  # of two that use the same columns, the first
 KNOWN = (*FORMATS, OWN)
+NEAR_NAME = 0.8  # how alike a misspelt column is to what is meant, as difflib counts
 MOST_LOOKED_AT = 1000  # rows from which a format is told
 NAMES = ", ".join(known.name for known in KNOWN)
 # columns that hold what is said, of whatever kind their values are
@@ -66,7 +68,8 @@ USERS = _formats_by_column()
 def choose_format(rows: Rows, place: str, name: str | None = None) -> Format:
     """The format of most rows, or the one that `name` names.
 
-    Raises UserError where the rows could be of several formats, or no row is of a known one.
+    Raises UserError where the rows could be of several formats, or no row is of a known one, or a column's
+    name is nearly one with which they were of another format.
     """
     if name is not None:
         return _named(name)
@@ -78,8 +81,12 @@ def choose_format(rows: Rows, place: str, name: str | None = None) -> Format:
     most = max(counts.values())
     names = next(tuple(known.name for known in v) for v in verdicts if v and counts[_names(v)] == most)
     first = next(n for n, verdict in enumerate(verdicts) if _names(verdict) == names)
+    where, row = rows[first]
+    misspelt = _misspelt(row, frozenset().union(*(known.used(row) for known in verdicts[first])))
+    if misspelt is not None and not verdicts[first][0].uses_all:
+        raise UserError(f"{where}: {misspelt}; or name the format with format={names[0]}")
     if len(names) > 1:
-        raise UserError(f"{rows[first][0]}: could be of {' or '.join(names)}; name one with format=")
+        raise UserError(f"{where}: could be of {' or '.join(names)}; name one with format=")
     return verdicts[first][0]
 
 
@@ -107,6 +114,22 @@ def _formats_of(row: Row) -> list[Format]:
         if all(_says_again(known, column, row) for column in every - used[known.name]):
             return [known]
     return [k for k in fitting if not any(used[k.name] < used[other.name] for other in fitting)]
+
+
+# --- names of columns that are nearly right -----------------------------------------------------------------
+
+
+def _misspelt(row: Row, used: frozenset[str] = frozenset()) -> str | None:
+    """What to rename, where a column that is not used has nearly the name by which a format would use it."""
+    for column, value in row.items():
+        if column in used or is_blank(value):
+            continue
+        others = [name for name in USERS if name not in row]
+        for meant in difflib.get_close_matches(column, others, 1, NEAR_NAME):
+            formats = _formats_of({**row, meant: value})
+            if len(formats) == 1 and formats[0] is not OWN and meant in formats[0].used({meant: value}):
+                return f"field {column}: rename it to {meant}, if it is that of format {formats[0].name}"
+    return None
 
 
 # --- checks -------------------------------------------------------------------------------------------------
@@ -217,13 +240,17 @@ def _unknown(rows: Rows, place: str) -> UserError:
     if not rows:
         return UserError(f"{place}: holds no rows; write one object a row")
     where, row = rows[0]
+    misspelt = _misspelt(row)
+    if misspelt is not None:
+        return UserError(f"{where}: {misspelt}")
     for name, (fields, lacks) in REFUSED.items():
         if _has_all(fields, row) and _most_present(row) <= len(fields):
             return UserError(
                 f"{where}: is of format {name}: {lacks}; give rows with responses, as prompt and completion, "
                 "or prompt, chosen and rejected"
             )
-    nearest = max(FORMATS, key=lambda known: _nearness(known, row))
+    recognised = [known for known in FORMATS if known.is_recognised]
+    nearest = max(recognised, key=lambda known: _nearness(known, row))
     if not _nearness(nearest, row)[0]:
         columns = ", ".join(sorted(row)) or "none"
         return UserError(

@@ -69,6 +69,38 @@ def test_a_completion_that_only_goes_on_follows_its_prompt():
     assert only([row])[0] == (MORE, [GREEN], (), (True,))
 
 
+# --- names that are nearly right ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "row,column,meant,name",
+    [
+        ({"promt": Q, "chosen": " blue.", "rejected": " green."}, "promt", "prompt", "trl-preference"),
+        ({"prompt": Q, "choosen": "Blue.", "rejected": "Green."}, "choosen", "chosen", "trl-preference"),
+        ({"prompt": Q, "completion": "Blue.", "labels": False}, "labels", "label", "trl-unpaired"),
+        ({"prompt": Q, "completions": "Blue."}, "completions", "completion", "prompt-completion"),
+        (
+            {"message": CHAT, "chosen": BLUE_TURN, "rejected": GREEN_TURN},
+            "message",
+            "messages",
+            "messages-pairs",
+        ),
+        ({"instructions": Q, "input": "", "output": "Blue."}, "instructions", "instruction", "alpaca"),
+        ({**BOTH, "score_chosen": 9, "score_reject": 1}, "score_reject", "score_rejected", "binarized"),
+    ],
+)
+def test_a_misspelt_column_is_never_ignored(row, column, meant, name):
+    text = refusal([row])
+    assert f"row 1: field {column}: rename it to {meant}, if it is that of format {name}" in text
+
+
+def test_a_format_that_is_named_ignores_what_looks_misspelt():
+    row = {"promt": "x", "chosen": "The sky is blue.", "rejected": "The sky is green."}
+    assert "or name the format with format=trl-preference-implicit" in refusal([row])
+    group, dropped = only([row], "trl-preference-implicit")
+    assert group[0] == "The sky is" and noted(dropped) == {"promt"}
+
+
 # --- systems, scores, turns that are not trained on ---------------------------------------------------------
 
 
