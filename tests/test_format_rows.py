@@ -208,7 +208,10 @@ def test_turns_of_the_arenas_competition_become_messages():
             "field completion: is a text that begins like messages and cannot be read as JSON, needs a text",
         ),
         ({"messages": []}, "nearest format is messages: field messages: is an empty list, needs messages"),
-        ({"messages": [{"role": "user"}]}, "field messages: is a list of objects, needs messages"),
+        (
+            {"messages": [{"role": "user"}]},
+            "field messages: is a list of objects, of which [0] has no content, needs messages",
+        ),
         ({"prompt": Q}, "row 1: is of format prompt-only: has a prompt and no response"),
         ({"prompt": CHAT, "id": 1}, "row 1: is of format prompt-only"),
         (

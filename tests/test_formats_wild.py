@@ -191,6 +191,22 @@ def test_a_call_without_a_content_is_a_message_where_tools_stand_beside_it():
     )
 
 
+@pytest.mark.parametrize(
+    "message,lacks",
+    [
+        ({"content": "x"}, "role"),
+        ({"role": 1, "content": "x"}, "role"),
+        ({"role": "user", "contents": "x"}, "content"),
+        ({"from": "human"}, "value"),
+        ({"value": "x"}, "from"),
+    ],
+)
+def test_a_message_that_lacks_a_part_is_named_with_its_number(message, lacks):
+    good = {"messages": [*CHAT, BLUE_TURN]}
+    text = refusal([good, {"messages": [*CHAT, message]}])
+    assert f"row 2: field messages: is a list of objects, of which [1] has no {lacks}, and format" in text
+
+
 def test_empty_thoughts_and_calls_change_nothing():
     empty = {"thinking": None, "reasoning_content": "", "tool_calls": None}
     assert only([{"messages": [*CHAT, {**BLUE_TURN, **empty}]}])[0] == (CHAT, [BLUE], (), ())
