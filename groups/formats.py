@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from groups.kinds import ANYTHING, described, is_blank, messages_in
@@ -120,15 +120,28 @@ def _formats_of(row: Row) -> list[Format]:
 
 
 def _misspelt(row: Row, used: frozenset[str] = frozenset()) -> str | None:
-    """What to rename, where a column that is not used has nearly the name by which a format would use it."""
-    for column, value in row.items():
-        if column in used or is_blank(value):
-            continue
-        others = [name for name in USERS if name not in row]
-        for meant in difflib.get_close_matches(column, others, 1, NEAR_NAME):
-            formats = _formats_of({**row, meant: value})
-            if len(formats) == 1 and formats[0] is not OWN and meant in formats[0].used({meant: value}):
-                return f"field {column}: rename it to {meant}, if it is that of format {formats[0].name}"
+    """What to rename, where unused columns have nearly the names by which a format would use them."""
+    others = [name for name in USERS if name not in row]
+    meant: dict[str, str] = {}
+    for column in row:
+        near = difflib.get_close_matches(column.strip().lower(), others, 1, NEAR_NAME)
+        if near and column not in used and not is_blank(row[column]):
+            meant[column] = near[0]
+    for column, name in meant.items():
+        if known := _format_with(row, {column: name}):
+            return f"field {column}: rename it to {name}, if it is that of format {known.name}"
+    if len(meant) > 1 and (known := _format_with(row, meant)):
+        names = ", ".join(meant.values())
+        return f"fields {', '.join(meant)}: rename them to {names}, if they are those of format {known.name}"
+    return None
+
+
+def _format_with(row: Row, meant: Mapping[str, str]) -> Format | None:
+    """The one format of a row whose columns are renamed, if it uses all of these."""
+    renamed = {name: row[column] for column, name in meant.items()}
+    formats = _formats_of({**row, **renamed})
+    if len(formats) == 1 and formats[0] is not OWN and renamed.keys() <= formats[0].used(renamed):
+        return formats[0]
     return None
 
 
@@ -196,13 +209,15 @@ def _check_ignored(known: Format, column: str, row: Row, where: str) -> None:
     meant = [other for other in candidates if _extends(other, known, column, row)]
     if (users or meant or column in SAID) and not _says_again(known, column, row):
         others = f"it is {described(row[column])}"
+        remedy = "remove the column"
         if users:
             others = f"formats {', '.join(users[:4])} use it"
         elif meant:
             others += f" where format {meant[0].name} needs {meant[0].fields[column].words}"
+            remedy = "correct it or remove the column"
         raise UserError(
-            f"{where}: field {column}: is not used by format {known.name}, and {others}; remove the column, "
-            f"or name the format with format={known.name}"
+            f"{where}: field {column}: is not used by format {known.name}, and {others}; {remedy}, or name "
+            f"the format with format={known.name}"
         )
 
 
@@ -245,9 +260,11 @@ def _unknown(rows: Rows, place: str) -> UserError:
         return UserError(f"{where}: {misspelt}")
     for name, (fields, lacks) in REFUSED.items():
         if _has_all(fields, row) and _most_present(row) <= len(fields):
+            rest = [column for column in sorted(row) if column not in fields][:4]
+            beside = f" (beside {', '.join(rest)})" if rest else ""
             return UserError(
-                f"{where}: is of format {name}: {lacks}; give rows with responses, as prompt and completion, "
-                "or prompt, chosen and rejected"
+                f"{where}: is of format {name}{beside}: {lacks}; give rows with responses, as prompt and "
+                "completion, or prompt, chosen and rejected"
             )
     recognised = [known for known in FORMATS if known.is_recognised]
     nearest = max(recognised, key=lambda known: _nearness(known, row))

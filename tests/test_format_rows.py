@@ -194,7 +194,7 @@ def test_turns_of_the_arenas_competition_become_messages():
         ({"prompt": Q, "chosen": "x"}, "row 1: nearest format is trl-preference: field rejected: missing"),
         (
             {"prompt": Q, "completion": "x", "label": "good"},
-            "it is a text where format trl-unpaired needs true or false; remove the column",
+            "it is a text where format trl-unpaired needs true or false; correct it or remove the column",
         ),
         (
             {"completion": "x", "label": True},
@@ -213,7 +213,7 @@ def test_turns_of_the_arenas_competition_become_messages():
             "field messages: is a list of objects, of which [0] has no content, needs messages",
         ),
         ({"prompt": Q}, "row 1: is of format prompt-only: has a prompt and no response"),
-        ({"prompt": CHAT, "id": 1}, "row 1: is of format prompt-only"),
+        ({"prompt": CHAT, "id": 1}, "row 1: is of format prompt-only (beside id): has a prompt"),
         (
             {"prompt": Q, "completions": ["a", "b"], "labels": [True, False]},
             "row 1: is of format stepwise-supervision: labels the steps",

@@ -94,6 +94,12 @@ def test_a_misspelt_column_is_never_ignored(row, column, meant, name):
     assert f"row 1: field {column}: rename it to {meant}, if it is that of format {name}" in text
 
 
+def test_several_misspelt_columns_are_named_together():
+    text = refusal([{"Prompt": Q, " Completion": "Blue."}])
+    assert "row 1: fields Prompt,  Completion: rename them to prompt, completion" in text
+    assert "if they are those of format prompt-completion" in text
+
+
 def test_a_format_that_is_named_ignores_what_looks_misspelt():
     row = {"promt": "x", "chosen": "The sky is blue.", "rejected": "The sky is green."}
     assert "or name the format with format=trl-preference-implicit" in refusal([row])
@@ -217,14 +223,14 @@ def test_empty_thoughts_and_calls_change_nothing():
     [
         (
             {"message_id": "1", "parent_id": None, "text": Q, "role": "prompter", "message_tree_id": "1"},
-            "message-tree: has one message a row",
+            "message-tree (beside message_id, parent_id): has one message a row",
         ),
         (
             {"dataset": "x", "context_messages": CHAT, "id": "1"},
-            "context-messages: has a prompt and no response",
+            "context-messages (beside dataset, id): has a prompt and no response",
         ),
         ({"instruction": Q, "response": "Blue.", "score": 1}, "rated-responses: scores one response a row"),
-        ({"input_ids": [1, 2], "labels": [1, 2]}, "token-ids: has token ids"),
+        ({"input_ids": [1, 2], "labels": [1, 2]}, "token-ids (beside labels): has token ids"),
         ({"segments": [{"label": True, "text": "x"}]}, "template-free: has pieces of text"),
     ],
 )
