@@ -222,10 +222,14 @@ def _check_ignored(known: Format, column: str, row: Row, where: str) -> None:
 
 
 def _says_again(known: Format, column: str, row: Row) -> bool:
-    """Whether all that a column says stands in the columns that a format uses, too."""
+    """Whether all that a column says stands in the columns that a format uses, too.
+
+    So it does where the column is one text that holds all of theirs: a prompt template, filled in.
+    """
     said = {text for used in (*known.fields, *known.optional) for text in _texts_of(row.get(used))}
     texts = _texts_of(row[column])
-    return bool(texts) and all(text in said for text in texts)
+    is_filled = len(texts) == 1 and len(said) > 1 and all(text in texts[0] for text in said)
+    return is_filled or (bool(texts) and all(text in said for text in texts))
 
 
 def _texts_of(value: Any) -> list[str]:

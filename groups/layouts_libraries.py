@@ -121,7 +121,7 @@ PAIRED = (
     ),
     Format(
         "orca-pairs",
-        {"question": TEXT, "chosen": TEXT, "rejected": TEXT},
+        {"question": TEXT, "chosen": ANSWER, "rejected": ANSWER},
         _pairs(PromptColumns("question", is_chat=True)),
         optional=SYSTEM | SCORED,
     ),

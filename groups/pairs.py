@@ -31,6 +31,7 @@ SCORES = (  # the names of the columns with both sides' scores
     ("chosen-rating", "rejected-rating"),
     ("chosen_avg_rating", "rejected_avg_rating"),
     ("chosen_score", "rejected_score"),
+    ("rating_chosen", "rating_rejected"),
 )
 SCORE_COLUMNS = tuple(name for both in SCORES for name in both)
 

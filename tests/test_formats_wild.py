@@ -29,6 +29,11 @@ def noted(dropped):
             {"instruction", "conversations"},
             (CHAT, [BLUE, GREEN], FIRST, ()),
         ),
+        (  # iamtarun/python_code_instructions_18k_alpaca
+            {"instruction": Q, "input": "", "output": "Blue.", "prompt": f"Write.\n{Q}\nOutput:\nBlue."},
+            {"prompt"},
+            (CHAT, [BLUE], (), ()),
+        ),
         (  # mlabonne/orpo-dpo-mix-40k
             {"prompt": Q, "question": Q, **BOTH},
             {"question"},
@@ -128,8 +133,15 @@ def test_a_system_prompt_column_is_the_systems_turn():
 )
 def test_scores_of_both_sides_are_rewards_in_every_format_of_pairs(prompt):
     sides = BOTH if set(prompt) <= {"prompt"} else {"chosen": BLUE_TURN, "rejected": GREEN_TURN}
-    row = {**prompt, **sides, "chosen_score": 4.0, "rejected_score": 2}  # RLHFlow's pair preferences
-    assert only([row])[0] == (CHAT, [("Blue.", 4.0), ("Green.", 2.0)], FIRST, ())
+    row = {**prompt, **sides}
+    expected = (CHAT, [("Blue.", 4.0), ("Green.", 2.0)], FIRST, ())
+    assert only([{**row, "chosen_score": 4.0, "rejected_score": 2}])[0] == expected  # RLHFlow's pairs
+    assert only([{**row, "rating_chosen": 4, "rating_rejected": 2}])[0] == expected  # Capybara's pairs
+
+
+def test_a_question_stands_before_messages_as_before_texts():
+    row = {"system": "Answer briefly.", "question": Q, **BOTH}  # HuggingFaceH4/orca_dpo_pairs
+    assert only([row])[0] == ([SYSTEM, *CHAT], [BLUE, GREEN], FIRST, ())
 
 
 def test_a_score_of_one_side_alone_is_ignored_and_counted():
