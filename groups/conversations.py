@@ -133,12 +133,13 @@ def with_system(row: Row, messages: Messages, where: str) -> Messages:
 
 
 def is_repeated(prompt: str, messages: Messages) -> bool:
-    """Whether messages say a text prompt again: as one of them, or all of their user's turns within it."""
+    """Whether messages say a text prompt again: one of them, or all before the response together."""
     words = prompt.split()
     if any(message["content"].split() == words for message in messages):
         return True
-    said = [message["content"].strip() for message in messages if message["role"] == "user"]
-    return bool(said) and all(text in prompt for text in said)
+    has_response = bool(messages) and messages[-1]["role"] == "assistant"
+    said = messages[:-1] if has_response else messages
+    return len(said) > 2 and all(message["content"].strip() in prompt for message in said)
 
 
 # --- conversations that end with a response -----------------------------------------------------------------

@@ -69,6 +69,13 @@ def test_a_prompt_that_no_turn_of_a_conversation_says_is_named():
     assert "row 1: field prompt: is none of the messages with which both sides begin" in refusal([pair])
 
 
+def test_a_prompt_that_says_more_than_the_messages_is_named():
+    row = {"prompt": f"A long story. {Q}", "messages": [*CHAT, BLUE_TURN]}
+    assert "field prompt: is none of the messages" in refusal([row])
+    pair = {"prompt": f"A long story. {Q}", **BOTH}
+    assert "field prompt: is none of the messages with which both sides begin" in refusal([pair])
+
+
 def test_a_completion_that_only_goes_on_follows_its_prompt():
     row = {"prompt": Q, "completion": [BLUE_TURN, MORE[-1], GREEN_TURN], "label": True}
     assert only([row])[0] == (MORE, [GREEN], (), (True,))
