@@ -10,22 +10,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from groups.kinds import flag, is_blank, messages_in
+from groups.kinds import CALLS, flag, is_blank, messages_in
 from groups.record import Prompt
 from groups.rows import Row, Source, text_field, usual_role
 from groups.values import is_absent, parsed
 from utils import UserError
 
 Messages = list[dict[str, str]]
-MESSAGE_FIELDS = ("role", "content", "from", "value", "weight")
-CALLS = ("tool_calls", "function_call")
+TRAINED = ("weight", "train", "training")  # OpenAI's files and axolotl's say so whether a turn is trained on
+MESSAGE_FIELDS = ("role", "content", "from", "value", *TRAINED)
+THOUGHTS = ("thinking", "reasoning_content", "reasoning")  # what templates show beside a content
+SYSTEM_COLUMNS = ("system", "system_prompt")
 
 
 class PromptColumns(NamedTuple):
     """Which columns of a format hold the prompt."""
 
     main: str  # a text or messages
-    below: str = ""  # a text that stands below it, on a line of its own
+    below: tuple[str, ...] = ()  # texts that stand below it, on a line of their own each
     history: str = ""  # earlier turns
     is_chat: bool = False  # a text is a user's turn, as the libraries of this format write it
 
@@ -47,24 +49,35 @@ def read_messages_of(value: Any, field: str, where: str, source: Source) -> Mess
 
 
 def _read_message(message: Row, field: str, where: str, source: Source) -> dict[str, str]:
-    for call in CALLS:
-        if not is_blank(message.get(call)):
-            raise UserError(
-                f"{where}: field {field}.{call}: calls of tools are not read; leave the row out or write the "
-                "call into the content"
-            )
+    is_sharegpt = "role" not in message
+    name = message["from"] if is_sharegpt else message["role"]
+    _check_shown(message, name, field, where)
     for extra in message:
         if extra not in MESSAGE_FIELDS and not is_blank(message[extra]):
             source.note(f"ignored field of messages: {extra}", where)
-    is_sharegpt = "role" not in message
-    name = message["from"] if is_sharegpt else message["role"]
     role = usual_role(name)
     if role is None:
         raise UserError(
             f"{where}: field {field}: unknown role {name[:40]!r}; write user, assistant, system or tool"
         )
-    content = message["value"] if is_sharegpt else _text_of(message["content"], field, where)
+    content = message["value"] if is_sharegpt else _text_of(message.get("content"), field, where)
     return {"role": role, "content": content}
+
+
+def _check_shown(message: Row, name: str, field: str, where: str) -> None:
+    """Raises UserError for what a template may show and nothing here does."""
+    for call in CALLS:
+        if name == call or not is_blank(message.get(call)):
+            raise UserError(
+                f"{where}: field {field}{'' if name == call else f'.{call}'}: calls of tools are not read; "
+                "leave the row out or write the call into the content"
+            )
+    for thoughts in THOUGHTS:
+        if not is_blank(message.get(thoughts)):
+            raise UserError(
+                f"{where}: field {field}.{thoughts}: is not shown to the model here; remove it or write it "
+                "into the content"
+            )
 
 
 def _text_of(content: Any, field: str, where: str) -> str:
@@ -92,9 +105,8 @@ def read_prompt(row: Row, columns: PromptColumns, where: str, source: Source) ->
         prompt = read_messages_of(value, columns.main, where, source)
         return with_system(row, prompt, where)
     text = text_field(row, columns.main, where)
-    if columns.below and not is_blank(row.get(columns.below)):
-        text = f"{text}\n{row[columns.below]}"
-    if not columns.is_chat and "system" not in row:
+    text = "\n".join([text, *(row[column] for column in columns.below if not is_blank(row.get(column)))])
+    if not columns.is_chat and not any(column in row for column in SYSTEM_COLUMNS):
         return text
     earlier: Messages = []
     history = row.get(columns.history)
@@ -105,16 +117,29 @@ def read_prompt(row: Row, columns: PromptColumns, where: str, source: Source) ->
 
 def with_system(row: Row, messages: Messages, where: str) -> Messages:
     """Messages behind the system's text of the row, where it has one."""
-    text = row.get("system")
-    if is_blank(text):
+    given = [column for column in SYSTEM_COLUMNS if not is_blank(row.get(column))]
+    if not given:
         return messages
+    text = row[given[0]]
+    if any(row[column] != text for column in given):
+        raise UserError(f"{where}: fields {' and '.join(given)}: differ; remove one of them")
     if messages and messages[0]["role"] == "system":
         if messages[0]["content"] == text:
             return messages
         raise UserError(
-            f"{where}: field system: the messages begin with another system message; remove one of them"
+            f"{where}: field {given[0]}: the messages begin with another system message; remove one of them"
         )
     return [{"role": "system", "content": text}, *messages]
+
+
+def is_repeated(prompt: str, messages: Messages) -> bool:
+    """Whether messages say a text prompt again: one of them, or all before the response together."""
+    words = prompt.split()
+    if any(message["content"].split() == words for message in messages):
+        return True
+    has_response = bool(messages) and messages[-1]["role"] == "assistant"
+    said = messages[:-1] if has_response else messages
+    return len(said) > 2 and all(message["content"].strip() in prompt for message in said)
 
 
 # --- conversations that end with a response -----------------------------------------------------------------
@@ -131,7 +156,7 @@ def last_answer(value: Any, messages: Messages, source: Source, where: str) -> E
     """The last assistant's turn of a conversation and what stands before it; None where there is none.
 
     value: the raw messages, in which a turn's `weight` of 0 says that it is not trained on, as in OpenAI's
-    files. Turns that are passed over are counted.
+    files, and so does a `train` of false, as in axolotl's. Turns that are passed over are counted.
     """
     answers = [number for number, m in enumerate(messages) if m["role"] == "assistant"]
     weighed = messages_in(value) or []
@@ -154,8 +179,8 @@ def last_answer(value: Any, messages: Messages, source: Source, where: str) -> E
 
 
 def _is_trained(message: Row) -> bool:
-    weight = message.get("weight")
-    return is_absent(weight) or flag(weight) is not False
+    marks = (message.get(field) for field in TRAINED)
+    return all(is_absent(mark) or flag(mark) is not False for mark in marks)
 
 
 def common_start(sides: Sequence[Messages]) -> Messages:

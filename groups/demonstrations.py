@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from groups.conversations import (
     Exchange,
+    Messages,
     PromptColumns,
+    is_repeated,
     last_answer,
     read_messages_of,
     read_prompt,
@@ -59,11 +61,27 @@ def _exchange(row: Row, columns: AnswerColumns, where: str, source: Source) -> E
     messages = read_messages_of(value, columns.answer, where, source)
     if isinstance(prompt, str):
         prompt = user_turn(prompt)
-    exchange = last_answer(value, prompt + messages, source, where)
+    exchange = last_answer(value, _joined(row, columns.prompt.main, prompt, messages, where), source, where)
     if exchange is not None and len(exchange.prompt) < len(prompt):
         source.drop("without_assistant_turn", where)
         return None
     return exchange
+
+
+def _joined(row: Row, field: str, prompt: Messages, messages: Messages, where: str) -> Messages:
+    """A prompt and the messages behind it; where these are the whole conversation, it stands there once.
+
+    Raises UserError where a text prompt is none of a whole conversation's turns.
+    """
+    said = [message["role"] for message in messages if message["role"] != "system"]
+    if len(said) < 2 or said[0] != "user":
+        return prompt + messages
+    whole = with_system(row, messages, where)
+    if messages_in(row[field]) is not None:
+        return whole if whole[: len(prompt)] == prompt else prompt + messages
+    if not is_repeated(row[field], messages):
+        raise UserError(f"{where}: field {field}: is none of the messages; correct it or remove the column")
+    return whole
 
 
 def _answered(exchange: Exchange | None, source: Source, where: str) -> Exchange | None:
@@ -74,12 +92,12 @@ def _answered(exchange: Exchange | None, source: Source, where: str) -> Exchange
     return exchange
 
 
-def _check_repeated_prompt(row: Row, messages: list[dict[str, str]], where: str) -> None:
+def _check_repeated_prompt(row: Row, messages: Messages, where: str) -> None:
     """Raises UserError where a `prompt` column says something that the messages do not hold."""
     prompt = row.get("prompt")
     if is_blank(prompt):
         return
-    if not any(message["content"].split() == str(prompt).split() for message in messages):
+    if not is_repeated(str(prompt), messages):
         raise UserError(f"{where}: field prompt: is none of the messages; correct it or remove the column")
 
 

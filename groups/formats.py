@@ -8,10 +8,12 @@ that no format uses is ignored and counted; one that another format would use is
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from groups.kinds import ANYTHING, described, is_blank
+from groups.kinds import ANYTHING, described, is_blank, messages_in
 from groups.layout import Format, always
 from groups.layouts_hub import HUB_FORMATS
 from groups.layouts_libraries import LIBRARY_FORMATS, OWN, REFUSED
@@ -23,6 +25,7 @@ __all__ = ["FORMATS", "OWN", "Format", "choose_format", "read_groups"]
 
 FORMATS = (*HUB_FORMATS, *LIBRARY_FORMATS)  # of two that use the same columns, the first
 KNOWN = (*FORMATS, OWN)
+NEAR_NAME = 0.8  # how alike a misspelt column is to what is meant, as difflib counts
 MOST_LOOKED_AT = 1000  # rows from which a format is told
 NAMES = ", ".join(known.name for known in KNOWN)
 # columns that hold what is said, of whatever kind their values are
@@ -65,7 +68,8 @@ USERS = _formats_by_column()
 def choose_format(rows: Rows, place: str, name: str | None = None) -> Format:
     """The format of most rows, or the one that `name` names.
 
-    Raises UserError where the rows could be of several formats, or no row is of a known one.
+    Raises UserError where the rows could be of several formats, or no row is of a known one, or a column's
+    name is nearly one with which they were of another format.
     """
     if name is not None:
         return _named(name)
@@ -77,8 +81,12 @@ def choose_format(rows: Rows, place: str, name: str | None = None) -> Format:
     most = max(counts.values())
     names = next(tuple(known.name for known in v) for v in verdicts if v and counts[_names(v)] == most)
     first = next(n for n, verdict in enumerate(verdicts) if _names(verdict) == names)
+    where, row = rows[first]
+    misspelt = _misspelt(row, frozenset().union(*(known.used(row) for known in verdicts[first])))
+    if misspelt is not None and not verdicts[first][0].uses_all:
+        raise UserError(f"{where}: {misspelt}; or name the format with format={names[0]}")
     if len(names) > 1:
-        raise UserError(f"{rows[first][0]}: could be of {' or '.join(names)}; name one with format=")
+        raise UserError(f"{where}: could be of {' or '.join(names)}; name one with format=")
     return verdicts[first][0]
 
 
@@ -103,9 +111,38 @@ def _formats_of(row: Row) -> list[Format]:
     used = {known.name: known.used(row) for known in fitting}
     every = frozenset().union(*used.values())
     for known in fitting:
-        if used[known.name] == every:
+        if all(_says_again(known, column, row) for column in every - used[known.name]):
             return [known]
     return [k for k in fitting if not any(used[k.name] < used[other.name] for other in fitting)]
+
+
+# --- names of columns that are nearly right -----------------------------------------------------------------
+
+
+def _misspelt(row: Row, used: frozenset[str] = frozenset()) -> str | None:
+    """What to rename, where unused columns have nearly the names by which a format would use them."""
+    others = [name for name in USERS if name not in row]
+    meant: dict[str, str] = {}
+    for column in row:
+        near = difflib.get_close_matches(column.strip().lower(), others, 1, NEAR_NAME)
+        if near and column not in used and not is_blank(row[column]):
+            meant[column] = near[0]
+    for column, name in meant.items():
+        if known := _format_with(row, {column: name}):
+            return f"field {column}: rename it to {name}, if it is that of format {known.name}"
+    if len(meant) > 1 and (known := _format_with(row, meant)):
+        names = ", ".join(meant.values())
+        return f"fields {', '.join(meant)}: rename them to {names}, if they are those of format {known.name}"
+    return None
+
+
+def _format_with(row: Row, meant: Mapping[str, str]) -> Format | None:
+    """The one format of a row whose columns are renamed, if it uses all of these."""
+    renamed = {name: row[column] for column, name in meant.items()}
+    formats = _formats_of({**row, **renamed})
+    if len(formats) == 1 and formats[0] is not OWN and renamed.keys() <= formats[0].used(renamed):
+        return formats[0]
+    return None
 
 
 # --- checks -------------------------------------------------------------------------------------------------
@@ -166,20 +203,42 @@ def _check_others(known: Format, row: Row, where: str, source: Source) -> None:
 
 
 def _check_ignored(known: Format, column: str, row: Row, where: str) -> None:
-    """Raises UserError where another format would use a column."""
+    """Raises UserError where another format would use a column that says something of its own."""
     candidates = USERS.get(column, ())
     users = [other.name for other in candidates if _would_use(other, column, row)]
     meant = [other for other in candidates if _extends(other, known, column, row)]
-    if users or meant or column in SAID:
+    if (users or meant or column in SAID) and not _says_again(known, column, row):
         others = f"it is {described(row[column])}"
+        remedy = "remove the column"
         if users:
             others = f"formats {', '.join(users[:4])} use it"
         elif meant:
             others += f" where format {meant[0].name} needs {meant[0].fields[column].words}"
+            remedy = "correct it or remove the column"
         raise UserError(
-            f"{where}: field {column}: is not used by format {known.name}, and {others}; remove the column, "
-            f"or name the format with format={known.name}"
+            f"{where}: field {column}: is not used by format {known.name}, and {others}; {remedy}, or name "
+            f"the format with format={known.name}"
         )
+
+
+def _says_again(known: Format, column: str, row: Row) -> bool:
+    """Whether all that a column says stands in the columns that a format uses, too.
+
+    So it does where the column is one text that holds all of theirs: a prompt template, filled in.
+    """
+    said = {text for used in (*known.fields, *known.optional) for text in _texts_of(row.get(used))}
+    texts = _texts_of(row[column])
+    is_filled = len(texts) == 1 and len(said) > 1 and all(text in texts[0] for text in said)
+    return is_filled or (bool(texts) and all(text in said for text in texts))
+
+
+def _texts_of(value: Any) -> list[str]:
+    """A text's or messages' words, without the spaces around them; none of other values."""
+    messages = messages_in(value)
+    if messages is None:
+        return [value.strip()] if isinstance(value, str) and value.strip() else []
+    texts = [message.get("value") if "from" in message else message.get("content") for message in messages]
+    return [text.strip() if isinstance(text, str) else str(text) for text in texts]
 
 
 def _would_use(known: Format, column: str, row: Row) -> bool:
@@ -200,13 +259,19 @@ def _unknown(rows: Rows, place: str) -> UserError:
     if not rows:
         return UserError(f"{place}: holds no rows; write one object a row")
     where, row = rows[0]
+    misspelt = _misspelt(row)
+    if misspelt is not None:
+        return UserError(f"{where}: {misspelt}")
     for name, (fields, lacks) in REFUSED.items():
         if _has_all(fields, row) and _most_present(row) <= len(fields):
+            rest = [column for column in sorted(row) if column not in fields][:4]
+            beside = f" (beside {', '.join(rest)})" if rest else ""
             return UserError(
-                f"{where}: is of format {name}: {lacks}; give rows with responses, as prompt and completion, "
-                "or prompt, chosen and rejected"
+                f"{where}: is of format {name}{beside}: {lacks}; give rows with responses, as prompt and "
+                "completion, or prompt, chosen and rejected"
             )
-    nearest = max(FORMATS, key=lambda known: _nearness(known, row))
+    recognised = [known for known in FORMATS if known.is_recognised]
+    nearest = max(recognised, key=lambda known: _nearness(known, row))
     if not _nearness(nearest, row)[0]:
         columns = ", ".join(sorted(row)) or "none"
         return UserError(

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from groups.rows import is_number
 from groups.values import is_absent, parsed
 
+CALLS = ("tool_calls", "function_call")  # fields of a message that calls tools
+MESSAGE_NAMES = {"role", "content", "from", "value"}
 PRINTED_MESSAGES = ("[{", "{")  # how a text begins that may be printed messages
 # how messages begin; what prints an array of them leaves the commas out, and nothing reads that
 BEGIN_OF_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:")
@@ -50,8 +52,8 @@ def is_message(value: Any) -> bool:
     if isinstance(value.get("role"), str):
         content = value.get("content")
         has_parts = isinstance(content, list) and all(isinstance(part, dict) for part in content)
-        # a call of a tool has no content
-        return isinstance(content, str) or has_parts or ("content" in value and content is None)
+        has_none = content is None and ("content" in value or any(call in value for call in CALLS))
+        return isinstance(content, str) or has_parts or has_none
     return isinstance(value.get("from"), str) and isinstance(value.get("value"), str)
 
 
@@ -182,11 +184,21 @@ def _described_text(text: str) -> str:
     return "a text"
 
 
+def _lacking(message: dict[str, Any]) -> str:
+    """What a message has not, or not as a text."""
+    is_sharegpt = not {"role", "content"} & message.keys()
+    who, what = ("from", "value") if is_sharegpt else ("role", "content")
+    return what if isinstance(message.get(who), str) else who
+
+
 def _described_list(values: Any) -> str:
     if not values:
         return "an empty list"
     if is_messages(values):
         return "messages"
+    for number, value in enumerate(values):
+        if isinstance(value, dict) and not is_message(value) and MESSAGE_NAMES & value.keys():
+            return f"a list of objects, of which [{number}] has no {_lacking(value)}"
     for words, kinds in (
         ("texts", str),
         ("true and false", bool),

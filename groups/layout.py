@@ -62,5 +62,5 @@ def all_of(*columns: str) -> Fields:
     return dict.fromkeys(columns, ANYTHING)
 
 
-SYSTEM: Fields = {"system": TEXT}
+SYSTEM: Fields = {"system": TEXT, "system_prompt": TEXT}
 SCORED: Fields = dict.fromkeys(SCORE_COLUMNS, NUMBER)

@@ -94,6 +94,10 @@ def _of_history(row: Row) -> Hashable:
 # --- what else tells a format -------------------------------------------------------------------------------
 
 
+def _holds_list(row: Row, column: str) -> bool:
+    return isinstance(parsed(row[column]), list)
+
+
 def _has_messages(row: Row) -> bool:
     return is_messages(row["A0"]) or not is_blank(row.get("prompt"))
 
@@ -174,7 +178,12 @@ SURVEYS = (
 )
 
 REWARDED = (
-    Format("ultrafeedback", all_of("instruction", "completions"), read_ultrafeedback),
+    Format(
+        "ultrafeedback",
+        all_of("instruction", "completions"),
+        read_ultrafeedback,
+        looks_like=partial(_holds_list, column="completions"),
+    ),
     Format(
         "armorm",
         all_of("prompt", "all_generated_responses", "all_rm_scores"),
@@ -187,7 +196,12 @@ REWARDED = (
         read_binarized,
         repeated=frozenset({"prompt", "messages"}),
     ),
-    Format("se", all_of("question", "answers"), read_se),
+    Format(
+        "se",
+        all_of("question", "answers"),
+        read_se,
+        looks_like=partial(_holds_list, column="answers"),
+    ),
     Format(
         "helpsteer2",
         {"prompt": TEXT, "response": TEXT, "helpfulness": NUMBER},
@@ -240,6 +254,15 @@ COMPARED = (
         "helpsteer3",
         {"context": MESSAGES, "response1": TEXT, "response2": TEXT, "overall_preference": NUMBER},
         read_helpsteer3,
+    ),
+    Format(
+        "helpsteer3-edits",
+        {"context": MESSAGES, "good_edited_response": TEXT, "bad_edited_response": TEXT},
+        partial(
+            read_pairs,
+            columns=PairColumns(PromptColumns("context"), "good_edited_response", "bad_edited_response"),
+        ),
+        optional=SYSTEM,
     ),
     Format(
         "saferlhf",

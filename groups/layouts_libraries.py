@@ -17,6 +17,8 @@ from groups.kinds import (
     ANYTHING,
     FLAG,
     MESSAGES,
+    NUMBER,
+    NUMBERS,
     SPOKEN,
     TEXT,
     TEXT_OR_MESSAGES,
@@ -43,13 +45,21 @@ def _is_dialogue(row: Row) -> bool:
     return ASSISTANT in row["chosen"]
 
 
+def _is_unrated(row: Row) -> bool:
+    return "score" not in row
+
+
+def _is_of_no_tree(row: Row) -> bool:
+    return "message_tree_id" not in row
+
+
 def _has_input_messages(value: Any) -> bool:
     value = parsed(value)
     return isinstance(value, dict) and is_messages(value.get("messages"))
 
 
 OPENAI_INPUT = Kind("an object with messages", _has_input_messages)
-CALLED = PromptColumns("instruction", below="input", is_chat=True)
+CALLED = PromptColumns("instruction", below=("input",), is_chat=True)
 CALLED_AFTER = CALLED._replace(history="history")
 ALPACA: Fields = {"input": TEXT, "history": TURNS}
 STATUS: Fields = {"status": one_of("tie", "unchanged", "swapped")}
@@ -89,19 +99,19 @@ PAIRED = (
         "messages-pairs",
         {"messages": TEXT_OR_MESSAGES, "chosen": ANSWER, "rejected": ANSWER},
         _pairs(PromptColumns("messages", is_chat=True)),
-        optional=SYSTEM,
+        optional=SYSTEM | SCORED,
     ),
     Format(
         "alpaca-pairs",
         {"instruction": TEXT, "chosen": TEXT, "rejected": TEXT},
         _pairs(CALLED_AFTER),
-        optional=ALPACA | SYSTEM,
+        optional=ALPACA | SYSTEM | SCORED,
     ),
     Format(
         "sharegpt-pairs",
         {"conversations": MESSAGES, "chosen": SPOKEN, "rejected": SPOKEN},
         _pairs(PromptColumns("conversations")),
-        optional=SYSTEM,
+        optional=SYSTEM | SCORED,
     ),
     Format(
         "argilla-pairs",
@@ -111,15 +121,22 @@ PAIRED = (
     ),
     Format(
         "orca-pairs",
-        {"question": TEXT, "chosen": TEXT, "rejected": TEXT},
+        {"question": TEXT, "chosen": ANSWER, "rejected": ANSWER},
         _pairs(PromptColumns("question", is_chat=True)),
-        optional=SYSTEM,
+        optional=SYSTEM | SCORED,
     ),
     Format(
         "input-pairs",
         {"input": TEXT_OR_MESSAGES, "chosen": ANSWER, "rejected": ANSWER},
         _pairs(PromptColumns("input", is_chat=True)),
         optional=SYSTEM | STATUS,
+        repeated=frozenset({"chosen_score"}),  # distilabel-intel-orca-dpo-pairs, which scores no other side
+    ),
+    Format(
+        "stack-exchange-paired",
+        {"question": TEXT, "response_j": TEXT, "response_k": TEXT},
+        _pairs(PromptColumns("question", is_chat=True), "response_j", "response_k"),
+        optional=SYSTEM,
     ),
     Format(
         "openai-preference",
@@ -173,6 +190,18 @@ LABELLED = (
         optional=SYSTEM,
     ),
     Format(
+        "response-kto",
+        {"prompt": TEXT_OR_MESSAGES, "response": ANSWER, "label": FLAG},
+        _answers(PromptColumns("prompt"), "response", "label"),
+        optional=SYSTEM,
+    ),
+    Format(
+        "beavertails",
+        {"prompt": TEXT, "response": TEXT, "is_safe": FLAG},
+        _answers(PromptColumns("prompt", is_chat=True), "response", "is_safe"),
+        optional=SYSTEM,
+    ),
+    Format(
         "halos-binary",
         {
             "prompt": TEXT_OR_MESSAGES,
@@ -218,7 +247,44 @@ SHOWN = (
         _answers(PromptColumns("input"), "output"),
         optional=SYSTEM,
     ),
-    Format("text", {"text": TEXT}, read_text),
+    Format(
+        "conversation",
+        {"conversation": MESSAGES},
+        _answers(None, "conversation"),
+        optional={"prompt": TEXT, **SYSTEM},
+    ),
+    Format(
+        "instruction-response",
+        {"instruction": TEXT, "response": TEXT},
+        _answers(CALLED_AFTER._replace(below=("input", "context")), "response"),
+        optional={"context": TEXT, **ALPACA, **SYSTEM},
+        looks_like=_is_unrated,
+    ),
+    Format(
+        "prompt-response",
+        {"prompt": TEXT_OR_MESSAGES, "response": ANSWER},
+        _answers(PromptColumns("prompt"), "response"),
+        optional=SYSTEM,
+    ),
+    Format(
+        "question-response",
+        {"question": TEXT, "response": TEXT},
+        _answers(PromptColumns("question", is_chat=True), "response"),
+        optional=SYSTEM,
+    ),
+    Format(
+        "question-answer",
+        {"question": TEXT, "answer": TEXT},
+        _answers(PromptColumns("question", below=("context", "article"), is_chat=True), "answer"),
+        optional={"context": TEXT, "article": TEXT, **SYSTEM},
+    ),
+    Format(
+        "query-response",
+        {"query": TEXT, "response": TEXT},
+        _answers(PromptColumns("query", is_chat=True), "response"),
+        optional=SYSTEM,
+    ),
+    Format("text", {"text": TEXT}, read_text, looks_like=_is_of_no_tree),
 )
 
 LIBRARY_FORMATS = (*PAIRED, *LABELLED, *SHOWN)
@@ -226,10 +292,21 @@ LIBRARY_FORMATS = (*PAIRED, *LABELLED, *SHOWN)
 OWN = Format(
     "grove", {"prompt": TEXT_OR_MESSAGES, "responses": ANYTHING}, read_own, optional=all_of(*ROW_FIELDS)
 )
-REFUSED = {  # formats of TRL that nothing here trains on: their columns, and what they lack
+REFUSED = {  # formats that nothing here trains on: their columns, and what they lack
     "stepwise-supervision": (
         {"prompt": TEXT, "completions": TEXTS, "labels": ANYTHING},
         "labels the steps of one response, and no loss here takes steps",
     ),
     "prompt-only": ({"prompt": TEXT_OR_MESSAGES}, "has a prompt and no response"),
+    "context-messages": ({"context_messages": MESSAGES}, "has a prompt and no response"),
+    "message-tree": (
+        {"message_tree_id": TEXT, "text": TEXT, "role": TEXT},
+        "has one message a row, which belongs to those before it in its tree",
+    ),
+    "rated-responses": (
+        {"instruction": TEXT, "response": TEXT, "score": NUMBER},
+        "scores one response a row, and nothing says which score is good",
+    ),
+    "token-ids": ({"input_ids": NUMBERS}, "has token ids, and texts are tokenized here"),
+    "template-free": ({"segments": ANYTHING}, "has pieces of text that no chat template orders"),
 }

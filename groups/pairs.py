@@ -13,6 +13,7 @@ from groups.conversations import (
     Messages,
     PromptColumns,
     common_start,
+    is_repeated,
     read_messages_of,
     read_prompt,
     user_turn,
@@ -29,6 +30,8 @@ SCORES = (  # the names of the columns with both sides' scores
     ("chosen_rating", "rejected_rating"),
     ("chosen-rating", "rejected-rating"),
     ("chosen_avg_rating", "rejected_avg_rating"),
+    ("chosen_score", "rejected_score"),
+    ("rating_chosen", "rating_rejected"),
 )
 SCORE_COLUMNS = tuple(name for both in SCORES for name in both)
 
@@ -179,17 +182,12 @@ def _prompt_before(
     if messages_in(row[columns.main]) is not None:
         repeated = with_system(row, shared, where)
         return repeated if repeated[: len(prompt)] == prompt else prompt + shared
-    text = row[columns.main]
-    if not any(_is_same(text, message["content"]) for message in shared):
+    if not is_repeated(row[columns.main], shared):
         raise UserError(
             f"{where}: field {columns.main}: is none of the messages with which both sides begin; "
             "correct it or remove the column"
         )
     return with_system(row, shared, where)
-
-
-def _is_same(text: str, content: str) -> bool:
-    return text.split() == content.split()
 
 
 # --- scores -------------------------------------------------------------------------------------------------

@@ -107,8 +107,9 @@ def text_field(row: Row, field: str, where: str) -> str:
     value = row.get(field)
     if isinstance(value, str) and value.strip():
         return value
-    if isinstance(value, list | dict):
-        raise UserError(f"{where}: field {field}: holds a {type(value).__name__}; give a text")
+    if value is not None and not isinstance(value, str):
+        name = "number" if isinstance(value, int | float) else type(value).__name__
+        raise UserError(f"{where}: field {field}: holds a {name}; give a text")
     raise UserError(f"{where}: field {field}: missing or empty; give the text or leave the row out")
 
 

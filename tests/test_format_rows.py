@@ -194,7 +194,7 @@ def test_turns_of_the_arenas_competition_become_messages():
         ({"prompt": Q, "chosen": "x"}, "row 1: nearest format is trl-preference: field rejected: missing"),
         (
             {"prompt": Q, "completion": "x", "label": "good"},
-            "it is a text where format trl-unpaired needs true or false; remove the column",
+            "it is a text where format trl-unpaired needs true or false; correct it or remove the column",
         ),
         (
             {"completion": "x", "label": True},
@@ -208,9 +208,12 @@ def test_turns_of_the_arenas_competition_become_messages():
             "field completion: is a text that begins like messages and cannot be read as JSON, needs a text",
         ),
         ({"messages": []}, "nearest format is messages: field messages: is an empty list, needs messages"),
-        ({"messages": [{"role": "user"}]}, "field messages: is a list of objects, needs messages"),
+        (
+            {"messages": [{"role": "user"}]},
+            "field messages: is a list of objects, of which [0] has no content, needs messages",
+        ),
         ({"prompt": Q}, "row 1: is of format prompt-only: has a prompt and no response"),
-        ({"prompt": CHAT, "id": 1}, "row 1: is of format prompt-only"),
+        ({"prompt": CHAT, "id": 1}, "row 1: is of format prompt-only (beside id): has a prompt"),
         (
             {"prompt": Q, "completions": ["a", "b"], "labels": [True, False]},
             "row 1: is of format stepwise-supervision: labels the steps",
@@ -250,8 +253,8 @@ def test_rows_that_could_be_of_two_formats_are_asked_about(row, names):
             "field question: is not used by format prompt-completion, and formats orca-pairs",
         ),
         (
-            {"system_prompt": "x"},
-            "field system_prompt: is not used by format prompt-completion, and it is a text",
+            {"messages": 3},
+            "field messages: is not used by format prompt-completion, and it is a number",
         ),
         ({"chosen": 3}, "field chosen: is not used by format prompt-completion, and it is a number"),
         ({"tools": [{"name": "f"}]}, "field tools: is not shown to the model"),

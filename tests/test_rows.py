@@ -79,7 +79,7 @@ def test_an_odd_first_row_of_our_own_format_is_named(tmp_path):
         ("goqa", {"options": {"a": "Yes"}}, "are no printed table and list"),
         ("goqa", {"selections": "none"}, "are no printed table and list"),
         ("goqa", {"selections": [0.5, 0.5]}, "are no printed table and list"),
-        ("goqa", {"question": 3}, "field question: missing or empty"),
+        ("goqa", {"question": 3}, "field question: holds a number; give a text"),
         ("mmoqa", {"probabilities": [float("inf"), 0, 0, 0, 0, 0]}, "not 6 non-negative numbers"),
         ("mmoqa", {"probabilities": [float("nan"), 0, 0, 0, 1, 0]}, "not 6 non-negative numbers"),
         ("mmoqa", {"probabilities": {"9": 1}}, "not 6 non-negative numbers"),
