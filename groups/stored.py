@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
+import mmap
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ import numpy as np
 from groups.spilled import place_of
 from trees import COLUMNS, TokenTree, column, path_keys
 
+PART_BYTES = 32 * 2**20  # that are written at once
+READS_HELD = 256  # trees whose pages a process holds
 NO_KEY = bytes(16)  # of an answer that is not there
 MAJORITY = {None: -1, False: 0, True: 1}
 MAJORITY_OF = {number: value for value, number in MAJORITY.items()}
@@ -58,6 +61,7 @@ class TreeWriter:
         self.writer = ArrowWriter(path=str(path), schema=_schema())
         self.digest = _Digest()
         self.examples = 0
+        self._waiting: list[Any] = []  # tables that are not written yet
 
     def append(self, trees: Sequence[TokenTree]) -> None:
         """Write some trees behind the others."""
@@ -65,11 +69,22 @@ class TreeWriter:
             return
         table = _table(trees)
         self.digest.add(table)
-        self.writer.write_table(table)
         self.examples += len(trees)
+        self._waiting.append(table)
+        if sum(waiting.nbytes for waiting in self._waiting) >= PART_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        """Write what waits as one part: a reader has a few arrays for each part."""
+        import pyarrow as pa
+
+        if self._waiting:
+            self.writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
+            self._waiting = []
 
     def close(self) -> Written:
         """Finish the file."""
+        self._write()
         self.writer.finalize()
         return Written(self.examples, self.digest.hexdigest())
 
@@ -144,16 +159,30 @@ def _contents(chunk: Any) -> Iterator[bytes]:
 
 
 class StoredTrees(Sequence[TokenTree]):
-    """The trees of a file, by number; a tree is made when it is asked for."""
+    """The trees of a file, by number; a tree is made when it is asked for.
+
+    The process lets go of the file's pages again and again, so that a pass over all trees does not make them
+    its own; the system keeps them in its cache while it has room.
+    """
 
     def __init__(self, path: Path):
-        import datasets
+        import pyarrow as pa
 
         self.path = path
-        table = datasets.Dataset.from_file(str(path)).data.table
-        self._parts = [_Part(batch) for batch in table.to_batches() if batch.num_rows]
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        batches = pa.ipc.open_stream(pa.BufferReader(pa.py_buffer(self._map)))
+        self._parts = [_Part(batch) for batch in batches if batch.num_rows]
         self._firsts = [0, *np.cumsum([part.size for part in self._parts]).tolist()]
         self._columns: dict[str, np.ndarray] = {}
+        self._reads = 0
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Let the system have the pages that were read."""
+        self._reads = 0
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def __len__(self) -> int:
         return self._firsts[-1]
@@ -162,6 +191,9 @@ class StoredTrees(Sequence[TokenTree]):
         if isinstance(number, slice):
             return [self[i] for i in range(*number.indices(len(self)))]
         number = place_of(number, len(self))
+        self._reads += 1
+        if self._reads >= READS_HELD:
+            self._let_go()
         at = bisect.bisect_right(self._firsts, number) - 1
         return self._parts[at].tree(number - self._firsts[at])
 
@@ -176,12 +208,14 @@ class StoredTrees(Sequence[TokenTree]):
             parts = [part.numbers[name] for part in self._parts]
             kind, _ = COLUMNS[name]
             self._columns[name] = np.concatenate(parts) if parts else np.empty(0, kind)
+            self._let_go()
         return self._columns[name]
 
     def answer_keys(self) -> Iterator[np.ndarray]:
         """(A, 2) numbers, part by part: the key of every answer of all trees, in order; 0, 0 for none."""
         for part in self._parts:
             yield part.keys
+            self._let_go()
 
     def answer_starts(self) -> np.ndarray:
         """(N + 1,) where each tree's answers begin among those of all trees."""
