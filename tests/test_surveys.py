@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 import pytest
-from data_helpers import without_notes, write, write_csv
+from data_helpers import settings_of, without_notes, write, write_csv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -51,6 +51,19 @@ def load(name, **options):
 
 def probs_of(groups):
     return [tuple(round(p, 6) for p in group.belief_probs if p) for group in groups]
+
+
+def test_a_table_in_the_order_of_its_options_is_read_whole(tmp_path):
+    """The rows of one question stand further apart than any part that is read at once."""
+    rows = []
+    for option, share in (("Yes", 0.25), ("No", 0.75)):
+        rows += [{"question": f"Good {i}?", "option": option, "share": share} for i in range(1200)]
+    path = write_csv(tmp_path / "t.csv", rows)
+    settings, needs = settings_of(f"datasets=[{path}]", "eval_fraction=0.01", loss="gdpo_calibration")
+    data.check_first_rows(settings, needs)
+    splits = data.read_splits(settings, needs)
+    assert len(splits["train"].groups) + len(splits["eval"].groups) == 1200
+    assert len(splits["train"].groups[7].responses) == 2
 
 
 # --- GlobalOpinionQA ----------------------------------------------------------------------------------------
