@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,6 +80,7 @@ def determined_by(
         "needs": needs,
         "tokenizer": _identity_of(tokenizer),
         "code": _code_version(),
+        "libraries": {name: version(name) for name in ("tokenizers", "transformers")},
     }
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # torch is slow to import, and this is needed for its name al
     from losses import Needs
 
 
+Source = tuple[str, str | None, str | None]  # a data set's name, the split that it names, its format
+
+
 class Split(NamedTuple):
     """What a split has of every data set."""
 
@@ -78,7 +81,7 @@ def _load(
 ) -> dict[str, dict[str, loading.Loaded]]:
     """What every split has of every data set: {split: {data set: its groups}}."""
     loaded: dict[str, dict[str, loading.Loaded]] = {"train": {}, "eval": {}}
-    whole: dict[str, loading.Everything] = {}  # files that both splits are made of
+    whole: dict[Source, loading.Everything] = {}  # files that both splits are made of
     for split, data_sets in sources.items():
         for data_set in data_sets:
             counts = dropped[split][data_set.name]
@@ -128,15 +131,15 @@ def _load_for(
     split: str,
     settings: TrainSettings,
     dropped: Drops,
-    whole: dict[str, loading.Everything],
+    whole: dict[Source, loading.Everything],
 ) -> loading.Loaded:
     """A data set's part of a split; one without splits is taken whole where the run names its eval data."""
-    name, reading = data_set.name, _reading(settings, data_set)
-    everything = whole.get(name)
+    source, reading = (data_set.name, data_set.split, data_set.format), _reading(settings, data_set)
+    everything = whole.get(source)
     if everything is None:
         everything = loading.everything_of(data_set, split, reading)
     if everything.whole:
-        whole[name] = everything
+        whole[source] = everything
     if settings.eval_datasets:
         of_split = "all" if everything.whole else split
         return loading.split_of(everything, of_split, reading, dropped)._replace(is_held_out=False)

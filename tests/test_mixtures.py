@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import yaml
-from data_helpers import group_of, prepared, settings_of, splits_of, write
+from data_helpers import GOOD, group_of, prepared, settings_of, splits_of, write
 from helpers import audit_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -261,3 +261,39 @@ def test_a_run_compares_the_responses_that_stay():
     (example,) = some.examples
     assert len(example.columns) == 3
     assert example.rewards[0] == 4 and example.rewards[-1] == 0
+
+
+# --- a split by its own name --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_splits(tmp_path):
+    """A folder whose files are named by three splits, the prompts of each by their split."""
+    for split in ("train", "extra", "test"):
+        rows = [{**GOOD, "prompt": f"{split} {i}?"} for i in range(8)]
+        write(tmp_path / f"{split}-00000-of-00001.jsonl", *rows)
+    return tmp_path
+
+
+def prompts_of(split):
+    """Which splits of the folder a split's prompts are of."""
+    return {group.prompt.split()[0] for group in split.groups}
+
+
+def test_a_data_set_may_name_its_split(of_splits):
+    splits = data.read_splits(*settings_of(f"datasets=[{{name: {of_splits}, split: extra}}]"))
+    assert prompts_of(splits["train"]) == prompts_of(splits["eval"]) == {"extra"}
+    assert len(splits["train"].groups) + len(splits["eval"].groups) == 8
+    splits = data.read_splits(*settings_of(f"datasets=[{of_splits}]"))
+    assert prompts_of(splits["train"]) == {"train"} and prompts_of(splits["eval"]) == {"test"}
+
+
+def test_one_data_set_is_trained_on_and_validated_on_by_two_of_its_splits(of_splits):
+    named = "{{name: {}, split: {}}}".format
+    overrides = [
+        f"datasets=[{named(of_splits, 'train')}]",
+        f"eval_datasets=[{named(of_splits, 'extra')}]",
+    ]
+    splits = data.read_splits(*settings_of(*overrides))
+    assert prompts_of(splits["train"]) == {"train"} and prompts_of(splits["eval"]) == {"extra"}
+    assert len(splits["train"].groups) == len(splits["eval"].groups) == 8
