@@ -88,7 +88,7 @@ def read_prompts(settings: EvaluationSettings) -> kinds.Prompts:
 def read_split(settings: EvaluationSettings, split: str) -> list[data.Group]:
     """All groups of a split of the data sets."""
     groups = []
-    for data_set in {data_set.name: data_set for data_set in settings.datasets}.values():
+    for data_set in data.each_once("datasets", settings.datasets):
         groups += data.load_groups(
             data_set,
             split,

@@ -51,7 +51,7 @@ from groups import (
 )
 from groups.loading import Reading
 from groups.prepared import Prepared, limits_of
-from groups.run_splits import check_first_rows, drawn, read_splits
+from groups.run_splits import check_first_rows, drawn, each_once, read_splits
 from settings import DataSet, TrainSettings
 from utils import UserError, is_name, run_entry
 
@@ -82,6 +82,7 @@ __all__ = [
     "cut_prompt",
     "draw_pairs",
     "drawn",
+    "each_once",
     "encode_prompt",
     "limits_of",
     "load_groups",

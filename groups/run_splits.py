@@ -103,10 +103,11 @@ def sources_of(settings: TrainSettings) -> dict[str, list[DataSet]]:
         "train": ("datasets", settings.datasets),
         "eval": ("eval_datasets", settings.eval_datasets or settings.datasets),
     }
-    return {split: _each_once(key, data_sets) for split, (key, data_sets) in of_splits.items()}
+    return {split: each_once(key, data_sets) for split, (key, data_sets) in of_splits.items()}
 
 
-def _each_once(key: str, data_sets: Sequence[DataSet]) -> list[DataSet]:
+def each_once(key: str, data_sets: Sequence[DataSet]) -> list[DataSet]:
+    """The data sets, each once. Raises UserError where entries of one name differ; key: of the config."""
     by_name: dict[str, DataSet] = {}
     for data_set in data_sets:
         if by_name.setdefault(data_set.name, data_set) != data_set:

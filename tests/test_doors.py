@@ -124,6 +124,7 @@ BAD_EVALUATIONS = [
     (["shard=maybe"], "config key shard=maybe"),
     (["check=3"], "config key check=3"),
     (["datasets=[opinions/whig]"], "no such group"),
+    (["datasets=[{name: a, split: x}, {name: a, split: y}]"], "a stands there twice, and differs"),
     (["embedder=/nowhere", "check=true"], "embedder=/nowhere: cannot be loaded"),
 ]
 
