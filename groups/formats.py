@@ -75,11 +75,10 @@ def choose_format(rows: Rows, place: str, name: str | None = None) -> Format:
         return _named(name)
     rows = rows[:MOST_LOOKED_AT]
     verdicts = [_formats_of(row) for _, row in rows]
-    counts = Counter(tuple(known.name for known in verdict) for verdict in verdicts if verdict)
+    counts = Counter(_names(verdict) for verdict in verdicts if verdict)
     if not counts:
         raise _unknown(rows, place)
-    most = max(counts.values())
-    names = next(tuple(known.name for known in v) for v in verdicts if v and counts[_names(v)] == most)
+    names, _ = counts.most_common(1)[0]  # of equals, that of the first row
     first = next(n for n, verdict in enumerate(verdicts) if _names(verdict) == names)
     where, row = rows[first]
     misspelt = _misspelt(row, frozenset().union(*(known.used(row) for known in verdicts[first])))
