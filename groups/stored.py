@@ -79,7 +79,8 @@ class TreeWriter:
         import pyarrow as pa
 
         if self._waiting:
-            self.writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
+            part = pa.concat_tables(self._waiting).combine_chunks()
+            self.writer.write_table(part, writer_batch_size=part.num_rows)  # 1,000 unless told
             self._waiting = []
 
     def close(self) -> Written:

@@ -2,10 +2,12 @@
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import groups.stored
 from groups.stored import NO_KEY, StoredTrees, TreeWriter
 from reference import keys_as_numbers
 from trees import COLUMNS, TokenTree, column, path_keys
@@ -39,13 +41,21 @@ def trees(draw):
 
 
 def stored(path, written, at_once):
-    """Trees written so many at once, and what the writer said of them."""
-    writer = TreeWriter(path)
-    for first in range(0, len(written), at_once):
-        writer.append(written[first : first + at_once])
-    said = writer.close()
+    """Trees written so many at once, each time as a part, and what the writer said of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(groups.stored, "PART_BYTES", 1)
+        writer = TreeWriter(path)
+        for first in range(0, len(written), at_once):
+            writer.append(written[first : first + at_once])
+        said = writer.close()
     assert said.examples == len(written)
     return StoredTrees(path), said.digest
+
+
+def num_parts(path):
+    """How many parts a file has."""
+    with path.open("rb") as file:
+        return len(list(pa.ipc.open_stream(file)))
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +108,31 @@ def test_ids_that_move_over_a_border_change_the_digest(folder):
     assert len(digests) == 3
 
 
+def test_what_is_appended_waits_for_a_large_part(folder):
+    written = [TokenTree((i, i + 1), (), ((i,),), group=i) for i in range(2500)]
+    writer = TreeWriter(folder / "x.arrow")
+    for first in range(0, len(written), 100):
+        writer.append(written[first : first + 100])
+    writer.close()
+    assert num_parts(folder / "x.arrow") == 1
+    assert list(StoredTrees(folder / "x.arrow")) == written
+
+
+@pytest.mark.parametrize("held", [1, 100])
+def test_trees_are_the_same_when_their_pages_were_let_go(folder, monkeypatch, held):
+    monkeypatch.setattr(groups.stored, "READS_HELD", held)
+    written = [TokenTree((i, i + 1), (), ((i,),), group=i) for i in range(500)]
+    ours, _ = stored(folder / "x.arrow", written, 60)
+    let_go, times = ours._let_go, []
+    monkeypatch.setattr(ours, "_let_go", lambda: times.append(1) or let_go())
+    assert [ours[i] for i in range(500)] == written
+    assert len(times) == 500 // held
+
+
 def test_a_file_of_many_parts_is_read_like_one(folder):
-    """The library that writes the file cuts what it gets into parts of its own."""
     written = [TokenTree((i, i + 1), (), ((i,) * (i % 3 + 1), ()), group=i) for i in range(2500)]
     ours, _ = stored(folder / "x.arrow", written, 1700)
+    assert num_parts(folder / "x.arrow") == 2
     assert list(ours) == written
     assert [ours[i] for i in (0, 999, 1000, 1699, 1700, -1)] == [
         written[i] for i in (0, 999, 1000, 1699, 1700, -1)
