@@ -21,6 +21,8 @@ from groups.spilled import place_of
 from trees import COLUMNS, TokenTree, column, path_keys
 
 PART_BYTES = 32 * 2**20  # that are written at once
+# of a part: smaller ones take a reader more arrays, larger ones spread a tree over more pages
+PART_TREES = 1000
 READS_HELD = 256  # trees whose pages a process holds
 NO_KEY = bytes(16)  # of an answer that is not there
 MAJORITY = {None: -1, False: 0, True: 1}
@@ -75,12 +77,12 @@ class TreeWriter:
             self._write()
 
     def _write(self) -> None:
-        """Write what waits as one part: a reader has a few arrays for each part."""
+        """Write what waits, in parts of PART_TREES."""
         import pyarrow as pa
 
         if self._waiting:
             part = pa.concat_tables(self._waiting).combine_chunks()
-            self.writer.write_table(part, writer_batch_size=part.num_rows)  # 1,000 unless told
+            self.writer.write_table(part, writer_batch_size=PART_TREES)
             self._waiting = []
 
     def close(self) -> Written:
