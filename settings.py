@@ -22,7 +22,13 @@ FOLDER_NAME = Rule(
 )
 LABELS = Rule("must be a list of different labels, belief_classes=['0','1',...]", distinct=True)
 POSITIVE = AtLeast(1e-12)
+DECODINGS = Rule("must be a list of different ways to decode, decoding=[greedy,t0.2,t0.8]", distinct=True)
+JUDGE = Rule(
+    "choose one of embedding, openai, reward_model, or name a function, judge=module:function",
+    r"embedding|openai|reward_model|[\w.]+:[\w.]+",
+)
 
+API_SECTIONS = ("api", "judge_api")  # of an evaluation's config
 DType = Literal["float32", "bfloat16"]
 Truncation = Literal["keep_start", "keep_end", "dpo"]
 AddBos = Literal["true", "false", "auto"]
@@ -153,23 +159,44 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class ApiSettings:
+    """Sections `api` and `judge_api` of config/evaluate.yaml: a server that speaks OpenAI's protocol."""
+
+    base_url: str | None
+    concurrency: Annotated[int | None, AtLeast(1, 1024)]
+    retries: Annotated[int | None, AtLeast(0, 100)]
+    timeout: Annotated[float | None, AtLeast(1e-3)]
+
+
+@dataclass(frozen=True)
 class EvaluationSettings:
     """config/evaluate.yaml. The keys from `datasets` on, and few_shot, may come from a run's saved config."""
 
+    task: Literal["alpaca_eval", "mt_bench", "arena_hard", "prompts"] | None
+    prompts: str | None
+    baseline: str | None
     ckpt: list[str]
     base_model: str | None
     output: str | None
     split: str
+    option_map: str | None
     few_shot: Annotated[int | None, AtLeast(0)]
     n_prompts: Annotated[int | None, AtLeast(1)]
-    n_samples: Annotated[int, AtLeast(0)]
-    max_new_tokens: Annotated[int, AtLeast(1)]
-    temperature: Annotated[float, AtLeast(0)]
+    n_samples: Annotated[int | None, AtLeast(0)]
+    max_new_tokens: Annotated[int | None, AtLeast(1)]
+    temperature: Annotated[float | None, AtLeast(0)]
+    decoding: Annotated[list[str] | None, DECODINGS]
+    generator: Literal["hf", "vllm", "openai"]
     batch_size: Annotated[int, AtLeast(1)]
     nproc: Annotated[int | None, AtLeast(1)]
     shard: bool
+    overwrite: bool
+    judge: Annotated[str, JUDGE]
+    judge_model: str | None
     embedder: str | None
     check: bool
+    api: ApiSettings
+    judge_api: ApiSettings
 
     datasets: list[DataSet] | None
     format: str | None
@@ -231,7 +258,10 @@ def evaluation_settings(config: Mapping[str, Any]) -> EvaluationSettings:
             f"ckpt: {problem}; give ckpt=<run folder, step folder, HF folder, policy.pt, hub name> or a list "
             "of them"
         )
-    return record(EvaluationSettings, with_data_sets({**config, "ckpt": given}), "evaluate.yaml")
+    if not all(isinstance(config.get(key), Mapping) for key in API_SECTIONS):
+        raise UserError("config: api and judge_api must be sections; the keys stand in config/evaluate.yaml")
+    parts = {key: record(ApiSettings, config[key], "evaluate.yaml", f"{key}.") for key in API_SECTIONS}
+    return record(EvaluationSettings, with_data_sets({**config, **parts, "ckpt": given}), "evaluate.yaml")
 
 
 def names_of(data_sets: Sequence[DataSet]) -> list[str]:

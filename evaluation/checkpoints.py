@@ -31,6 +31,8 @@ FROM_RUN = {  # settings that a run's config fills where they are null, and thei
     "seed": 0,
     "eval_fraction": 0.05,
 }
+OF_PROMPTS = {"n_samples": 8, "max_new_tokens": 64, "temperature": 1.0}  # where they are null
+OF_TASKS = {"n_samples": 1, "max_new_tokens": 2048, "temperature": 0.0}
 NULLABLE = ("max_prompt_length",)  # there null says something: no limit
 
 
@@ -199,6 +201,8 @@ def fill_settings(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint
         raise _not_saved(run, f"{null[0]} is null")
     if settings.few_shot is None:
         filled["few_shot"] = saved.get("icf_shots", 0)
+    usual = OF_TASKS if settings.task else OF_PROMPTS
+    filled |= {key: value for key, value in usual.items() if given[key] is None}
     try:
         return evaluation_settings({**given, **filled})
     except UserError as error:

