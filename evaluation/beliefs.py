@@ -188,7 +188,7 @@ def part_of(
     for name, result in results.items():
         rows[name] = belief_metrics.summaries_of(result.of_prompts, groups)
         unjudged[name] = add_unjudged(result.unjudged.values())._asdict() if result.unjudged else {}
-        if len(result.by_decoding) > 1:
+        if len(result.by_decoding) > 1 and settings.n_samples:
             for decoding, of_prompts in result.by_decoding.items():
                 of_decoding = f"{name} ({decoding})"
                 rows[of_decoding] = belief_metrics.summaries_of(of_prompts, groups)

@@ -145,8 +145,7 @@ def write_report(folder: Path, report: Report) -> Path:
 
 
 def _write_files(folder: Path, report: Report) -> Path:
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in report.predictions)
-    _write(folder / "predictions.jsonl", "".join(lines).encode())
+    _write(folder / "predictions.jsonl", b"".join(map(_line, report.predictions)))
     found = {
         "checkpoints": report.results,
         "differences": [difference._asdict() for difference in report.differences],
@@ -159,6 +158,13 @@ def _write_files(folder: Path, report: Report) -> Path:
     page = folder / "index.html"
     _write(page, html_page(_page_of(report), image).encode())
     return page
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
+        return json.dumps(row).encode() + b"\n"
 
 
 def _page_of(report: Report) -> Page:
