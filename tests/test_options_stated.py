@@ -1,5 +1,8 @@
 """Which option a response states: spellings, classes, the user's map of options."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from data_helpers import write
@@ -7,7 +10,8 @@ from data_helpers import write
 import groups as data
 import metrics
 import preference_datasets
-from evaluation import belief_metrics, options
+from evaluation import belief_metrics, options, samples
+from evaluation.judges import EmbeddingJudge
 from groups import CLASSES, Belief, Group, Response
 from utils import UserError
 
@@ -148,6 +152,45 @@ def test_a_map_that_is_none_is_one_line(tmp_path, text, message):
     with pytest.raises(UserError, match=f"option_map={path}: .*{message}") as caught:
         data.read_option_map(str(path), CLASSES)
     assert "\n" not in str(caught.value)
+
+
+# --- files of the hub's forms -------------------------------------------------------------------------------
+
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+beside_the_project = pytest.mark.skipif(
+    not (SHARED / "lookalike").is_dir(),
+    reason="files with the fields of the hub data sets lie beside the project",
+)
+
+
+@beside_the_project
+@pytest.mark.parametrize("name", ["goqa/united_states.jsonl", "lookalike/llm_global_opinions.csv:Germany"])
+def test_surveys_have_no_bpc_and_no_vote_for_what_cannot_be_read(name):
+    surveys = preference_datasets.load_groups(str(SHARED / name), "all")
+    for group in surveys:
+        first = group.options[0]
+        judge = EmbeddingJudge.__new__(EmbeddingJudge)  # it must embed nothing
+        texts = ["Well", "", "12", f"{first.label}<{first.text.upper()}.>So."]
+        judged = samples.judge_samples(group, texts, CLASSES, judge)
+        shares, counted = samples.shares_of(group, judged, CLASSES)
+        assert (counted, shares[CLASSES.index(first.label)]) == (1, 1)
+        measured = belief_metrics.of_samples(group, judged, CLASSES)
+        assert (measured.bpc, measured.rs, measured.cbc) == (None, None, 0.25)
+        nothing = samples.judge_samples(group, ["Well"], CLASSES, judge)
+        assert belief_metrics.of_samples(group, nothing, CLASSES).js_distance_sampling is None
+    assert len(surveys) > 300
+
+
+@beside_the_project
+def test_options_that_no_pair_states_are_known():
+    path = SHARED / "lookalike" / "mmoqa.jsonl"
+    listed = {f"<Q>{row['prompt']}<A>": row["options"] for row in map(json.loads, path.open())}
+    read = preference_datasets.load_groups(str(path), "all")
+    for group in read:
+        for words in listed[group.prompt]:
+            option, consistent = stated(group, f"3<{words.upper()}>x")
+            assert option is not None and consistent == (option.label == "3")
+    assert len(read) == len(listed)
 
 
 # --- scales -------------------------------------------------------------------------------------------------
