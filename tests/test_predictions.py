@@ -4,12 +4,14 @@ import json
 import logging
 import signal
 
+import numpy as np
 import pytest
 from bench import die, forked
 from helpers import CPU, evaluation, json_lines, save_tiny, tiny_policy
 
-from evaluation import predictions
+from evaluation import predictions, report
 from evaluation.checkpoints import Checkpoint
+from evaluation.judges import EmbeddingJudge
 from evaluation.lines import read_lines
 from generation import Draw
 from generation.local import LocalGenerator
@@ -17,6 +19,21 @@ from utils import UserError, locked
 
 QUICK = ["n_prompts=3", "n_samples=2", "max_new_tokens=4"]
 JUDGED = {"class", "belief", "answer", "similarity"}
+
+
+@pytest.fixture(autouse=True)
+def cheap_judge(monkeypatch):
+    """Embeddings of no model, and no plot: what is judged is the same, and quick."""
+
+    def made(self, model=None):
+        self.name, self.known = "cheap", {}
+
+    def embed(self, texts):
+        return np.stack([np.frombuffer(text.encode().ljust(8, b".")[:8], np.uint8) / 1e3 for text in texts])
+
+    monkeypatch.setattr(EmbeddingJudge, "__init__", made)
+    monkeypatch.setattr(EmbeddingJudge, "embed", embed)
+    monkeypatch.setattr(report, "plot", lambda *_: b"")
 
 
 @pytest.fixture
