@@ -1,11 +1,15 @@
 """The chat client against a server that misbehaves: nothing is lost, and nothing is counted twice."""
 
+import json
 import logging
 import time
+from contextlib import suppress
 from email.utils import formatdate
 
 import pytest
 from chat_helpers import KEY, Asking, endpoint, question, questions, wait_for_workers
+from hypothesis import given
+from hypothesis import strategies as st
 from servers import (
     Answer,
     breaks_off,
@@ -28,7 +32,7 @@ from servers import (
 
 import chat
 from chat import connection, workers
-from chat.protocol import read_reply
+from chat.protocol import NoReply, read_reply
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +64,9 @@ def test_as_many_requests_are_under_way_at_once_as_the_config_says():
         Asking(endpoint(s.url, concurrency=5), questions(20))
     assert s.most_busy == 5
 
+
+FIELDS = ["choices", "message", "content", "refusal", "finish_reason", "logprobs", "top_logprobs", "token"]
+FIELDS += ["logprob", "usage", "prompt_tokens", "model", "error", "detail", "loc", "msg", "param", "code"]
 
 MISBEHAVIOURS = {
     "429": fails(429),
@@ -180,6 +187,27 @@ def test_a_reply_without_usage_has_no_tokens_and_one_with_log_probs_has_the_firs
     assert (reply.prompt_tokens, reply.completion_tokens, reply.model) == (0, 0, "scripted-2026")
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_any_body_is_a_reply_or_none_and_any_error_has_words(value):
+    with suppress(NoReply):
+        reply = read_reply(json.dumps(value).encode(), "application/json")
+        reply.text.encode()
+    words, param, code = connection.words_of(value)
+    assert all(isinstance(part, str) for part in (words, param, code))
+
+
+def test_half_a_character_at_the_end_of_a_reply_is_a_sign_in_its_place():
+    with server(lambda asked: says("a\ud83d")) as s:
+        assert Asking(endpoint(s.url), [question()]).texts == {0: "a\ufffd"}
+
+
 def test_equal_requests_are_asked_once_and_numbers_tell_samples_apart():
     requests = [question(), question(), question(number=1), question(seed=3)]
     with server() as s:
@@ -202,7 +230,7 @@ ENDINGS = {
     "404": (fails(404), "no such model"),
     "402": (fails(402), "no credit left"),
     "quota": (fails(429, "You exceeded your quota", code="insufficient_quota"), "no credit left"),
-    "all refused": (fails(400, "unknown model"), "refuses all"),
+    "all refused": (fails(400, "unknown model"), "refuses every request"),
     "all fail": (fails(500), "4 requests in a row got no reply (status 500: scripted)"),
 }
 
@@ -230,6 +258,13 @@ def test_a_server_that_dies_in_the_middle_ends_with_what_is_kept(tmp_path):
         again = Asking(endpoint(s.url), questions(100), chat.Store(tmp_path / "replies.jsonl"))
     assert (again.counts.cached, again.counts.asked, again.error) == (30, 70, None)
     assert len(s.answered) == 100
+
+
+def test_a_first_request_that_breaks_every_connection_does_not_stop_the_others():
+    with server(lambda asked: closes() if asked.content == "q0" else echo(asked)) as s:
+        asking = Asking(endpoint(s.url, concurrency=1), questions(4))
+    assert asking.error is None
+    assert asking.texts == {0: None, 1: "you said: q1", 2: "you said: q2", 3: "you said: q3"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
