@@ -40,6 +40,7 @@ def main(config: DictConfig) -> None:
         check_folder(output)
     import_all()
     engines.check_engines(checkpoints, settings)
+    judges.check(settings)
     generation.decodings_of(settings.decoding, settings.temperature)
     prompts = None if settings.task else read_prompts(settings)
     if prompts is not None:
