@@ -19,6 +19,7 @@ from utils import UserError
 RETRIED = (408, 409, 425, 429)  # and all from 500 on
 REFUSED = (400, 413, 422)  # of one request
 LONGEST_CONNECT = 10.0  # seconds until a server must have taken a connection
+CANNOT_CONNECT = ("ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol")
 LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
 
 
@@ -40,7 +41,8 @@ def connect(endpoint: Endpoint) -> tuple[Callable[[Mapping[str, Any]], Reply], C
     )
     completions = client.chat.completions.with_streaming_response
 
-    def attempt(arguments: Mapping[str, Any]) -> Reply:
+    def fetch(arguments: Mapping[str, Any]) -> tuple[bytes, str]:
+        """The body and its type. Raises what an attempt raises."""
         deadline = time.monotonic() + endpoint.timeout
         try:
             with completions.create(**arguments) as response:
@@ -49,28 +51,39 @@ def connect(endpoint: Endpoint) -> tuple[Callable[[Mapping[str, Any]], Reply], C
                     body += part
                     if time.monotonic() > deadline:  # the client's own limit is for each part of the body
                         raise NoReply(f"no whole reply in {endpoint.timeout:g} s")
-                content_type = response.headers.get("content-type", "")
-            return read_reply(bytes(body), content_type)
-        except NoReply as error:
-            raise NoReply(hidden(str(error), endpoint), error.pause) from None
+                return bytes(body), response.headers.get("content-type", "")
         except openai.APIStatusError as error:
             raise _of_status(error.status_code, error.body, error.response.headers, endpoint) from None
-        except openai.APITimeoutError:
-            raise NoReply(f"no reply in {endpoint.timeout:g} s") from None
-        except openai.APIConnectionError as error:
-            reason = hidden(str(error.__cause__ or error), endpoint)
-            raise NoReply(f"no connection ({reason})", heard=False) from None
+        except openai.APIConnectionError as error:  # timeouts included
+            raise _of_connection(error, endpoint) from None
         except UnicodeEncodeError:
             raise Refused("a text with half a character, which no JSON can say") from None
-        except (TypeError, AttributeError):
-            raise  # a fault of ours
+        except (NoReply, TypeError, AttributeError):
+            raise  # ours, and faults
         except Exception as error:
-            # the connection broke within the body: the package hands on errors of its HTTP library, whose
-            # name depends on its version
-            reason = hidden(str(error), endpoint)
-            raise NoReply(f"a connection that was closed in the middle ({reason})") from None
+            # the connection broke within the body: the package hands on errors of its HTTP library, which is
+            # another one in other versions
+            raise NoReply(f"the connection broke off ({hidden(str(error), endpoint)})") from None
+
+    def attempt(arguments: Mapping[str, Any]) -> Reply:
+        body, content_type = fetch(arguments)
+        try:
+            return read_reply(body, content_type)
+        except NoReply as error:  # it may hold a server's words
+            raise NoReply(hidden(str(error), endpoint)) from None
 
     return attempt, client.close
+
+
+def _of_connection(error: Exception, endpoint: Endpoint) -> NoReply:
+    """What a connection that failed means; the HTTP library's error stands behind the package's."""
+    cause = error.__cause__ or error
+    kind, words = type(cause).__name__, hidden(str(cause), endpoint)
+    if kind in CANNOT_CONNECT:
+        return NoReply(f"no connection: {words or kind}", heard=False)
+    if kind.endswith("Timeout"):
+        return NoReply(f"nothing came in {endpoint.timeout:g} s")
+    return NoReply(f"the connection broke off ({words or kind})")
 
 
 def _of_status(
@@ -108,11 +121,15 @@ def words_of(body: object) -> tuple[str, str, str]:
     param, code = body.get("param"), body.get("code")
     if isinstance(words, list):
         parts = [part for part in words if isinstance(part, Mapping)]
-        places = [part["loc"][-1] for part in parts if isinstance(part.get("loc"), list) and part["loc"]]
+        places = [_last(part.get("loc")) for part in parts]
         param = places[0] if places else param
-        told = [f"{place}: {part.get('msg', '')}" for place, part in zip(places, parts)]
-        words = "; ".join(told)
+        words = "; ".join(f"{place}: {part.get('msg', '')}" for place, part in zip(places, parts))
     return str(words), param if isinstance(param, str) else "", code if isinstance(code, str) else ""
+
+
+def _last(place: object) -> str:
+    """The field that a path of FastAPI's ends at."""
+    return str(place[-1]) if isinstance(place, list) and place else ""
 
 
 def pause_of(retry_after: str | None) -> float | None:
@@ -124,6 +141,6 @@ def pause_of(retry_after: str | None) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
     return min(max(seconds, 0.0), LONGEST_PAUSE) if seconds == seconds else None

@@ -37,7 +37,7 @@ class Asked(NamedTuple):
     """One request that came in."""
 
     body: dict[str, Any]
-    headers: Mapping[str, str]
+    headers: Mapping[str, str]  # names in lower case
     number: int  # of the request, from 0 on
     attempt: int  # of the same body, from 0 on
 
@@ -216,11 +216,14 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # 40 ms a reply
     server: Scripted
 
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
-        asked = self.server.note(json.loads(self.rfile.read(length)), dict(self.headers))
+        asked = self.server.note(
+            json.loads(self.rfile.read(length)), {name.lower(): value for name, value in self.headers.items()}
+        )
         try:
             answer = self.server.script(asked)
             self.send(says(answer) if isinstance(answer, str) else answer)
@@ -283,13 +286,13 @@ class Real(NamedTuple):
     model: str  # as it wants to be called
 
 
-STARTS_WITHIN = 90.0  # seconds
+STARTS_WITHIN = 120.0  # seconds
 
 
 @pytest.fixture(scope="session")
 def real_server(tmp_path_factory) -> Iterator[Real]:
     """A real server with the embedded SmolLM2; skips where it does not start."""
-    folder = str(models.embedded_model("smollm2-135m-instruct"))
+    folder = _sampling_copy(models.embedded_model("smollm2-135m-instruct"), tmp_path_factory.mktemp("model"))
     command = Path(sys.executable).with_name("transformers")
     if not command.exists():
         pytest.skip(f"no command {command.name} beside this Python")
@@ -307,6 +310,18 @@ def real_server(tmp_path_factory) -> Iterator[Real]:
     finally:
         process.kill()
         process.wait()
+
+
+def _sampling_copy(model: Path, folder: Path) -> str:
+    """The model in a folder that says that it is sampled: without, this server is greedy at any
+    temperature."""
+    for file in model.iterdir():
+        (folder / file.name).symlink_to(file)
+    path = folder / "generation_config.json"
+    config = json.loads(path.read_text())
+    path.unlink()
+    path.write_text(json.dumps({**config, "do_sample": True}))
+    return str(folder)
 
 
 def _is_ready(url: str, process: subprocess.Popen) -> bool:
