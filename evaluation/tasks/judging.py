@@ -1,0 +1,114 @@
+"""What a judge says of a task's answers: wins against a baseline, and scores.
+
+Contract: every sample is judged by itself, all of a checkpoint's in one call; what the judge cannot say is
+None and counts in no mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from evaluation.folder import writing
+from evaluation.judges import Answered, Compared, PairJudge, ScoreJudge
+from evaluation.tasks.record import Baseline, Question, Questions, TaskAnswers, Turns, as_file_name, sheets_of
+from groups import Prompt
+from utils import atomic_path
+
+Verdicts = Sequence[Sequence[float | None]]  # by question, then by sample
+
+
+def conversation(question: Question, turns: Turns, turn: int) -> Prompt:
+    """All that stands before the answer of a turn (from 0 on)."""
+    if turn == 0:
+        return question.prompt
+    before = conversation(question, turns, turn - 1)
+    answer = {"role": "assistant", "content": turns[turn - 1].text}
+    return [*before, answer, {"role": "user", "content": question.later_turns[turn - 1]}]
+
+
+def preferences_of(
+    judge: PairJudge, asked: Sequence[Question], answers: TaskAnswers, baseline: Baseline
+) -> dict[str, Verdicts]:
+    """Each answer against the baseline's: 1 where it is preferred, 0 where the baseline is. By decoding."""
+    pairs = {}
+    for decoding, of_questions in answers.samples.items():
+        texts = baseline.texts[decoding]
+        for i, samples in enumerate(of_questions):
+            for number, turns in enumerate(samples):
+                pair = Compared(asked[i].prompt, turns[0].text, texts[i][number])
+                pairs[decoding, i, number] = pair
+    verdicts = dict(zip(pairs, judge.preferences(list(pairs.values()))))
+    return _by_question(answers, lambda *place: verdicts[place])
+
+
+def scores_of(
+    judge: ScoreJudge, asked: Sequence[Question], answers: TaskAnswers
+) -> list[dict[str, Verdicts]]:
+    """The score of each answer, beside the reference answer where there is one. By turn, then by decoding."""
+    responses = {}
+    for decoding, of_questions in answers.samples.items():
+        for i, samples in enumerate(of_questions):
+            for number, turns in enumerate(samples):
+                for turn, written in enumerate(turns):
+                    before = conversation(asked[i], turns, turn)
+                    reference = (asked[i].references[turn:] or ("",))[0]
+                    responses[turn, decoding, i, number] = Answered(before, written.text, reference)
+    verdicts = dict(zip(responses, judge.scores(list(responses.values()))))
+    return [
+        _by_question(answers, lambda *place, turn=turn: verdicts[turn, *place])
+        for turn in range(asked[0].num_turns)
+    ]
+
+
+def _by_question(
+    answers: TaskAnswers, verdict_of: Callable[[str, int, int], float | None]
+) -> dict[str, Verdicts]:
+    return {
+        decoding: [
+            [verdict_of(decoding, i, number) for number in range(len(samples))]
+            for i, samples in enumerate(of_questions)
+        ]
+        for decoding, of_questions in answers.samples.items()
+    }
+
+
+# --- AlpacaEval's annotations -------------------------------------------------------------------------------
+
+
+def write_annotations(
+    folder: Path,
+    questions: Questions,
+    answers: TaskAnswers,
+    baseline: Baseline,
+    verdicts: dict[str, Verdicts],
+    judge: str,
+) -> list[Path]:
+    """Write annotations_NAME.json as `alpaca_eval` writes them: preference 1 for output_1, the baseline's, to
+    2 for output_2; null where the judge said nothing. Raises UserError where the disk refuses it."""
+    paths = []
+    sheets = iter(sheets_of(answers))
+    with writing(folder):
+        for decoding, of_questions in verdicts.items():
+            for number in range(len(of_questions[0])):
+                sheet = next(sheets)
+                lines = []
+                for i, question in enumerate(questions.asked):
+                    verdict = of_questions[i][number]
+                    lines.append(
+                        {
+                            "instruction": question.row["instruction"],
+                            "output_1": baseline.texts[decoding][i][number],
+                            "generator_1": baseline.name,
+                            "dataset": question.category,
+                            "output_2": sheet.turns[i][0].text,
+                            "generator_2": sheet.name,
+                            "annotator": judge,
+                            "preference": None if verdict is None else 1 + verdict,
+                        }
+                    )
+                paths.append(folder / as_file_name(f"annotations_{sheet.name}", ".json"))
+                with atomic_path(paths[-1]) as temporary:
+                    temporary.write_bytes(json.dumps(lines, ensure_ascii=False, indent=2).encode())
+    return paths
