@@ -18,6 +18,7 @@ FLOORS = [
     ["checking", "reference_cache"],
     ["settings", "ranks"],
     ["trees", "losses", "chat"],
+    ["measures"],
     ["forest", "metrics"],
     ["schedule"],
     ["models"],
