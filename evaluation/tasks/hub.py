@@ -10,6 +10,7 @@ from pathlib import Path
 from groups import read_rows
 from groups.kinds import is_finite_number
 from groups.values import parsed
+from metrics import Gamed
 from utils import UserError, log
 
 ALPACA = "tatsu-lab/alpaca_eval"
@@ -19,7 +20,8 @@ QUESTIONS = {  # of a task: a data set, or a file of one
     "mt_bench": ("HuggingFaceH4/mt_bench_prompts", ""),
     "arena_hard": (ARENA, "data/arena-hard-v2.0/question.jsonl"),
 }
-DIFFICULTY = "instruction_difficulty.csv"
+DIFFICULTY, GAMED = "instruction_difficulty.csv", "df_gamed.csv"
+GAMED_COLUMNS = ("std_delta_len", "preference", "instruction_difficulty")
 
 
 def questions_of(task: str) -> str:
@@ -40,16 +42,16 @@ def fetch(repo: str, name: str, what: str, remedy: str) -> str:
         raise UserError(f"{what}: {name} of {repo} cannot be fetched ({reason}); give {remedy}") from error
 
 
-def difficulty_file(place: str, is_default: bool) -> Path | None:
-    """The file of AlpacaEval 2's instruction difficulties: beside the questions, or, where those are the
-    task's own, on the hub. None where there is none."""
-    path = Path(place).parent / DIFFICULTY
+def beside(place: str, name: str, is_default: bool) -> Path | None:
+    """A file of AlpacaEval 2's: beside the questions, or, where those are the task's own, on the hub. None
+    where there is none."""
+    path = Path(place).parent / name
     if path.is_file():
         return path
     if not is_default:
         return None
     try:
-        return Path(fetch(ALPACA, DIFFICULTY, "task=alpaca_eval", "the file beside the questions"))
+        return Path(fetch(ALPACA, name, "task=alpaca_eval", "the file beside the questions"))
     except UserError as error:
         log.warning("%s; LC-WR goes without it", error)
         return None
@@ -68,3 +70,19 @@ def read_difficulty(path: Path) -> dict[int, float]:
             )
         values[index] = float(value)
     return values
+
+
+def read_gamed(path: Path) -> Gamed:
+    """The judged answers of the baselines that were told to be concise or verbose. Raises UserError where a
+    value is no number."""
+    columns: dict[str, list[float]] = {name: [] for name in GAMED_COLUMNS}
+    for number, row in enumerate(read_rows(path), 1):
+        for name, values in columns.items():
+            if not is_finite_number(row.get(name)):
+                raise UserError(f"{path}, row {number}: field {name}: needs a number; fetch the file again")
+            values.append(float(parsed(row[name])))
+    lengths, preferences, difficulty = columns.values()
+    # draws stand as 0 or as 1.5 among preferences from 1 to 2
+    if max(preferences) > 1:
+        preferences = [(value or 1.5) - 1 for value in preferences]
+    return Gamed(lengths, preferences, difficulty)

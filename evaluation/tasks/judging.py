@@ -7,25 +7,31 @@ None and counts in no mean.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from evaluation.folder import writing
 from evaluation.judges import Answered, Compared, PairJudge, ScoreJudge
-from evaluation.tasks.record import Baseline, Question, Questions, TaskAnswers, Turns, as_file_name, sheets_of
-from groups import Prompt
+from evaluation.tasks.record import (
+    Baseline,
+    Question,
+    Questions,
+    TaskAnswers,
+    as_file_name,
+    conversation,
+    sheets_of,
+)
 from utils import atomic_path
 
 Verdicts = Sequence[Sequence[float | None]]  # by question, then by sample
 
 
-def conversation(question: Question, turns: Turns, turn: int) -> Prompt:
-    """All that stands before the answer of a turn (from 0 on)."""
-    if turn == 0:
-        return question.prompt
-    before = conversation(question, turns, turn - 1)
-    answer = {"role": "assistant", "content": turns[turn - 1].text}
-    return [*before, answer, {"role": "user", "content": question.later_turns[turn - 1]}]
+class Judged(NamedTuple):
+    """What a judge says of one checkpoint's answers."""
+
+    wins: Mapping[str, Verdicts]  # by decoding; empty: they were not compared
+    scores: Sequence[Mapping[str, Verdicts]]  # by turn, then by decoding; empty: they were not scored
 
 
 def preferences_of(
@@ -82,7 +88,7 @@ def write_annotations(
     questions: Questions,
     answers: TaskAnswers,
     baseline: Baseline,
-    verdicts: dict[str, Verdicts],
+    verdicts: Mapping[str, Verdicts],
     judge: str,
 ) -> list[Path]:
     """Write annotations_NAME.json as `alpaca_eval` writes them: preference 1 for output_1, the baseline's, to

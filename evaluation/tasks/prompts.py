@@ -45,8 +45,8 @@ def read_questions(settings: EvaluationSettings) -> Questions:
     if form == FASTCHAT:
         asked = _with_reference_file(asked, Path(place))
     asked = asked[: settings.n_prompts]
-    difficulty = _difficulty_of(asked, place, settings) if form == ALPACA else None
-    return Questions(form, place, asked, difficulty)
+    questions = Questions(form, place, asked)
+    return _with_difficulty(questions, is_default=settings.prompts is None) if form == ALPACA else questions
 
 
 # --- rows ---------------------------------------------------------------------------------------------------
@@ -213,16 +213,21 @@ def _check_ids(asked: Iterable[Question]) -> None:
             )
 
 
-def _difficulty_of(asked: Sequence[Question], place: str, settings: EvaluationSettings) -> list[float] | None:
-    """The difficulty of every question; None where no file tells it. Raises UserError where one lacks."""
-    path = hub.difficulty_file(place, is_default=settings.prompts is None)
+def _with_difficulty(questions: Questions, is_default: bool) -> Questions:
+    """With the difficulties, and the judged answers of gamed baselines, that AlpacaEval 2's fit knows, where
+    their files are there. Raises UserError where one lacks."""
+    path = hub.beside(questions.place, hub.DIFFICULTY, is_default)
     if path is None:
-        return None
-    known = hub.read_difficulty(path)
-    missing = next((number for number in range(len(asked)) if number not in known), None)
+        return questions
+    known, count = hub.read_difficulty(path), len(questions.asked)
+    missing = next((number for number in range(count) if number not in known), None)
     if missing is not None:
         raise UserError(f"{path}: has no difficulty of instruction {missing}; complete the file or remove it")
-    return [known[number] for number in range(len(asked))]
+    gamed = hub.beside(questions.place, hub.GAMED, is_default)
+    return questions._replace(
+        difficulty=[known[number] for number in range(count)],
+        gamed=hub.read_gamed(gamed) if gamed else None,
+    )
 
 
 def _with_reference_file(asked: Sequence[Question], path: Path) -> list[Question]:

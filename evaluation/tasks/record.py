@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from generation import Written
-from groups import Prompt
+from groups import Group, Prompt
 from groups.rows import Row
 from metrics import Gamed
 
@@ -60,11 +60,19 @@ Turns = tuple[Written, ...]  # the answers of one sample, one a turn
 Samples = Sequence[Turns]  # of one question
 
 
+class Asked(NamedTuple):
+    """What was asked in one turn, and where each sample's answer is."""
+
+    groups: Sequence[Group]
+    of_sample: Mapping[tuple[int, int], tuple[int, int]]  # (question, sample) -> (group, sample of the group)
+
+
 class TaskAnswers(NamedTuple):
     """What one checkpoint answered."""
 
     name: str
     samples: Mapping[str, Sequence[Samples]]  # by decoding, then by question
+    asked: Mapping[str, Sequence[Asked]]  # by decoding, then by turn
 
 
 class Baseline(NamedTuple):
@@ -72,6 +80,15 @@ class Baseline(NamedTuple):
 
     name: str
     texts: Mapping[str, Sequence[Sequence[str]]]  # by decoding, then by question, then by sample
+
+
+def conversation(question: Question, turns: Turns, turn: int) -> Prompt:
+    """All that stands before the answer of a turn (from 0 on)."""
+    if turn == 0:
+        return question.prompt
+    before = conversation(question, turns, turn - 1)
+    answer = {"role": "assistant", "content": turns[turn - 1].text}
+    return [*before, answer, {"role": "user", "content": question.later_turns[turn - 1]}]
 
 
 class Sheet(NamedTuple):
