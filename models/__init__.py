@@ -16,7 +16,7 @@ from models.making import empty_policy, make_policy
 from models.scorer import Sampling, Scorer, class_distributions, device_of, generate, score, versions
 from models.sharding import blocks, compile_blocks, gradient_checkpointing, shard
 from models.spec import Lora, PolicySpec, spec_of
-from models.weights import fingerprint, keeps_names, local_part
+from models.weights import fingerprint, keeps_names, local_part, refuse_strangers
 
 __all__ = [
     "EMBEDDED",
@@ -56,6 +56,7 @@ __all__ = [
     "matmul_rate",
     "parity_probe",
     "pass_bytes",
+    "refuse_strangers",
     "register_attention",
     "reset_adapters",
     "resolve_name",

@@ -35,6 +35,16 @@ class Compared(NamedTuple):
     baseline: str
 
 
+class Answered(NamedTuple):
+    """A response to be scored, and what it may be compared with."""
+
+    prompt: (
+        Prompt  # a text, or all messages before the response: for a second turn, the first with its answer
+    )
+    response: str
+    reference: str = ""  # a solution that is known to be right; "": there is none
+
+
 class Judge(Protocol):
     """What any judge has."""
 
@@ -63,4 +73,20 @@ class PairJudge(Judge, Protocol):
 class ScoreJudge(Judge, Protocol):
     """Gives a response a number: 1 to 10 of a chat model, a reward model's scalar, a function's value."""
 
-    def scores(self, responses: Sequence[tuple[Prompt, str]]) -> list[float | None]: ...
+    def scores(self, responses: Sequence[Answered | tuple[Prompt, str]]) -> list[float | None]:
+        """One a response, in order; plain pairs of prompt and response have no reference."""
+        ...
+
+
+def prefer_by_score(judge: ScoreJudge, pairs: Sequence[Compared]) -> list[float | None]:
+    """For each pair: 1 where the policy's response has the higher score, 0 the baseline's, 0.5 where they are
+    equal; None where one has no score."""
+    responses = judge.scores([Answered(pair.prompt, pair.response) for pair in pairs])
+    baselines = judge.scores([Answered(pair.prompt, pair.baseline) for pair in pairs])
+    return list(map(_preference, responses, baselines))
+
+
+def _preference(response: float | None, baseline: float | None) -> float | None:
+    if response is None or baseline is None:
+        return None
+    return 0.5 if response == baseline else float(response > baseline)

@@ -1,0 +1,118 @@
+"""A Python function of the user's as the judge: `judge=module:function`.
+
+Contract: `function(prompt, response)` gives a finite number, the higher the better. Whatever else happens in
+it ends the evaluation with one line that names the function and the response.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import math
+import operator
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import SupportsFloat
+
+from tqdm import tqdm
+
+from evaluation.judges.record import Answered, Compared, prefer_by_score
+from groups import Prompt
+from utils import UserError, one_line
+
+Function = Callable[[Prompt, str], SupportsFloat]
+SHOWN = 60  # characters of a response in an error
+
+
+class FunctionJudge:
+    """Scores responses by a function: a `ScoreJudge`, and a `PairJudge` that compares values.
+
+    The function gets a prompt as the data has it: a text, or a list of messages, {"role": ..., "content":
+    ...}. Its module is looked for in the working folder, then where Python looks. Values are not kept on the
+    disk: the code may change. Raises UserError where there is no such function.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self.function = _function(name)
+        self.asked = 0
+
+    def scores(self, responses: Sequence[Answered | tuple[Prompt, str]]) -> list[float | None]:
+        """The function's value for each response; a reference answer is not handed to it. Raises UserError
+        where it raises, or gives no finite number."""
+        given = [Answered(*response) for response in responses]
+        values: list[float | None] = []
+        for answered in tqdm(given, desc=f"{self.name}: scores", unit="response", disable=not given):
+            values.append(self._value(answered))
+        return values
+
+    def preferences(self, pairs: Sequence[Compared]) -> list[float | None]:
+        """1 where the policy's response has the higher value, 0 where the baseline's, 0.5 where they are
+        equal."""
+        return prefer_by_score(self, pairs)
+
+    def counts(self) -> Mapping[str, int]:
+        """Calls of the function."""
+        return {"asked": self.asked}
+
+    def _value(self, answered: Answered) -> float:
+        self.asked += 1
+        try:
+            value = self.function(copy.deepcopy(answered.prompt), answered.response)
+        except (Exception, SystemExit) as error:  # a user's code raises what it likes
+            raise self._failed(f"raised {_words(error)}", answered) from error
+        number = _number(value)
+        if number is None:
+            raise self._failed(f"gave {repr(value)[:40]}, which is no finite number", answered)
+        return number
+
+    def _failed(self, what: str, answered: Answered) -> UserError:
+        response = answered.response
+        shown = response if len(response) <= SHOWN else response[:SHOWN] + "..."
+        return UserError(f"judge={self.name}: {what} for the response {shown!r}; correct the function")
+
+
+def _number(value: object) -> float | None:
+    """A value as a finite number, be it of numpy or torch; None for any other."""
+    if not isinstance(value, SupportsFloat):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # an array of several, say
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _function(name: str) -> Function:
+    """The function of a name, module:function."""
+    module_name, _, function_name = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name and not module_name.startswith(f"{error.name}."):
+            raise UserError(f"judge={name}: its module needs {_words(error)}; install that") from error
+        raise UserError(
+            f"judge={name}: there is no module {module_name}; run from the folder that holds it, "
+            "or add that folder to PYTHONPATH"
+        ) from error
+    except (Exception, SystemExit) as error:  # a user's code raises what it likes
+        raise UserError(
+            f"judge={name}: module {module_name} cannot be imported ({_words(error)}); correct it"
+        ) from error
+    try:
+        function = operator.attrgetter(function_name)(module)
+    except AttributeError as error:
+        raise UserError(
+            f"judge={name}: there is no {function_name} in {module!r}; correct the name"
+        ) from error
+    if not callable(function):
+        raise UserError(f"judge={name}: {function_name} is no function in {module!r}; correct the name")
+    return function
+
+
+def _words(error: BaseException) -> str:
+    """An error's kind and text on one short line."""
+    return f"{type(error).__name__}: {one_line(error)}"[:160]
