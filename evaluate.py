@@ -39,32 +39,45 @@ def main(config: DictConfig) -> None:
     if os.environ.get("RANK", "0") == "0":  # one rank tries it for all
         check_folder(output)
     import_all()
-    prompts = read_prompts(settings)
+    engines.check_engines(checkpoints, settings)
+    generation.decodings_of(settings.decoding, settings.temperature)
+    prompts = None if settings.task else read_prompts(settings)
+    if prompts is not None:
+        check_measurable(checkpoints, prompts)
     if settings.check:
-        if prompts.of_kinds(kinds.BELIEFS):
-            judges.check_embedder(settings.embedder)
-        print(f"{report.scope_of(prompts, settings)}; report: {output}")
+        check(prompts, settings, output)
         return
-    if ranks.run_on_ranks(settings.nproc):
+    if ranks.run_on_ranks(engines.processes_of(checkpoints, settings)):
         return
     world = ranks.init_distributed()
     setup_logging(is_main=world.is_main)
     keep_freed_memory()
-    unfinished = kept.Kept(output, world)
-    parts = measure(checkpoints, prompts, settings, world, unfinished)
-    if world.is_main:
-        outcome = report.make_report(checkpoints, prompts, settings, parts)
-        page = report.write_report(output, outcome)
-        unfinished.clear()
-        show(outcome, page)
+    with predictions.open_predictions(output, checkpoints, settings, world) as made:
+        if prompts is None:
+            from evaluation import tasks
+
+            tasks.evaluate_task(checkpoints, settings, world, made)
+        else:
+            evaluate(checkpoints, prompts, settings, world, made)
 
 
 def import_all() -> None:
     """What evaluates, once config and checkpoints are checked: torch and transformers take seconds."""
-    global beliefs, data, judges, kept, kinds, ranks, report, responses
+    global beliefs, data, engines, generation, judges, kept, kinds, predictions, ranks, report, responses
+    import generation
     import preference_datasets as data
     import ranks
-    from evaluation import beliefs, judges, kept, kinds, report, responses
+    from evaluation import beliefs, engines, judges, kept, kinds, predictions, report, responses
+
+
+def check(prompts: kinds.Prompts | None, settings: EvaluationSettings, output: Path) -> None:
+    """Try what is cheap beside the prompts, and say what would be evaluated."""
+    if prompts is None:
+        print(f"task {settings.task}; report: {output}")
+        return
+    if prompts.of_kinds(kinds.BELIEFS):
+        judges.check_embedder(settings.embedder)
+    print(f"{report.scope_of(prompts, settings)}; report: {output}")
 
 
 def read_prompts(settings: EvaluationSettings) -> kinds.Prompts:
@@ -104,21 +117,52 @@ def question_of(group: data.Group) -> str:
     return group.question or json.dumps(group.prompt or group.responses[0].text)
 
 
+def check_measurable(checkpoints: Sequence[Checkpoint], prompts: kinds.Prompts) -> None:
+    """Raises UserError where nothing is left to measure: a server scores no given responses."""
+    is_all_served = all(checkpoint.served is not None for checkpoint in checkpoints)
+    if is_all_served and not prompts.of_kinds(kinds.BELIEFS):
+        raise UserError(
+            f"ckpt={checkpoints[0].source}: a server gives no log-probs of given responses, and no prompt "
+            "has belief_probs; give data that has them, task=prompts, or a checkpoint with weights"
+        )
+
+
+def evaluate(
+    checkpoints: Sequence[Checkpoint],
+    prompts: kinds.Prompts,
+    settings: EvaluationSettings,
+    world: ranks.World,
+    made: predictions.Predictions,
+) -> None:
+    """Measure and report."""
+    made.expect(prompts.groups)
+    unfinished = kept.Kept(made.folder, world)
+    parts = measure(checkpoints, prompts, settings, world, unfinished, made)
+    if world.is_main:
+        outcome = report.make_report(checkpoints, prompts, settings, parts)
+        made.check_replaced(outcome.predictions)
+        page = report.write_report(made.folder, outcome)
+        unfinished.clear()
+        show(outcome, page)
+
+
 def measure(
     checkpoints: Sequence[Checkpoint],
     prompts: kinds.Prompts,
     settings: EvaluationSettings,
     world: ranks.World,
     unfinished: kept.Kept,
+    made: predictions.Predictions,
 ) -> list[report.Part]:
     """What the kinds of data ask for; nothing on other ranks than the main one."""
     parts = []
     groups = prompts.of_kinds(kinds.BELIEFS)
     if groups:
-        parts.append(beliefs.evaluate_beliefs(checkpoints, groups, settings, world, unfinished))
+        parts.append(beliefs.evaluate_beliefs(checkpoints, groups, settings, world, unfinished, made))
     groups = prompts.of_kinds(kinds.PREFERENCE, kinds.LABELS, kinds.TARGET)
-    if groups:
-        parts.append(responses.evaluate_responses(checkpoints, groups, settings, world, unfinished))
+    scoring = engines.with_weights(checkpoints) if groups else []
+    if scoring:
+        parts.append(responses.evaluate_responses(scoring, groups, settings, world, unfinished))
     return parts if world.is_main else []
 
 

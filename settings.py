@@ -260,6 +260,10 @@ def evaluation_settings(config: Mapping[str, Any]) -> EvaluationSettings:
         )
     if not all(isinstance(config.get(key), Mapping) for key in API_SECTIONS):
         raise UserError("config: api and judge_api must be sections; the keys stand in config/evaluate.yaml")
+    if config.get("decoding") is not None and config.get("temperature") is not None:
+        raise UserError(
+            "config keys decoding and temperature: both are given; a decoding says its temperature"
+        )
     parts = {key: record(ApiSettings, config[key], "evaluate.yaml", f"{key}.") for key in API_SECTIONS}
     return record(EvaluationSettings, with_data_sets({**config, **parts, "ckpt": given}), "evaluate.yaml")
 

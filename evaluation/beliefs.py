@@ -18,6 +18,7 @@ from evaluation.checkpoints import Checkpoint
 from evaluation.judges import EmbeddingJudge
 from evaluation.kept import Kept
 from evaluation.plots import Shown
+from evaluation.predictions import Predictions
 from evaluation.report import Part
 from evaluation.samples import (
     Sample,
@@ -64,6 +65,7 @@ def evaluate_beliefs(
     settings: EvaluationSettings,
     world: World,
     kept: Kept,
+    predictions: Predictions,
 ) -> Part | None:
     """The metrics of every checkpoint, side by side; None on other ranks than the main one.
 
@@ -76,10 +78,10 @@ def evaluate_beliefs(
         log.info(
             "evaluating %s on %d prompts, %d samples each", checkpoint.name, len(groups), settings.n_samples
         )
-        answers = ask(checkpoint, groups, settings, world, kept)
+        answers = ask(checkpoint, groups, settings, world, kept, predictions)
         if judge is not None:
             results[checkpoint.name] = measure(
-                checkpoint.name, groups, answers, settings.belief_classes, judge
+                checkpoint.name, groups, answers, settings.belief_classes, judge, predictions
             )
     if judge is None:
         return None
@@ -90,20 +92,32 @@ def evaluate_beliefs(
 
 
 def measure(
-    name: str, groups: Sequence[Group], answers: Answers, classes: Sequence[str], judge: EmbeddingJudge
+    name: str,
+    groups: Sequence[Group],
+    answers: Answers,
+    classes: Sequence[str],
+    judge: EmbeddingJudge,
+    made: Predictions,
 ) -> BeliefResult:
     """Metrics, predictions and counts of one checkpoint's answers."""
     of_prompts: list[PromptMetrics] = []
     samples: list[list[Sample]] = []
     predictions: list[dict[str, object]] = []
-    for group, class_probs, texts in zip(groups, answers.class_probs, answers.texts):
+    all_probs = answers.class_probs
+    if all_probs is None:
+        all_probs = np.full((len(groups), len(classes)), 1 / len(classes))
+    for i, (group, class_probs) in enumerate(zip(groups, all_probs)):
+        texts = [w.text for of_decoding in answers.written.values() for w in of_decoding[i]]
         of_prompt = judge_samples(group, texts, classes, judge)
         of_prompts.append(measure_prompt(group, class_probs, of_prompt, classes))
         samples.append(of_prompt)
-        predictions += [_prediction(name, group, sample) for sample in of_prompt]
+        names = [(d, number) for d, of in answers.written.items() for number in range(len(of[i]))]
+        for (decoding, number), sample in zip(names, of_prompt):
+            line = made.line_of(name, group, decoding, number)
+            predictions.append({**line, **_prediction(name, group, sample)})
     unjudged = count_unjudged(groups, samples, classes)
     log.info("%s: %s", name, json.dumps(unjudged._asdict()))
-    q = answers.class_probs / answers.class_probs.sum(1, keepdims=True)
+    q = all_probs / all_probs.sum(1, keepdims=True)
     return BeliefResult(summaries_of(of_prompts, groups), predictions, q, unjudged)
 
 

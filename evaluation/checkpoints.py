@@ -20,6 +20,7 @@ from utils import UserError
 
 DEFAULT_MODEL = Path(__file__).parent.parent / "config" / "model" / "smollm2.yaml"
 DEFAULT_BETA = 0.1
+OF_SERVER = "openai:"  # before the name of a model that a server has
 FROM_RUN = {  # settings that a run's config fills where they are null, and their values where no run does
     "datasets": ["opinions/republican"],
     "format": None,
@@ -40,21 +41,40 @@ class Checkpoint(NamedTuple):
     """A checkpoint to evaluate."""
 
     name: str  # in the report
-    source: str  # where its weights are: an HF folder, a hub name, or a file of weights
-    model: ModelSettings  # the model and tokenizer they belong to
+    source: str  # where its weights are: an HF folder, a hub name, a file of weights, or openai:MODEL
+    model: ModelSettings | None  # the model and tokenizer they belong to; None: a server has them
     run: Path | None  # the folder of the run that made it
     beta: float  # of the implied rewards
+    served: str | None = None  # its name at a server, which writes and gives no log-probs; None: it is here
 
 
 def find_checkpoints(settings: EvaluationSettings) -> list[Checkpoint]:
     """Resolve `ckpt`. Raises UserError for one that cannot be found, before any model is loaded."""
     checkpoints: list[Checkpoint] = []
     for ckpt in settings.ckpt:
-        checkpoint = _find_checkpoint(ckpt, settings.base_model)
-        if any(checkpoint.name == other.name for other in checkpoints):
-            checkpoint = checkpoint._replace(name=f"{checkpoint.name}-{len(checkpoints) + 1}")
-        checkpoints.append(checkpoint)
+        checkpoint = _served(ckpt, settings) or _find_checkpoint(ckpt, settings.base_model)
+        names = {other.name for other in checkpoints}
+        number, name = len(checkpoints) + 1, checkpoint.name
+        while name in names:
+            name = f"{checkpoint.name}-{number}"
+            number += 1
+        checkpoints.append(checkpoint._replace(name=name))
     return checkpoints
+
+
+def _served(ckpt: str, settings: EvaluationSettings) -> Checkpoint | None:
+    """The model of a server: of openai:MODEL, and of every `ckpt` where all are served."""
+    if not ckpt.startswith(OF_SERVER) and settings.generator != "openai":
+        return None
+    model = ckpt.removeprefix(OF_SERVER)
+    if not model.strip():
+        raise UserError(f"ckpt={ckpt}: names no model; give {OF_SERVER}MODEL, as the server calls it")
+    if ckpt.startswith(OF_SERVER):
+        return Checkpoint(model, ckpt, None, None, DEFAULT_BETA, served=model)
+    # a folder's run says the settings still, and its name stands in the report
+    run = run_of(ckpt)
+    name = run.absolute().name if run else model
+    return Checkpoint(name, f"{OF_SERVER}{model}", None, run, DEFAULT_BETA, served=model)
 
 
 def _find_checkpoint(ckpt: str, base_model: str | None) -> Checkpoint:
@@ -203,6 +223,8 @@ def fill_settings(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint
         filled["few_shot"] = saved.get("icf_shots", 0)
     usual = OF_TASKS if settings.task else OF_PROMPTS
     filled |= {key: value for key, value in usual.items() if given[key] is None}
+    if settings.decoding is not None:
+        filled["temperature"] = None  # each decoding has its own
     try:
         return evaluation_settings({**given, **filled})
     except UserError as error:

@@ -71,4 +71,5 @@ def _prediction(name: str, groups: Sequence[Group], example: Scored) -> dict[str
         "tokens": example.tokens,
         "logps": example.logps,
         "reference_logps": example.tree.reference,
+        "made_by": example.made_by,
     }

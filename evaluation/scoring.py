@@ -6,7 +6,7 @@ a checkpoint that belongs to no run has none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ import schedule
 from evaluation.checkpoints import Checkpoint, check_starting_weights, starting_weights
 from evaluation.kept import Kept, identity
 from evaluation.policies import limits_of, load
+from evaluation.predictions import digest
 from forest import Pack, TokenTree, tree_tokens
 from groups import Example, Group
 from ranks import World
@@ -43,6 +44,7 @@ class Scored(NamedTuple):
 
     tree: TokenTree  # its `reference` holds the reference's log-probs; (): there is no reference
     logps: Logps
+    made_by: str  # as of a line of predictions.jsonl
 
     @property
     def tokens(self) -> list[int]:
@@ -70,6 +72,7 @@ def score_examples(
     checkpoint or its reference cannot be loaded.
     """
     policy, tokenizer = load(checkpoint, world, settings.shard)
+    maker: dict[str, object] = {**identity(policy), "pack_tokens": PACK_TOKENS}
     trees = data.tokenize(groups, examples, tokenizer, limits_of(settings), settings.belief_classes)
     models.check_trees(policy, trees, len(tokenizer))
     pad_id = tokenizer.pad_token_id
@@ -83,9 +86,15 @@ def score_examples(
             of_reference = answer_logps(reference, trees, pad_id, "reference", world, kept)
             references[starting.source] = Reference(fingerprint, of_reference)
         check_starting_weights(checkpoint, references[starting.source].fingerprint)
+        maker["reference"] = references[starting.source].fingerprint
         of_reference = references[starting.source].logps
         trees = [tree._replace(reference=tuple(of_tree)) for tree, of_tree in zip(trees, of_reference)]
-    return list(map(Scored, trees, logps))
+    return [Scored(tree, of_tree, made_by(tree, maker)) for tree, of_tree in zip(trees, logps)]
+
+
+def made_by(tree: TokenTree, maker: Mapping[str, object]) -> str:
+    """A hash of what is scored, a dash, and a hash of what scores it."""
+    return f"{digest([tree.prompt, tree.belief, tree.answers])}-{digest(maker)}"
 
 
 def answer_logps(

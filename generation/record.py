@@ -60,20 +60,27 @@ class Generator(Protocol):
 
 
 def decoding_of(name: str) -> Decoding:
-    """The decoding of a name: greedy, or t and a temperature, t0.5. Raises UserError for any other name."""
-    if name == "greedy":
-        return Decoding(name, 0.0)
+    """The decoding of a name: greedy, or a temperature, t0.5 or 0.5. Raises UserError for any other name."""
+    if name in ("greedy", "0"):
+        return Decoding("greedy", 0.0)
     try:
         temperature = float(name.removeprefix("t"))
     except ValueError:
         temperature = -1.0
-    if not (name.startswith("t") and 0 < temperature < float("inf")):
+    if not 0 < temperature < float("inf"):
         raise UserError(f"decoding={name}: unknown; give greedy, or t and a temperature, t0.5")
-    return Decoding(name, temperature)
+    return Decoding(f"t{temperature:g}", temperature)
 
 
-def decodings_of(names: Sequence[str] | None, temperature: float) -> list[Decoding]:
-    """The named decodings; None: the one of this temperature alone."""
+def decodings_of(names: Sequence[str] | None, temperature: float | None) -> list[Decoding]:
+    """The named decodings; None: the one of this temperature alone.
+
+    Raises UserError for a name that is none, and for two of one decoding.
+    """
     if names is None:
-        return [decoding_of("greedy" if temperature == 0 else f"t{temperature:g}")]
-    return [decoding_of(name) for name in names]
+        return [decoding_of("greedy" if temperature == 0 else f"t{temperature}")]
+    decodings = [decoding_of(name) for name in names]
+    for number, decoding in enumerate(decodings):
+        if decoding in decodings[:number]:
+            raise UserError(f"decoding={names[number]}: stands there twice; name each way to decode once")
+    return decodings

@@ -27,6 +27,7 @@ from groups.tokens import (
     mismatch,
     prompt_ids,
     tokenize,
+    tokenizer_identity,
 )
 from groups.views import VIEWS, view
 
@@ -74,6 +75,7 @@ __all__ = [
     "rng_of",
     "stop_ids",
     "tokenize",
+    "tokenizer_identity",
     "view",
     "why_dropped",
     "with_shots",

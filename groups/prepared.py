@@ -7,7 +7,6 @@ made depends on `determined_by` alone.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
@@ -24,7 +23,7 @@ from groups.run_splits import Split, read_splits, sources_of
 from groups.shots import Pool
 from groups.splits import Marks
 from groups.stored import StoredTrees, TreeWriter
-from groups.tokens import Encoder, Limits, encode_examples, mismatched
+from groups.tokens import Encoder, Limits, encode_examples, mismatched, tokenizer_identity
 from settings import TrainSettings
 from trees import TokenTree
 from utils import UserError
@@ -78,20 +77,10 @@ def determined_by(
         "has_eval_datasets": bool(settings.eval_datasets),
         "settings": {key: getattr(settings, key) for key in keys.split()},
         "needs": needs,
-        "tokenizer": _identity_of(tokenizer),
+        "tokenizer": tokenizer_identity(tokenizer),
         "code": _code_version(),
         "libraries": {name: version(name) for name in ("tokenizers", "transformers")},
     }
-
-
-def _identity_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of what a tokenizer does."""
-    words = (
-        tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
-    )
-    facts = [type(tokenizer).__name__, words, tokenizer.chat_template, tokenizer.special_tokens_map]
-    text = json.dumps(facts, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _code_version() -> str:

@@ -7,6 +7,8 @@ was cut is counted.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -74,6 +76,16 @@ def _class_token_id(tokenizer: PreTrainedTokenizerBase, label: str) -> int:
             "use labels such as 0 to 9"
         )
     return token
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of what a tokenizer does."""
+    words = (
+        tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
+    )
+    facts = [type(tokenizer).__name__, words, tokenizer.chat_template, tokenizer.special_tokens_map]
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, group: Group, limits: Limits) -> Ids:
