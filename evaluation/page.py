@@ -10,13 +10,14 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from evaluation.kinds import BELIEFS, LABELS, PREFERENCE, TARGET
+from evaluation.kinds import BELIEFS, LABELS, PREFERENCE, TARGET, TASK
 
 CAPTIONS = {
     BELIEFS: "Beliefs of a group",
     PREFERENCE: "Responses in order",
     LABELS: "Responses labelled one by one",
     TARGET: "Target responses",
+    TASK: "Answers",
 }
 ABOUT = {  # what the columns mean
     BELIEFS: (
@@ -45,6 +46,12 @@ ABOUT = {  # what the columns mean
         "divided by the number of all tokens, the end of the response included; perplexity is its "
         "exponential. By prompt, each response's mean over its tokens counts alike, as in the loss of SFT. "
         "Lower is better. The reference is what the run started from."
+    ),
+    TASK: (
+        "WR is the mean preference for the answers over the baseline's, from 0 to 1; LC-WR is the win rate at "
+        "equal lengths (AlpacaEval 2). Scores are the judge's: 1 to 10 of a chat model. What was not judged is "
+        "in no mean. Characters and tokens are means an answer; cut: share of answers that reached "
+        "max_new_tokens; withheld: by a server's filter."
     ),
 }
 HEAD = """\

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import models
 from evaluation.checkpoints import Checkpoint
 from evaluation.folder import writing
-from evaluation.kinds import BELIEFS, LABELS, PREFERENCE, TARGET, Prompts, in_words
+from evaluation.kinds import BELIEFS, LABELS, PREFERENCE, TARGET, TASK, Prompts, in_words
 from evaluation.page import CAPTIONS, html_page
 from evaluation.plots import Shown, plot
 from metrics import Summary
@@ -59,6 +59,20 @@ TITLES = {  # of each kind's metrics
         "nll_by_prompt": "NLL a token, by prompt",
         "perplexity": "perplexity",
         "reference_perplexity": "reference's perplexity",
+    },
+    TASK: {
+        "win_rate": "WR",
+        "length_controlled_win_rate": "LC-WR",
+        "length_controlled_win_rate_without_difficulty": "LC-WR without difficulty",
+        "score": "score",
+        "score_turn_1": "score, turn 1",
+        "score_turn_2": "score, turn 2",
+        "characters": "characters",
+        "baseline_characters": "baseline's characters",
+        "tokens": "tokens",
+        "cut_share": "cut",
+        "empty_share": "empty",
+        "withheld_share": "withheld",
     },
 }
 LARGE = 1e5  # from here on, decimals say nothing

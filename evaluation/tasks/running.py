@@ -112,8 +112,7 @@ def evaluate_task(
     """
     check_task(settings)
     questions, of_file = plan(settings)
-    if questions.form != FASTCHAT:  # later turns depend on what is answered
-        predictions.expect(first_turn(questions.asked, settings).groups)
+    predictions.expect(first_turn(questions.asked, settings).groups, goes_on=questions.form == FASTCHAT)
     everyone = answering(checkpoints, settings)
     answers = [answer(one, questions.asked, settings, world, predictions) for one in everyone]
     if not world.is_main:
