@@ -48,9 +48,9 @@ ABOUT = {  # what the columns mean
         "Lower is better. The reference is what the run started from."
     ),
     TASK: (
-        "WR is the mean preference for the answers over the baseline's, from 0 to 1; LC-WR is the win rate at "
-        "equal lengths (AlpacaEval 2). Scores are the judge's: 1 to 10 of a chat model. What was not judged is "
-        "in no mean. Characters and tokens are means an answer; cut: share of answers that reached "
+        "WR is the mean preference for the answers over the baseline's, from 0 to 1; LC-WR is the win rate "
+        "at equal lengths (AlpacaEval 2). Scores are the judge's: 1 to 10 of a chat model. What was not "
+        "judged is in no mean. Characters and tokens are means an answer; cut: share of answers that reached "
         "max_new_tokens; withheld: by a server's filter."
     ),
 }

@@ -7,7 +7,7 @@ import math
 import pyarrow.parquet
 import pytest
 from data_helpers import write
-from helpers import compose, json_lines
+from helpers import compose, evaluation, json_lines, save_tiny
 from omegaconf import OmegaConf
 
 import metrics
@@ -472,3 +472,142 @@ def test_lc_wr_is_that_of_the_metrics_and_its_name_says_what_it_lacks(tmp_path):
     )
     assert found["length_controlled_win_rate"] == wanted
     assert "length_controlled_win_rate_without_difficulty" not in found
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A tiny model; its answers are bytes."""
+    return save_tiny(tmp_path_factory.mktemp("model") / "tiny", max_position_embeddings=4096)
+
+
+@pytest.fixture
+def judge(tmp_path, monkeypatch):
+    """The name of a function that scores by length."""
+    (tmp_path / "by_length.py").write_text("def score(prompt, response):\n    return float(len(response))\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return "by_length:score"
+
+
+def report_of(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_a_task_without_a_judge_writes_answers_and_their_lengths(tmp_path, tiny, capsys):
+    path = write(tmp_path / "q.jsonl", *ARENA_V2)
+    evaluation(
+        "task=arena_hard", f"ckpt={tiny}", f"prompts={path}", "max_new_tokens=6", f"output={tmp_path}/out"
+    )
+    found = report_of(tmp_path / "out")
+    row = found["checkpoints"]["tiny"]
+    assert set(row) == {"characters", "tokens", "cut_share", "empty_share", "withheld_share"}
+    lines = json_lines(tmp_path / "out" / "model_answer" / "tiny.jsonl")
+    texts = [line["messages"][-1]["content"]["answer"] for line in lines]
+    assert row["characters"]["value"] == sum(map(len, texts)) / 2
+    predicted = json_lines(tmp_path / "out" / "predictions.jsonl")
+    assert [line["response"] for line in predicted] == texts and found["settings"]["judge"] is None
+    assert "characters" in capsys.readouterr().out
+
+
+def test_alpaca_eval_against_a_file_of_answers(tmp_path, tiny, judge):
+    path = write(tmp_path / "q.jsonl", *ALPACA)
+    base = [{**row, "output": "x" * 4, "generator": "base"} for row in ALPACA]
+    (tmp_path / "base.json").write_text(json.dumps(base))
+    command = ["task=alpaca_eval", f"ckpt={tiny}", f"prompts={path}", f"baseline={tmp_path}/base.json"]
+    command += [f"judge={judge}", "max_new_tokens=6", f"output={tmp_path}/out"]
+    evaluation(*command)
+    outputs = json.loads((tmp_path / "out" / "model_outputs_tiny.json").read_text())
+    preferences = [(len(row["output"]) > 4) + (len(row["output"]) == 4) / 2 for row in outputs]
+    found = report_of(tmp_path / "out")
+    assert found["checkpoints"]["tiny"]["win_rate"]["value"] == pytest.approx(sum(preferences) / 3)
+    annotations = json.loads((tmp_path / "out" / "annotations_tiny.json").read_text())
+    assert [row["preference"] - 1 for row in annotations] == preferences
+    assert found["settings"]["baseline"] == "base" and "by_length" in found["settings"]["judge"]
+    before = (tmp_path / "out" / "predictions.jsonl").read_bytes()
+    evaluation(*command)  # nothing is written again
+    assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == before
+
+
+def test_arena_hard_against_another_checkpoint(tmp_path, tiny, judge):
+    other = save_tiny(tmp_path / "other", seed=5, max_position_embeddings=4096)
+    path = write(tmp_path / "q.jsonl", *ARENA_V01)
+    evaluation(
+        "task=arena_hard",
+        f"ckpt=[{tiny},{other}]",
+        f"prompts={path}",
+        f"baseline={other}",
+        f"judge={judge}",
+        "max_new_tokens=6",
+        f"output={tmp_path}/out",
+    )
+    found = report_of(tmp_path / "out")["checkpoints"]
+    assert "win_rate" in found["tiny"] and "win_rate" not in found["other"]
+    answers = {name: json_lines(tmp_path / "out" / "model_answer" / f"{name}.jsonl") for name in found}
+    lengths = {
+        name: [len(line["choices"][0]["turns"][0]["content"]) for line in lines]
+        for name, lines in answers.items()
+    }
+    wins = [(a > b) + (a == b) / 2 for a, b in zip(lengths["tiny"], lengths["other"])]
+    assert found["tiny"]["win_rate"]["value"] == pytest.approx(sum(wins) / 2)
+
+
+def test_mt_bench_asks_two_turns_and_scores_both(tmp_path, tiny, judge):
+    path = write(tmp_path / "q.jsonl", *MT_BENCH)
+    command = ["task=mt_bench", f"ckpt={tiny}", f"prompts={path}", f"judge={judge}"]
+    command += ["max_new_tokens=6", "decoding=[greedy,t0.7]", "n_samples=2", f"output={tmp_path}/out"]
+    evaluation(*command)
+    found = report_of(tmp_path / "out")["checkpoints"]
+    names = {"tiny", "tiny (greedy)", "tiny (t0.7)", "tiny: writing", "tiny: math"}
+    assert set(found) == names and {"score", "score_turn_1", "score_turn_2"} <= set(found["tiny"])
+    lines = json_lines(tmp_path / "out" / "model_answer" / "tiny-t0.7.jsonl")
+    assert [len(choice["turns"]) for line in lines for choice in line["choices"]] == [2] * 4
+    seconds = [len(choice["turns"][1]) for line in lines for choice in line["choices"]]
+    assert found["tiny (t0.7)"]["score_turn_2"]["value"] == pytest.approx(sum(seconds) / 4)
+    predicted = json_lines(tmp_path / "out" / "predictions.jsonl")
+    for line in predicted:
+        assert line["score"] == len(line["response"])
+        assert len(line["prompt"]) == 2 * line["turn"] - 1
+    evaluation(*command)
+    assert json_lines(tmp_path / "out" / "predictions.jsonl") == predicted
+
+
+def test_prompts_of_the_user_s_own_are_scored(tmp_path, tiny, judge):
+    (tmp_path / "mine.txt").write_text("One?\nTwo?\n")
+    evaluation(
+        "task=prompts",
+        f"ckpt={tiny}",
+        f"prompts={tmp_path}/mine.txt",
+        f"judge={judge}",
+        "max_new_tokens=6",
+        f"output={tmp_path}/out",
+    )
+    answers = json_lines(tmp_path / "out" / "answers_tiny.jsonl")
+    scores = [len(line["response"]) for line in answers]
+    found = report_of(tmp_path / "out")["checkpoints"]["tiny"]
+    assert found["score"]["value"] == pytest.approx(sum(scores) / 2) and found["score"]["n"] == 2
+
+
+@pytest.mark.parametrize(
+    "changes,wanted",
+    [
+        (["few_shot=2"], "few_shot=2: "),
+        (["n_samples=0"], "n_samples=0: "),
+        (["task=mt_bench", "baseline=x.json"], "leave baseline out"),
+        (["baseline=missing.json", "judge=json:dumps"], "missing.json: no such file"),
+        (["baseline=outputs/none", "judge=json:dumps"], "outputs/none"),
+        (["prompts=none.jsonl"], "none.jsonl: no such file"),
+    ],
+)
+def test_what_a_task_has_no_use_for_is_refused_before_a_model_loads(tmp_path, tiny, changes, wanted):
+    path = write(tmp_path / "q.jsonl", *ALPACA)
+    with pytest.raises(UserError, match=wanted):
+        evaluation("task=alpaca_eval", f"ckpt={tiny}", f"prompts={path}", f"output={tmp_path}/out", *changes)
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_a_check_of_a_task_reads_its_questions(tmp_path, tiny, capsys):
+    path = write(tmp_path / "q.jsonl", *ALPACA)
+    evaluation("task=alpaca_eval", f"ckpt={tiny}", f"prompts={path}", "check=true", f"output={tmp_path}/out")
+    assert "3 questions of alpaca_eval" in capsys.readouterr().out and not (tmp_path / "out").exists()
