@@ -186,7 +186,7 @@ def measure(
 
 def show(outcome: report.Report, page: Path) -> None:
     """Print the tables and where the report lies."""
-    print("\n" + report.markdown_tables(outcome.results, outcome.facts["n_samples"]) + "\n")
+    print("\n" + report.in_terminal(outcome) + "\n")
     print(f"{outcome.scope}; means with 95% intervals over questions.")
     print(f"report: {os.path.relpath(page)}")
 

@@ -18,7 +18,7 @@ BELIEFS = "beliefs"  # p* of the group's people
 PREFERENCE = "preference"  # rewards that differ, or pairs
 LABELS = "labels"  # each response by itself is desirable or not
 TARGET = "target"  # one response, as SFT data has it
-TASK = "task"  # not of data: questions of a benchmark, or a user's own
+TASK = "task"  # questions of a benchmark, which no data set is of
 IN_WORDS = {
     BELIEFS: "with belief_probs",
     PREFERENCE: "with a preference",

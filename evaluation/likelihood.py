@@ -9,9 +9,11 @@ counts alike, as in `loss=sft`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import metrics
+from evaluation.differences import Difference, of_means
+from evaluation.kinds import TARGET
 from evaluation.scoring import Logps, Scored
 from groups import Group
 
@@ -35,13 +37,32 @@ def _nll(
     """Over all tokens, and by prompt."""
     members = [groups[example.tree.group] for example in scored]
     questions = [group.question for group in members]
-    of_prompts = [-logp / example.tokens[0] for (logp,), example in zip(logps, scored)]
+    of_prompts = [_nll_a_token(example, of_example) for example, of_example in zip(scored, logps)]
     weights = [group.weight for group in members]
     of_tokens = [weight * example.tokens[0] for weight, example in zip(weights, scored)]
     return {
         "nll": metrics.summarize(of_prompts, clusters=questions, weights=of_tokens),
         "nll_by_prompt": metrics.summarize(of_prompts, clusters=questions, weights=weights),
     }
+
+
+def _nll_a_token(example: Scored, logps: Logps) -> float:
+    (logp,) = logps
+    return -logp / example.tokens[0]
+
+
+def differences_of(
+    by_checkpoint: Mapping[str, Sequence[Scored]], groups: Sequence[Group]
+) -> list[Difference]:
+    """How the checkpoints' NLLs differ, on the responses that are as many tokens for both."""
+    of_prompts: dict[str, dict[int, float]] = {}
+    tokens: dict[str, dict[int, float]] = {}
+    for name, scored in by_checkpoint.items():
+        of_prompts[name] = {e.tree.group: _nll_a_token(e, e.logps) for e in scored}
+        tokens[name] = {e.tree.group: e.tokens[0] for e in scored}
+    over_tokens = {name: {"nll": held} for name, held in of_prompts.items() if held}
+    by_prompt = {name: {"nll_by_prompt": held} for name, held in of_prompts.items() if held}
+    return [*of_means(over_tokens, groups, TARGET, tokens), *of_means(by_prompt, groups, TARGET)]
 
 
 def _exponential(summary: metrics.Summary) -> metrics.Summary:

@@ -40,9 +40,20 @@ class Measured(NamedTuple):
 def summaries_of(
     scored: Sequence[Scored], groups: Sequence[Group], beta: float
 ) -> dict[str, metrics.Summary]:
-    """Means over prompts with intervals over questions, of the metrics that any example has.
+    """Means over prompts with intervals over questions, of the metrics that any example has. beta: of the
+    implied rewards.
+    """
+    summaries = {}
+    for name, held in by_prompt(scored, beta).items():
+        questions = [groups[number].question for number in held]
+        weights = [groups[number].weight for number in held]
+        summaries[name] = metrics.summarize(list(held.values()), clusters=questions, weights=weights)
+    return summaries
 
-    A prompt's value is the mean over its examples. beta: of the implied rewards.
+
+def by_prompt(scored: Sequence[Scored], beta: float) -> dict[str, dict[int, float]]:
+    """Of every metric that any example has: its values by the prompt's number, each the mean over the
+    prompt's examples.
     """
     if not scored:
         return {}
@@ -50,13 +61,10 @@ def summaries_of(
     for measured in [*_of_rewards(scored, beta), *_of_logps(scored)]:
         of_metric = columns.setdefault(measured.metric, {})
         of_metric.setdefault(scored[measured.example].tree.group, []).append(measured.value)
-    summaries = {}
-    for name, by_group in columns.items():
-        means = [sum(values) / len(values) for values in by_group.values()]
-        questions = [groups[number].question for number in by_group]
-        weights = [groups[number].weight for number in by_group]
-        summaries[name] = metrics.summarize(means, clusters=questions, weights=weights)
-    return summaries
+    return {
+        name: {number: sum(values) / len(values) for number, values in by_group.items()}
+        for name, by_group in columns.items()
+    }
 
 
 def _of_rewards(scored: Sequence[Scored], beta: float) -> Iterator[Measured]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from evaluation.kinds import BELIEFS, LABELS, PREFERENCE, TARGET, TASK
 
@@ -17,13 +17,14 @@ CAPTIONS = {
     PREFERENCE: "Responses in order",
     LABELS: "Responses labelled one by one",
     TARGET: "Target responses",
-    TASK: "Answers",
+    TASK: "Answers to the questions of a task",
 }
 ABOUT = {  # what the columns mean
     BELIEFS: (
         "JSD is the Jensen-Shannon distance (natural log, at most 0.833) between the model's belief "
-        "distribution and the group's; lower is better. CBC, BPC and RS: higher is better. A majority share "
-        "of 1 is faithful."
+        "distribution and the group's; Wasserstein is the distance of the two on the classes' scale, from 0 "
+        "to 1, without don't know. Lower is better. CBC, BPC and RS: higher is better. A majority share of 1 "
+        "is faithful. Rows in brackets are what guessing gets, and what draws from the group itself get."
     ),
     PREFERENCE: (
         "Implied rewards, beta times the log-ratio to the reference, against the rewards that the responses "
@@ -48,12 +49,17 @@ ABOUT = {  # what the columns mean
         "Lower is better. The reference is what the run started from."
     ),
     TASK: (
-        "WR is the mean preference for the answers over the baseline's, from 0 to 1; LC-WR is the win rate "
-        "at equal lengths (AlpacaEval 2). Scores are the judge's: 1 to 10 of a chat model. What was not "
-        "judged is in no mean. Characters and tokens are means an answer; cut: share of answers that reached "
-        "max_new_tokens; withheld: by a server's filter."
+        "WR is the judge's mean preference for the checkpoint's answer over the baseline's; LC-WR is what it "
+        "would be at equal lengths, by AlpacaEval 2's logistic model. Scores are the judge's, 1 to 10 of a "
+        "chat model. Shares are of answers."
     ),
 }
+DIFFERENCES = (
+    "The first checkpoint's value minus the second one's, on the prompts that both have: mean, 95% bootstrap "
+    "interval over questions, and two-sided p of no difference, by sign flips of whole questions (AUC and "
+    "differences of rewards: by bootstrap). p (Holm) is adjusted for all pairs of one metric."
+)
+COUNTS = "Sampled responses that could not be judged, and why; what is 0 everywhere is left out."
 HEAD = """\
 <!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Grove report</title>
@@ -76,18 +82,33 @@ class Table(Protocol):
     rows: list[list[str]]
 
 
-def html_page(tables: Sequence[Table], facts: Mapping[str, object], image: bytes) -> str:
+class Page(NamedTuple):
+    """What a page says."""
+
+    tables: Sequence[Table]
+    differences: Table
+    counts: Table
+    facts: Mapping[str, object]
+
+
+def html_page(page: Page, image: bytes) -> str:
     """The page of all tables, what their columns mean, a PNG (empty: no picture), and how it was made."""
-    shown = "".join(map(_table, tables))
+    shown = [_section(CAPTIONS[table.kind], ABOUT[table.kind], table) for table in page.tables]
+    shown.append(_section("Paired differences", DIFFERENCES, page.differences))
+    shown.append(_picture(image))
+    shown.append(_section("Not judged", COUNTS, page.counts))
     return f"""{HEAD}<p>Means with 95% bootstrap intervals over questions.</p>
-{shown}{_picture(image)}
-<h2>Settings</h2><table class="facts">{_fact_rows(facts)}</table></html>
+{"".join(shown)}
+<h2>Settings</h2><table class="facts">{_fact_rows(page.facts)}</table></html>
 """
 
 
-def _table(table: Table) -> str:
+def _section(caption: str, about: str, table: Table) -> str:
+    """A table with what stands above it; nothing where it has no rows."""
+    if not table.rows:
+        return ""
     inner = _table_row(table.header, "th") + "".join(_table_row(row, "td") for row in table.rows)
-    return f"<h2>{CAPTIONS[table.kind]}</h2><p>{ABOUT[table.kind]}</p>\n<table>{inner}</table>\n"
+    return f"<h2>{caption}</h2><p>{about}</p>\n<table>{inner}</table>\n"
 
 
 def _table_row(cells: Sequence[str], tag: str) -> str:
@@ -98,8 +119,17 @@ def _table_row(cells: Sequence[str], tag: str) -> str:
 def _fact_rows(facts: Mapping[str, object]) -> str:
     rows = []
     for name, value in facts.items():
-        rows.append(f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>")
+        rows.append(f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(_in_words(value))}</td></tr>")
     return "".join(rows)
+
+
+def _in_words(value: object) -> str:
+    """A fact as a reader has it: without brackets and quotes."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_in_words(inner)}" for name, inner in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_words, value)) or "-"
+    return "-" if value is None else str(value)
 
 
 def _picture(image: bytes) -> str:

@@ -1,8 +1,8 @@
-"""Reports: a table for each kind of data, report.json, predictions.jsonl, a plot of distributions, and a page
-of them all.
+"""Reports: report.json, predictions.jsonl, a plot of distributions, and a page of them all.
 
-Contract: report.json is {"checkpoints": {name: {metric: {"value", "low", "high", "n"}}}, "settings": {...}};
-everything else shows the same numbers.
+Contract: report.json is {"checkpoints": {name: {metric: {"value", "low", "high", "n"}}}, "differences":
+[{"metric", "kind", "a", "b", "value", "low", "high", "p", "p_holm", "n"}], "settings": {...}}; everything
+else shows the same numbers.
 """
 
 from __future__ import annotations
@@ -14,89 +14,54 @@ from typing import Any, NamedTuple
 
 import models
 from evaluation.checkpoints import Checkpoint
+from evaluation.differences import Difference
 from evaluation.folder import writing
-from evaluation.kinds import BELIEFS, LABELS, PREFERENCE, TARGET, TASK, Prompts, in_words
-from evaluation.page import CAPTIONS, html_page
+from evaluation.kinds import BELIEFS, Prompts, in_words
+from evaluation.page import Page, html_page
 from evaluation.plots import Shown, plot
+from evaluation.tables import (
+    TITLES,
+    Judges,
+    Results,
+    counts_table,
+    differences_table,
+    markdown_differences,
+    markdown_tables,
+    tables_of,
+)
 from metrics import Summary
 from settings import EvaluationSettings, names_of
 from utils import atomic_path, write_json
 
-TITLES = {  # of each kind's metrics
-    BELIEFS: {
-        "js_distance_probability": "JSD (probability)",
-        "js_distance_sampling": "JSD (sampling)",
-        "js_distance_floor": "floor of JSD (sampling)",
-        "cbc": "CBC",
-        "bpc": "BPC",
-        "rs": "RS",
-        "majority_share": "majority share",
-        "class_mass": "class mass",
-    },
-    PREFERENCE: {
-        "pair_accuracy": "pair accuracy",
-        "set_accuracy": "set accuracy",
-        "kendall_tau": "Kendall's tau",
-        "negative_mass": "mass on Y-",
-        "margin": "margin",
-        "kl_reference": "KL to reference",
-        "logp_best": "log-prob of the best",
-        "logp_others": "log-prob of the others",
-        "logp_accuracy": "accuracy of log-probs a token",
-    },
-    LABELS: {
-        "auc": "AUC",
-        "reward_difference": "difference",
-        "reward_desirable": "reward of desirable",
-        "reward_undesirable": "reward of undesirable",
-        "logp_desirable": "log-prob of desirable",
-        "logp_undesirable": "log-prob of undesirable",
-        "logp_auc": "AUC of log-probs a token",
-    },
-    TARGET: {
-        "nll": "NLL a token",
-        "reference_nll": "reference's NLL a token",
-        "nll_by_prompt": "NLL a token, by prompt",
-        "perplexity": "perplexity",
-        "reference_perplexity": "reference's perplexity",
-    },
-    TASK: {
-        "win_rate": "WR",
-        "length_controlled_win_rate": "LC-WR",
-        "length_controlled_win_rate_without_difficulty": "LC-WR without difficulty",
-        "score": "score",
-        "score_turn_1": "score, turn 1",
-        "score_turn_2": "score, turn 2",
-        "characters": "characters",
-        "baseline_characters": "baseline's characters",
-        "tokens": "tokens",
-        "cut_share": "cut",
-        "empty_share": "empty",
-        "withheld_share": "withheld",
-    },
-}
-LARGE = 1e5  # from here on, decimals say nothing
+__all__ = ["TITLES", "Part", "Report", "in_terminal", "make_report", "scope_of", "write_report"]
 
-Results = Mapping[str, Mapping[str, Summary]]  # by checkpoint or reference distribution, then by metric
+Facts = Mapping[str, Any]
 
 
 class Part(NamedTuple):
     """What was found on the prompts of some kinds."""
 
     results: Results
-    facts: Mapping[str, Any]  # how it was made, beside what `make_report` says
+    facts: Facts  # how it was made, beside what `make_report` says; `judges` names them by metric
     predictions: Sequence[Mapping[str, Any]]  # lines of predictions.jsonl
     shown: Sequence[Shown] = ()  # distributions to draw
+    differences: Sequence[Difference] = ()  # of checkpoints, pair by pair
 
 
 class Report(NamedTuple):
     """What an evaluation found."""
 
     results: Results
-    facts: Mapping[str, Any]  # how it was made, `n_samples` among them: report.json's "settings"
+    facts: Facts  # how it was made, `n_samples` among them: report.json's "settings"
     predictions: Sequence[Mapping[str, Any]]  # lines of predictions.jsonl
     shown: Sequence[Shown]  # distributions to draw; (): no plot
     scope: str  # one line, see `scope_of`
+    differences: Sequence[Difference] = ()
+
+    @property
+    def judges(self) -> Judges:
+        """By metric: the judge that its number is of."""
+        return self.facts.get("judges", {})
 
 
 def make_report(
@@ -115,6 +80,7 @@ def make_report(
         predictions=[line for part in parts for line in part.predictions],
         shown=[case for part in parts for case in part.shown],
         scope=scope_of(prompts, settings),
+        differences=[difference for part in parts for difference in part.differences],
     )
 
 
@@ -157,72 +123,14 @@ def scope_of(prompts: Prompts, settings: EvaluationSettings) -> str:
     return "; ".join(filter(None, [scope, in_words(prompts), samples]))
 
 
-# --- the tables ---------------------------------------------------------------------------------------------
-
-
-class Table(NamedTuple):
-    """The results of one kind of data."""
-
-    kind: str
-    header: list[str]
-    rows: list[list[str]]
-
-
-def tables_of(results: Results, n_samples: int) -> list[Table]:
-    """A table for each kind that was measured.
-
-    It has a row for each checkpoint or reference distribution, and a column for each metric that any of them
-    has.
-    """
-    tables = [_table_of(kind, results, n_samples) for kind in TITLES]
-    return [table for table in tables if table.rows]
-
-
-def _table_of(kind: str, results: Results, n_samples: int) -> Table:
-    titles = TITLES[kind]
-    metrics = [m for m in titles if any(m in summaries for summaries in results.values())]
-    header = [titles[m].replace("sampling", f"sampling, N={n_samples}") for m in metrics]
-    rows = []
-    for name, summaries in results.items():
-        held = {m: summaries[m] for m in metrics if m in summaries}
-        if held:
-            count = max(summary["n"] for summary in held.values())
-            rows.append([name, *(format_cell(held.get(m)) for m in metrics), str(count)])
-    return Table(kind, ["", *header, "responses" if kind == LABELS else "n"], rows)
-
-
-def markdown_tables(results: Results, n_samples: int) -> str:
-    """The tables with aligned columns, readable in a terminal and as Markdown; several have captions."""
-    tables = tables_of(results, n_samples)
-    if len(tables) == 1:
-        return _markdown(tables[0])
-    return "\n\n".join(f"{CAPTIONS[table.kind]}:\n\n{_markdown(table)}" for table in tables)
-
-
-def _markdown(table: Table) -> str:
-    widths = [max(map(len, column)) for column in zip(table.header, *table.rows)]
-    rule = "|".join("-" * (width + 2) for width in widths)
-    lines = [_line(row, widths) for row in table.rows]
-    return "\n".join([_line(table.header, widths), f"|{rule}|", *lines])
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [cell.ljust(width) for cell, width in zip(cells, widths)]
-    return "| " + " | ".join(padded) + " |"
-
-
-def format_cell(summary: Summary | None) -> str:
-    """A mean with its interval, where there is one."""
-    if summary is None or summary["value"] is None:
-        return "-"
-    value = _number(summary["value"])
-    if summary["low"] is None or summary["high"] is None:
-        return value
-    return f"{value} [{_number(summary['low'])}, {_number(summary['high'])}]"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < LARGE else f"{value:.3g}"
+def in_terminal(report: Report) -> str:
+    """The tables of results, and how the checkpoints differ by the metrics that a reader looks for first."""
+    n_samples = report.facts["n_samples"]
+    results = markdown_tables(report.results, n_samples, report.judges)
+    differences = markdown_differences(report.differences, n_samples, report.judges)
+    if not differences:
+        return results
+    return f"{results}\n\nPaired differences (95% interval, two-sided p):\n\n{differences}"
 
 
 # --- the files ----------------------------------------------------------------------------------------------
@@ -237,16 +145,36 @@ def write_report(folder: Path, report: Report) -> Path:
 
 
 def _write_files(folder: Path, report: Report) -> Path:
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in report.predictions)
-    _write(folder / "predictions.jsonl", "".join(lines).encode())
-    write_json(folder / "report.json", {"checkpoints": report.results, "settings": report.facts})
+    _write(folder / "predictions.jsonl", b"".join(map(_line, report.predictions)))
+    found = {
+        "checkpoints": report.results,
+        "differences": [difference._asdict() for difference in report.differences],
+        "settings": report.facts,
+    }
+    write_json(folder / "report.json", found)
     image = plot(report.shown) if report.shown else b""
     if image:
         _write(folder / "distributions.png", image)
     page = folder / "index.html"
-    tables = tables_of(report.results, report.facts["n_samples"])
-    _write(page, html_page(tables, report.facts, image).encode())
+    _write(page, html_page(_page_of(report), image).encode())
     return page
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
+        return json.dumps(row).encode() + b"\n"
+
+
+def _page_of(report: Report) -> Page:
+    n_samples, judges = report.facts["n_samples"], report.judges
+    return Page(
+        tables_of(report.results, n_samples, judges),
+        differences_table(report.differences, n_samples, judges),
+        counts_table(report.facts.get("unjudged", {})),
+        {name: fact for name, fact in report.facts.items() if name != "unjudged"},
+    )
 
 
 def _write(path: Path, content: bytes) -> None:

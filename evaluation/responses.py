@@ -5,11 +5,12 @@ Contract: checkpoints and prompts go in, a `Part` of the report comes out, on th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import metrics
 from evaluation import likelihood, order, unpaired
 from evaluation.checkpoints import Checkpoint
+from evaluation.differences import Difference, of_means
 from evaluation.kept import Kept
 from evaluation.kinds import LABELS, PREFERENCE, TARGET, examples_of, kind_of
 from evaluation.report import Part
@@ -35,29 +36,54 @@ def evaluate_responses(
     references: References = {}
     examples = examples_of(groups)
     results: dict[str, dict[str, metrics.Summary]] = {}
+    measured: dict[str, ByKind] = {}
     predictions: list[dict[str, object]] = []
     for checkpoint in checkpoints:
         log.info("evaluating %s on %d prompts", checkpoint.name, len(groups))
         scored = score_examples(checkpoint, groups, examples, settings, references, world, kept)
         if world.is_main:
-            results[checkpoint.name] = measure(scored, groups, checkpoint.beta)
+            of_kinds = measured[checkpoint.name] = by_kind(scored, groups)
+            results[checkpoint.name] = measure(of_kinds, groups, checkpoint.beta)
             predictions += [_prediction(checkpoint.name, groups, example) for example in scored]
     if not world.is_main:
         return None
-    facts = {"beta": {checkpoint.name: checkpoint.beta for checkpoint in checkpoints}}
-    return Part(results, facts, predictions)
+    betas = {checkpoint.name: checkpoint.beta for checkpoint in checkpoints}
+    differences = differences_of(measured, groups, betas)
+    return Part(results, {"beta": betas}, predictions, differences=differences)
 
 
-def measure(scored: Sequence[Scored], groups: Sequence[Group], beta: float) -> dict[str, metrics.Summary]:
-    """The metrics of one checkpoint, those of each kind on the prompts of that kind."""
+ByKind = Mapping[str, Sequence[Scored]]
+
+
+def by_kind(scored: Sequence[Scored], groups: Sequence[Group]) -> ByKind:
+    """The scored examples of the prompts of each kind."""
     of_kind: dict[str, list[Scored]] = {PREFERENCE: [], LABELS: [], TARGET: []}
     for example in scored:
         of_kind[kind_of(groups[example.tree.group])].append(example)
+    return of_kind
+
+
+def measure(of_kind: ByKind, groups: Sequence[Group], beta: float) -> dict[str, metrics.Summary]:
+    """The metrics of one checkpoint, those of each kind on the prompts of that kind."""
     return {
         **order.summaries_of(of_kind[PREFERENCE], groups, beta),
         **unpaired.summaries_of(of_kind[LABELS], groups, beta),
         **likelihood.summaries_of(of_kind[TARGET], groups),
     }
+
+
+def differences_of(
+    measured: Mapping[str, ByKind], groups: Sequence[Group], betas: Mapping[str, float]
+) -> list[Difference]:
+    """How the checkpoints differ, on the prompts of each kind."""
+    in_order = {name: order.by_prompt(of_kind[PREFERENCE], betas[name]) for name, of_kind in measured.items()}
+    labelled = {name: (of_kind[LABELS], betas[name]) for name, of_kind in measured.items()}
+    with_target = {name: of_kind[TARGET] for name, of_kind in measured.items()}
+    return [
+        *of_means(in_order, groups, PREFERENCE),
+        *unpaired.differences_of(labelled, groups),
+        *likelihood.differences_of(with_target, groups),
+    ]
 
 
 def _prediction(name: str, groups: Sequence[Group], example: Scored) -> dict[str, object]:

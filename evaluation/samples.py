@@ -1,23 +1,37 @@
 """Sampled responses taken apart and judged: which option does each state, and does its answer voice it?
 
-Contract: an option is known by its words, or by its class label where a prompt's beliefs are labels alone.
-What cannot be judged is None, neither Yes nor No, and is counted.
+Contract: what cannot be judged is None, neither Yes nor No, and is counted. A response that gives a judge
+nothing to judge is not consistent; one that the judge gave no verdict on is left out of the means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 import metrics
-from evaluation.judges import EmbeddingJudge, Verdict
-from groups import Belief, Group
+from evaluation.judges import BeliefJudge, EmbeddingJudge, ScoreJudge, Stated, Verdict
+from evaluation.options import (
+    OptionMap,
+    class_consistent,
+    classes_of_options,
+    references_of,
+    stated_option,
+    unparsable_class,
+)
+from groups import CLASSES, Belief, Group
 
-DONT_KNOW = "0"  # the class that a response without a class label counts as
-
-References = Mapping[Belief, Sequence[str]]  # by option: its reference answers
+CLASS_WORDS = {  # of the GDPO papers' classes, for a judge of beliefs that are a class alone
+    "5": "strongly positive",
+    "4": "somewhat positive",
+    "3": "neutral",
+    "2": "somewhat negative",
+    "1": "strongly negative",
+    "0": "does not know, or has no opinion",
+}
+NO_MAP: OptionMap = {}
 
 
 class Sample(NamedTuple):
@@ -28,6 +42,8 @@ class Sample(NamedTuple):
     option: Belief | None  # that it states; None: no option of its prompt
     class_consistent: bool | None  # None: it gives no known option's words
     verdict: Verdict
+    was_asked: bool = False  # a judge that may fail to answer was asked whether it is consistent
+    score: float | None = None  # None: no judge gives scores, or it gave none
 
 
 class Unjudged(NamedTuple):
@@ -38,72 +54,112 @@ class Unjudged(NamedTuple):
     left_out_of_shares: int  # of those: where no class stands for "don't know"
     without_known_option: int
     without_reference_answer: int  # they state a known option, and it has no answer to compare with
+    without_verdict: int  # the judge was asked, and failed or said neither Yes nor No
+    without_score: int  # as above, of scores
+
+
+class Rules(NamedTuple):
+    """How responses are taken apart and judged."""
+
+    classes: Sequence[str]
+    embedding: EmbeddingJudge  # RS, and BPC where `belief` is None
+    belief: BeliefJudge | None = None
+    score: ScoreJudge | None = None
+    option_map: OptionMap = NO_MAP
+
+    def judge_names(self) -> dict[str, str]:
+        """By measure: the judge that its number is of."""
+        names = {"bpc": (self.belief or self.embedding).name, "rs": self.embedding.name}
+        return {**names, "judge_score": self.score.name} if self.score else names
+
+
+def judge_all(groups: Sequence[Group], texts: Sequence[Sequence[str]], rules: Rules) -> list[list[Sample]]:
+    """Take apart and judge the sampled responses to every prompt; judges are asked once for all of them."""
+    samples = []
+    for group, of_prompt in zip(groups, texts):
+        judged = judge_samples(group, of_prompt, rules.classes, rules.embedding, rules.option_map)
+        samples.append(judged)
+    if rules.belief is not None:
+        samples = _voiced(groups, samples, rules)
+    if rules.score is not None:
+        samples = _scored(groups, samples, rules.score)
+    return samples
 
 
 def judge_samples(
-    group: Group, texts: Sequence[str], classes: Sequence[str], judge: EmbeddingJudge
+    group: Group,
+    texts: Sequence[str],
+    classes: Sequence[str],
+    judge: EmbeddingJudge,
+    option_map: OptionMap = NO_MAP,
 ) -> list[Sample]:
-    """Take the sampled responses to one prompt apart and judge them.
+    """Take the sampled responses to one prompt apart and judge them by embeddings.
 
     The answer is held against the option that the response states, whatever its class label: for BPC the
     nearest reference answer must be one of that option, and RS is the cosine to it. A response that states no
     option of its prompt has no reference answer: it is neither consistent nor inconsistent.
     """
-    class_of_option = classes_of_options(group)
-    options = {option_of(belief) for belief in beliefs_of(group)}
+    words = (*classes_of_options(group), *option_map)
     references = references_of(group)
-    parsed = [metrics.parse_response(text, classes, tuple(class_of_option)) for text in texts]
-    stated = [_stated_option(response, options) for response in parsed]
-    consistent = [metrics.class_belief_consistent(response, class_of_option) for response in parsed]
+    parsed = [metrics.parse_response(text, classes, words) for text in texts]
+    stated = [stated_option(response, group, option_map) for response in parsed]
+    consistent = [class_consistent(response, group, option_map) for response in parsed]
     answers = [response.answer for response in parsed]
     verdicts = judge.verdicts(answers, stated, [references] * len(parsed))
     return list(map(Sample, texts, parsed, stated, consistent, verdicts))
 
 
-def option_of(belief: Belief) -> Belief:
-    """What makes a belief the same option as another one: its words, else its label."""
-    words = belief.text.strip().casefold()
-    return Belief("", words) if words else Belief(belief.label, "")
+# --- other judges -------------------------------------------------------------------------------------------
 
 
-def _stated_option(parsed: metrics.Parsed, options: set[Belief]) -> Belief | None:
-    if parsed.label is None:
-        return None
-    option = option_of(Belief(parsed.label, parsed.belief or ""))
-    return option if option in options else None
+def _voiced(groups: Sequence[Group], samples: Sequence[Sequence[Sample]], rules: Rules) -> list[list[Sample]]:
+    """With the verdicts of `rules.belief` in place of the embedding's."""
+    questions: list[Stated] = []
+    asked: list[tuple[int, int]] = []
+    judged = [[_without_verdict(sample) for sample in of_prompt] for of_prompt in samples]
+    for i, group in enumerate(groups):
+        if not references_of(group):  # of a survey: its prompts ask for no answers
+            continue
+        for j, sample in enumerate(judged[i]):
+            belief = _belief_in_words(sample, rules.classes)
+            if belief and sample.parsed.answer:
+                questions.append(Stated(group.prompt, belief, sample.parsed.answer))
+                asked.append((i, j))
+    for (i, j), voices in zip(asked, rules.belief.voices(questions)):
+        sample = judged[i][j]
+        judged[i][j] = sample._replace(was_asked=True, verdict=sample.verdict._replace(consistent=voices))
+    return judged
 
 
-def classes_of_options(group: Group) -> dict[str, str]:
-    """The class label of every option's words; without beliefs that are a class label alone."""
-    return {belief.text: belief.label for belief in beliefs_of(group) if belief.text.strip()}
+def _without_verdict(sample: Sample) -> Sample:
+    """An empty answer under a stated belief does not voice it; nobody need be asked."""
+    is_empty = sample.option is not None and not sample.parsed.answer
+    return sample._replace(verdict=sample.verdict._replace(consistent=False if is_empty else None))
 
 
-def beliefs_of(group: Group) -> list[Belief]:
-    """All options of a prompt: those that have responses, and those that its question offers beside them."""
-    return [*(response.belief for response in group.responses), *group.options]
+def _belief_in_words(sample: Sample, classes: Sequence[str]) -> str:
+    """The belief text that a response states, known to its prompt or not; the class where its prompt's
+    beliefs are a class alone; "" where it states neither.
+    """
+    if sample.parsed.belief:
+        return sample.parsed.belief
+    if sample.option is None:
+        return ""
+    label = sample.option.label
+    words = CLASS_WORDS[label] if set(classes) == set(CLASSES) else ""
+    return f"{label} ({words})" if words else label
 
 
-def references_of(group: Group) -> References:
-    """The reference answers of every option that has some: survey data has options without answers."""
-    references: dict[Belief, list[str]] = {}
-    for response in group.responses:
-        if response.text.strip():
-            references.setdefault(option_of(response.belief), []).append(response.text)
-    return references
+def _scored(
+    groups: Sequence[Group], samples: Sequence[Sequence[Sample]], judge: ScoreJudge
+) -> list[list[Sample]]:
+    """With the judge's scores of the whole responses."""
+    asked = [(group.prompt, sample.text) for group, of_prompt in zip(groups, samples) for sample in of_prompt]
+    scores = iter(judge.scores(asked))
+    return [[sample._replace(score=next(scores)) for sample in of_prompt] for of_prompt in samples]
 
 
 # --- counts -------------------------------------------------------------------------------------------------
-
-
-def unparsable_class(group: Group, classes: Sequence[str]) -> str | None:
-    """The class that a response without a label counts as: "don't know", which is class 0 in the GDPO papers'
-    data.
-
-    None where no class says that: it has another name, or the labels only number a survey's options, in the
-    order in which the prompt lists them.
-    """
-    only_numbers = not references_of(group)
-    return DONT_KNOW if DONT_KNOW in classes and not only_numbers else None
 
 
 def shares_of(group: Group, samples: Sequence[Sample], classes: Sequence[str]) -> tuple[np.ndarray, int]:
@@ -115,7 +171,10 @@ def shares_of(group: Group, samples: Sequence[Sample], classes: Sequence[str]) -
 
 
 def count_unjudged(
-    groups: Sequence[Group], samples: Sequence[Sequence[Sample]], classes: Sequence[str]
+    groups: Sequence[Group],
+    samples: Sequence[Sequence[Sample]],
+    classes: Sequence[str],
+    has_scores: bool = False,
 ) -> Unjudged:
     """What could not be judged of the samples of every group."""
     counts = []
@@ -128,8 +187,15 @@ def count_unjudged(
             left_out_of_shares=_left_out(group, of_prompt, classes),
             without_known_option=len(of_prompt) - len(known),
             without_reference_answer=sum(option not in references for option in known),
+            without_verdict=sum(s.was_asked and s.verdict.consistent is None for s in of_prompt),
+            without_score=sum(has_scores and sample.score is None for sample in of_prompt),
         )
         counts.append(of_group)
+    return add_unjudged(counts)
+
+
+def add_unjudged(counts: Iterable[Unjudged]) -> Unjudged:
+    """The sum of counts."""
     return Unjudged(*map(sum, zip(*counts)))
 
 
@@ -137,3 +203,18 @@ def _left_out(group: Group, samples: Sequence[Sample], classes: Sequence[str]) -
     if unparsable_class(group, classes) is not None:
         return 0
     return sum(sample.parsed.label is None for sample in samples)
+
+
+def fields_of(sample: Sample) -> Mapping[str, object]:
+    """What is said of a sample, as its line of predictions.jsonl ends."""
+    similarity = sample.verdict.similarity
+    scored = {} if sample.score is None else {"judge_score": sample.score}
+    return {
+        "class": sample.parsed.label,
+        "belief": sample.parsed.belief,
+        "answer": sample.parsed.answer,
+        "class_belief_consistent": sample.class_consistent,
+        "belief_answer_consistent": sample.verdict.consistent,
+        "similarity": None if similarity is None else round(similarity, 4),
+        **scored,
+    }

@@ -14,6 +14,7 @@ from groups.files import (
 )
 from groups.formats import FORMATS, OWN, Format, choose_format, read_groups
 from groups.needs import check_beliefs, check_examples
+from groups.options import read_option_map
 from groups.own import parse_group
 from groups.prompts import encode_prompt
 from groups.record import CLASSES, Belief, Example, Group, Prompt, Response
@@ -59,6 +60,7 @@ __all__ = [
     "Format",
     "choose_format",
     "read_groups",
+    "read_option_map",
     "class_token_ids",
     "cut_prompt",
     "draw_pairs",

@@ -7,13 +7,17 @@ whose class is not known is left out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from groups.record import Belief, Response
 from groups.rows import Row, is_share
-from groups.values import is_absent, label_of, parsed
+from groups.values import clipped, is_absent, label_of, parsed
+from utils import UserError
 
+OPTION_MAP_FORM = '{"option\'s words": "label of its class", ...}'
 SAME_SHARE = 1e-3  # shares that are rounded to three digits fit
 
 Pairs = Iterator[tuple[str, str]]  # an option's words, the label of its class
@@ -57,6 +61,32 @@ def answers_of(row: Row, options: Sequence[Belief], rewards: dict[str, float]) -
         if isinstance(text, str) and text.strip():
             responses.append(Response(text, rewards[option.label], option))
     return responses
+
+
+def read_option_map(path: str, classes: Sequence[str]) -> dict[str, str]:
+    """The user's map of options, {words: label of their class}. Raises UserError for a file that is none."""
+    try:
+        given = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=list)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+        raise UserError(
+            f"option_map={path}: cannot be read ({reason}); give a JSON file {OPTION_MAP_FORM}"
+        ) from error
+    if not isinstance(given, list) or not given or not all(isinstance(pair, tuple) for pair in given):
+        raise UserError(f"option_map={path}: is no JSON object; give {OPTION_MAP_FORM}")
+    label_of_words: dict[str, str] = {}
+    for words, value in given:
+        label = None if isinstance(value, list) else label_of(value, classes)
+        if label not in classes:
+            raise UserError(
+                f"option_map={path}: {clipped(words)}: {clipped(value)} is none of {', '.join(classes)}; "
+                "correct the label or set belief_classes"
+            )
+        if not words.strip():
+            raise UserError(f"option_map={path}: an option has no words; remove it")
+        if label_of_words.setdefault(words, label) != label:
+            raise UserError(f"option_map={path}: {clipped(words)} has two classes; remove one of them")
+    return label_of_words
 
 
 def _texts(value: Any) -> list[str]:

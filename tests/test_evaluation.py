@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 import evaluate
 import forest
 import models
-from evaluation import answers, kept, report, scoring
+from evaluation import answers, kept, report, scoring, tables
 from evaluation.checkpoints import find_checkpoints
 from settings import evaluation_settings
 from utils import UserError
@@ -102,7 +102,7 @@ def test_evaluating_a_policy_pt_needs_its_base_model(tmp_path):
 
 def test_the_markdown_table_lines_up():
     cell = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 3}
-    table = report.markdown_tables(
+    table = tables.markdown_tables(
         {"a": {"cbc": cell}, "(uniform)": {"js_distance_probability": cell}}, 8
     ).splitlines()
     assert len({len(line) for line in table}) == 1 and "0.500 [0.400, 0.600]" in table[2]

@@ -10,7 +10,7 @@ from helpers import EOS, byte_tokenizer, evaluation, json_lines, run_of, save_ti
 import forest
 import models
 import preference_datasets as data
-from evaluation import kinds, order, page, report
+from evaluation import kinds, order, page, report, tables
 
 BETA = 0.1
 
@@ -249,8 +249,8 @@ def test_each_kind_is_measured_on_the_prompts_that_are_of_it(evaluate_groups, ca
     said = capsys.readouterr().out
     assert "2 with belief_probs, 3 with a preference, 1 with labelled responses, 2 with a target" in said
     assert "1 left out: several responses without a preference" in said
-    for caption in page.CAPTIONS.values():
-        assert f"{caption}:\n\n|" in said
+    for kind, caption in page.CAPTIONS.items():
+        assert (f"{caption}:\n\n|" in said) == (kind != kinds.TASK)
 
 
 def test_what_is_measured_of_a_prompt_does_not_depend_on_the_others(evaluate_rows):
@@ -335,7 +335,8 @@ def test_every_metric_of_a_report_has_a_title_in_one_table(evaluate_groups):
     for summaries in found["checkpoints"].values():
         assert set(summaries) <= set(titled)
         assert all(set(summary) == {"value", "low", "high", "n"} for summary in summaries.values())
-    assert set(found["checkpoints"]["run"]) == set(titled)
+    of_data = set(titled) - set(report.TITLES[kinds.TASK]) - {"judge_score"}
+    assert set(found["checkpoints"]["run"]) == of_data
     assert set(order.ORDER_METRICS.values()) <= set(report.TITLES[kinds.PREFERENCE])
 
 
@@ -347,9 +348,9 @@ def test_the_page_explains_the_kinds_that_it_shows_and_no_others(evaluate_rows, 
 
 
 def test_numbers_beyond_measure_are_shown_briefly():
-    cell = report.format_cell({"value": 3.21e12, "low": None, "high": None, "n": 1})
+    cell = tables.format_cell({"value": 3.21e12, "low": None, "high": None, "n": 1})
     assert cell == "3.21e+12"
     assert (
-        report.format_cell({"value": -51.25, "low": -60.0, "high": -40.0, "n": 2})
+        tables.format_cell({"value": -51.25, "low": -60.0, "high": -40.0, "n": 2})
         == "-51.250 [-60.000, -40.000]"
     )

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 import metrics
-from evaluation import beliefs, samples
+from evaluation import belief_metrics, samples, shown
 from evaluation.judges import EmbeddingJudge
 from groups import CLASSES, Belief, Group, Response
-
-UNIFORM = np.full(6, 1 / 6)
 
 
 class Letters:
@@ -88,7 +86,7 @@ def test_a_belief_that_is_a_class_alone_goes_by_its_label(judge):
     assert [sample.verdict.consistent for sample in judged] == [True, False, None, True]
     counts = samples.count_unjudged([group], [judged], CLASSES)
     assert counts.without_known_option == 1
-    assert beliefs.measure_prompt(group, UNIFORM, judged, CLASSES).cbc is None
+    assert belief_metrics.of_samples(group, judged, CLASSES).cbc is None
 
 
 def test_words_may_hold_brackets_and_labels_may_be_long(judge):
@@ -106,7 +104,7 @@ SURVEY = group_of(("0", "Yes", ""), ("1", "No", ""), probs=(0.5, 0.5, 0, 0, 0, 0
 
 def test_options_without_answers_have_no_bpc_and_no_rs(judge):
     judged = samples.judge_samples(SURVEY, ["0<Yes>", "1<No>because"], CLASSES, judge)
-    of_prompt = beliefs.measure_prompt(SURVEY, UNIFORM, judged, CLASSES)
+    of_prompt = belief_metrics.of_samples(SURVEY, judged, CLASSES)
     assert of_prompt.bpc is None
     assert of_prompt.rs is None
     assert of_prompt.cbc == 1.0
@@ -118,7 +116,7 @@ def test_an_option_without_an_answer_beside_others_is_counted_apart(judge):
     judged = samples.judge_samples(group, ["2<Poor>zzz", "4<Good>aaa"], CLASSES, judge)
     assert [sample.verdict.consistent for sample in judged] == [None, True]
     assert samples.count_unjudged([group], [judged], CLASSES).without_reference_answer == 1
-    assert beliefs.measure_prompt(group, UNIFORM, judged, CLASSES).bpc == 0.5
+    assert belief_metrics.of_samples(group, judged, CLASSES).bpc == 0.5
 
 
 # --- what has no class --------------------------------------------------------------------------------------
@@ -157,7 +155,7 @@ def test_where_no_class_says_dont_know_it_is_left_out_of_the_shares(judge, group
     counts = samples.count_unjudged([group], [judged], classes)
     assert (counts.samples, counts.without_class_label, counts.left_out_of_shares) == (3, 2, 2)
     nothing = samples.judge_samples(group, ["?", "?"], classes, judge)
-    of_prompt = beliefs.measure_prompt(group, np.ones(len(classes)), nothing, classes)
+    of_prompt = belief_metrics.of_samples(group, nothing, classes)
     assert of_prompt.js_distance_sampling is None
     assert of_prompt.majority_share is None
 
@@ -167,7 +165,14 @@ def test_where_no_class_says_dont_know_it_is_left_out_of_the_shares(judge, group
 
 def test_what_a_group_holds_is_offered_and_drawn_once():
     group = group_of(("4", "Good", "aaa"), ("4", "Fine", "bbb"), ("2", "Poor", "zzz"))
-    assert beliefs._offered(group, CLASSES) == [True, False, True, False, True, False]  # 0 has no answer
-    shown = beliefs._shown(0, group, {}, CLASSES)
-    assert shown.options == ["0", "Poor", "Good / Fine"]
-    assert shown.distributions["group"] == [0.1, 0.3, 0.6]
+    assert belief_metrics.offered_by(group, CLASSES) == [
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]  # 0 has no answer
+    case = shown.case_of(group, {}, CLASSES)
+    assert case.options == ["0", "Poor", "Good / Fine"]
+    assert case.distributions["group"] == [0.1, 0.3, 0.6]
