@@ -34,6 +34,18 @@ class Judged(NamedTuple):
     scores: Sequence[Mapping[str, Verdicts]]  # by turn, then by decoding; empty: they were not scored
 
 
+def unjudged(judged: Judged) -> dict[str, int]:
+    """How many answers were compared, and scored, without a verdict."""
+
+    def without(tables: Sequence[Mapping[str, Verdicts]]) -> int:
+        cells = [
+            cell for table in tables for verdicts in table.values() for some in verdicts for cell in some
+        ]
+        return sum(cell is None for cell in cells)
+
+    return {"not_compared": without([judged.wins]), "not_scored": without(judged.scores)}
+
+
 def preferences_of(
     judge: PairJudge, asked: Sequence[Question], answers: TaskAnswers, baseline: Baseline
 ) -> dict[str, Verdicts]:

@@ -18,6 +18,8 @@ from metrics import Summary
 
 Values = Mapping[str, Sequence[float | None]]  # by metric, then by question
 
+WIN_RATE = "win_rate"
+SCORE, SCORES_OF_TURNS = "score", ("score_turn_1", "score_turn_2")
 LC = "length_controlled_win_rate"
 LC_WITHOUT = "length_controlled_win_rate_without_difficulty"  # another measure, so under another name
 CHARACTERS, BASELINE_CHARACTERS = "characters", "baseline_characters"
@@ -66,10 +68,10 @@ def summaries_of(values: Values, questions: Questions, is_whole: bool = True) ->
         known = [value for value in of_questions if value is not None]
         if known:
             summaries[metric] = metrics.summarize(known)
-    judged = [value for value in values.get("win_rate", ()) if value is not None]
+    judged = [value for value in values.get(WIN_RATE, ()) if value is not None]
     if questions.form == ALPACA and is_whole and judged:
         summaries[LC if questions.difficulty else LC_WITHOUT] = metrics.length_controlled_win_rate(
-            values["win_rate"],
+            values[WIN_RATE],
             values[CHARACTERS],
             values[BASELINE_CHARACTERS],
             questions.difficulty,

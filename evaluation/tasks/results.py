@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evaluation.differences import ByMetric, of_means
+from evaluation.kinds import TASK
 from evaluation.predictions import Predictions
 from evaluation.report import Report
 from evaluation.tasks import measures
@@ -23,17 +25,32 @@ def make_report(
     answers: Sequence[TaskAnswers],
     judged: Sequence[Judged],
     baseline: Baseline | None,
-    facts: Mapping[str, Any],
     predictions: Predictions,
+    facts: Mapping[str, Any],
+    scope: str,
 ) -> Report:
     """All that was found. judged: of the first of the answers; a baseline's own are not judged."""
     results: dict[str, dict[str, Summary]] = {}
     lines: list[dict[str, Any]] = []
+    by_checkpoint: dict[str, ByMetric] = {}
     for number, of_checkpoint in enumerate(answers):
         verdicts = judged[number] if number < len(judged) else Judged({}, ())
         results |= rows_of(questions, of_checkpoint, verdicts, baseline)
         lines += lines_of(of_checkpoint, verdicts, predictions)
-    return Report(results, facts, lines, (), str(facts["scope"]))
+        by_checkpoint[of_checkpoint.name] = by_question(values_of(of_checkpoint, verdicts, baseline))
+    groups = next(iter(answers[0].asked.values()))[0].groups
+    differences = of_means(by_checkpoint, groups, TASK)
+    return Report(results, facts, lines, (), scope, differences)
+
+
+def by_question(tables: Mapping[str, Values]) -> ByMetric:
+    """What is compared between checkpoints: the values that are known, by the question's number."""
+    whole = measures.averaged(list(tables.values()))
+    return {
+        metric: {i: value for i, value in enumerate(of_questions) if value is not None}
+        for metric, of_questions in whole.items()
+        if metric != measures.BASELINE_CHARACTERS
+    }
 
 
 def rows_of(
@@ -58,15 +75,15 @@ def values_of(answers: TaskAnswers, judged: Judged, baseline: Baseline | None) -
     for decoding, of_questions in answers.samples.items():
         values = measures.written_values(of_questions)
         if judged.wins and baseline is not None:
-            values["win_rate"] = measures.means(judged.wins[decoding])
+            values[measures.WIN_RATE] = measures.means(judged.wins[decoding])
             values[measures.BASELINE_CHARACTERS] = [
                 measures.mean([len(text) for text in texts]) for texts in baseline.texts[decoding]
             ]
         turns = [measures.means(of_turn[decoding]) for of_turn in judged.scores]
         if turns:
-            values["score"] = [measures.mean(of_question) for of_question in zip(*turns)]
+            values[measures.SCORE] = [measures.mean(of_question) for of_question in zip(*turns)]
         if len(turns) > 1:
-            values |= {f"score_turn_{turn}": of_turn for turn, of_turn in enumerate(turns, 1)}
+            values |= dict(zip(measures.SCORES_OF_TURNS, turns))
         tables[decoding] = values
     return tables
 

@@ -19,7 +19,8 @@ from evaluation.report import Report
 from evaluation.tasks import baselines
 from evaluation.tasks.answering import answer, first_turn
 from evaluation.tasks.forms import write_answers
-from evaluation.tasks.judging import Judged, preferences_of, scores_of, write_annotations
+from evaluation.tasks.judging import Judged, preferences_of, scores_of, unjudged, write_annotations
+from evaluation.tasks.measures import LC, LC_WITHOUT, SCORE, SCORES_OF_TURNS, WIN_RATE
 from evaluation.tasks.prompts import read_questions
 from evaluation.tasks.record import ALPACA, FASTCHAT, Baseline, Questions, TaskAnswers
 from evaluation.tasks.results import make_report
@@ -29,6 +30,7 @@ from settings import EvaluationSettings
 from utils import UserError, log
 
 WITH_WINS = ("alpaca_eval", "arena_hard")  # tasks that have a baseline of their own
+JUDGED = (WIN_RATE, LC, LC_WITHOUT, SCORE, *SCORES_OF_TURNS)  # metrics whose numbers are the judge's
 NO_VERDICTS = "embedding"  # the judge that says nothing of answers without references
 
 
@@ -128,7 +130,9 @@ def evaluate_task(
     for path in files:
         log.info("written: %s", path)
     facts = _facts(questions, settings, everyone, baseline, judge, files)
-    return make_report(questions, answers, judged, baseline, facts, predictions)
+    facts["unjudged"] = {a.name: unjudged(verdicts) for a, verdicts in zip(answers, judged)}
+    scope = scope_of(questions, settings)
+    return make_report(questions, answers, judged, baseline, predictions, facts, scope)
 
 
 # --- what is judged -----------------------------------------------------------------------------------------
@@ -208,7 +212,6 @@ def _facts(
 ) -> dict[str, Any]:
     """How it was made: report.json's "settings"."""
     facts: dict[str, Any] = {
-        "scope": scope_of(questions, settings),
         "task": settings.task,
         "prompts": questions.place,
         "form": questions.form,
@@ -221,6 +224,7 @@ def _facts(
         "generator": settings.generator,
         "baseline": baseline and baseline.name,
         "judge": judge and judge.name,
+        "judges": {metric: judge.name for metric in JUDGED} if judge else {},
         "judge_counts": judge and dict(judge.counts()),
         "sources": {checkpoint.name: checkpoint.source for checkpoint in everyone},
         "files": [path.name for path in files],
