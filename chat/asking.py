@@ -111,8 +111,8 @@ class Ending:
         most = min(self.total, max(self.endpoint.concurrency, MOST_REFUSED))
         if not self.known and not self.answered and self.refused >= most:
             raise UserError(
-                f"{named}: the server refuses all {self.refused} requests that were tried ({error}); see to "
-                "the model's name, its context length and the settings of the request"
+                f"{named}: the server refuses every request, {self.refused} of {self.refused} that were "
+                f"tried ({error}); see to the model's name, its context length and the prompts"
             )
 
     def _end_where_nobody_answers(self, named: str, error: NoReply) -> None:
@@ -123,7 +123,9 @@ class Ending:
                 "correct base_url"
             )
         if self.failed_in_a_row >= max(self.endpoint.concurrency, SHORTEST_ROUND):
+            kept = self.known + self.answered
+            remedy = "run the same command again to go on" if kept else "see to the server and to base_url"
             raise UserError(
-                f"{named}: {self.failed_in_a_row} requests in a row got no reply ({error}); "
-                f"{self.known + self.answered} replies are kept; run the same command again to go on"
+                f"{named}: {self.failed_in_a_row} requests in a row got no reply ({error}); {kept} replies "
+                f"are kept; {remedy}"
             )

@@ -19,6 +19,7 @@ from utils import UserError
 RETRIED = (408, 409, 425, 429)  # and all from 500 on
 REFUSED = (400, 413, 422)  # of one request
 LONGEST_CONNECT = 10.0  # seconds until a server must have taken a connection
+CANNOT_CONNECT = ("ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol")
 LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
 
 
@@ -55,22 +56,29 @@ def connect(endpoint: Endpoint) -> tuple[Callable[[Mapping[str, Any]], Reply], C
             raise NoReply(hidden(str(error), endpoint), error.pause) from None
         except openai.APIStatusError as error:
             raise _of_status(error.status_code, error.body, error.response.headers, endpoint) from None
-        except openai.APITimeoutError:
-            raise NoReply(f"no reply in {endpoint.timeout:g} s") from None
-        except openai.APIConnectionError as error:
-            reason = hidden(str(error.__cause__ or error), endpoint)
-            raise NoReply(f"no connection ({reason})", heard=False) from None
+        except openai.APIConnectionError as error:  # timeouts included
+            raise _of_connection(error, endpoint) from None
         except UnicodeEncodeError:
             raise Refused("a text with half a character, which no JSON can say") from None
         except (TypeError, AttributeError):
             raise  # a fault of ours
         except Exception as error:
-            # the connection broke within the body: the package hands on errors of its HTTP library, whose
-            # name depends on its version
-            reason = hidden(str(error), endpoint)
-            raise NoReply(f"a connection that was closed in the middle ({reason})") from None
+            # the connection broke within the body: the package hands on errors of its HTTP library, which is
+            # another one in other versions
+            raise NoReply(f"the connection broke off ({hidden(str(error), endpoint)})") from None
 
     return attempt, client.close
+
+
+def _of_connection(error: Exception, endpoint: Endpoint) -> NoReply:
+    """What a connection that failed means; the HTTP library's error stands behind the package's."""
+    cause = error.__cause__ or error
+    kind, words = type(cause).__name__, hidden(str(cause), endpoint)
+    if kind in CANNOT_CONNECT:
+        return NoReply(f"no connection: {words or kind}", heard=False)
+    if kind.endswith("Timeout"):
+        return NoReply(f"nothing came in {endpoint.timeout:g} s")
+    return NoReply(f"the connection broke off ({words or kind})")
 
 
 def _of_status(
@@ -108,11 +116,15 @@ def words_of(body: object) -> tuple[str, str, str]:
     param, code = body.get("param"), body.get("code")
     if isinstance(words, list):
         parts = [part for part in words if isinstance(part, Mapping)]
-        places = [part["loc"][-1] for part in parts if isinstance(part.get("loc"), list) and part["loc"]]
+        places = [_last(part.get("loc")) for part in parts]
         param = places[0] if places else param
-        told = [f"{place}: {part.get('msg', '')}" for place, part in zip(places, parts)]
-        words = "; ".join(told)
+        words = "; ".join(f"{place}: {part.get('msg', '')}" for place, part in zip(places, parts))
     return str(words), param if isinstance(param, str) else "", code if isinstance(code, str) else ""
+
+
+def _last(place: object) -> str:
+    """The field that a path of FastAPI's ends at."""
+    return str(place[-1]) if isinstance(place, list) and place else ""
 
 
 def pause_of(retry_after: str | None) -> float | None:
@@ -124,6 +136,6 @@ def pause_of(retry_after: str | None) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
     return min(max(seconds, 0.0), LONGEST_PAUSE) if seconds == seconds else None

@@ -62,8 +62,10 @@ def _check_url(base_url: str) -> None:
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_address = False
-    if not is_address or not base_url.isprintable() or " " in base_url:
-        raise UserError("base_url: no address of a server; give one as http://localhost:8000/v1")
+    if not is_address or not base_url.isprintable() or any(sign in base_url for sign in " ?#"):
+        raise UserError(
+            "base_url: no address of a server, without a query; give one as http://localhost:8000/v1"
+        )
 
 
 def named_server(endpoint: Endpoint, request: Request) -> str:

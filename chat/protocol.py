@@ -33,6 +33,7 @@ NOT_TAKEN = re.compile(
     r"not (a )?(valid|available|implemented)|only the default|instead",
     re.I,
 )
+LEAST_LOGPROB = -9999.0  # what servers say of a token without probability
 DROPPABLE = ("top_logprobs", "logprobs", "seed", "max_tokens", "max_completion_tokens", "temperature")
 
 
@@ -160,13 +161,18 @@ def _text_and_finish(choice: dict[str, Any]) -> tuple[str, str]:
         raise NoReply(f"a reply that ended with {said}")
     content, refusal = message.get("content"), message.get("refusal")
     if isinstance(refusal, str) and refusal:
-        return refusal, "filtered"
+        return _whole(refusal), "filtered"
     finish = FINISHES[said]
     if isinstance(content, str):
-        return content, finish
+        return _whole(content), finish
     if content is None and finish in ("length", "filtered"):
         return "", finish  # it thought until the limit, or everything was withheld
     raise NoReply("a message without content")
+
+
+def _whole(text: str) -> str:
+    """The text with a sign in place of half characters, which no file takes: a limit may cut within one."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _first_logprobs(choice: dict[str, Any]) -> tuple[tuple[str, float], ...]:
@@ -181,11 +187,11 @@ def _first_logprobs(choice: dict[str, Any]) -> tuple[tuple[str, float], ...]:
         if not isinstance(entry, dict):
             continue
         token, logprob = entry.get("token"), entry.get("logprob")
-        if isinstance(token, str) and isinstance(logprob, int | float):
-            known.setdefault(token, float(logprob))
+        if isinstance(token, str) and isinstance(logprob, int | float) and logprob == logprob:
+            known.setdefault(token, float(min(max(logprob, LEAST_LOGPROB), 0)))
     return tuple(sorted(known.items(), key=lambda item: -item[1]))
 
 
 def _count(value: object) -> int:
     """A number of tokens; 0 where the server gives none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    return max(value, 0) if isinstance(value, int) and not isinstance(value, bool) else 0

@@ -129,6 +129,8 @@ def _entry(line: bytes) -> tuple[str, Reply] | None:
 def _cut_torn_line(handle: int) -> None:
     """Cut what stands behind the last line's end. Only under the lock: nobody is writing then."""
     end = os.fstat(handle).st_size
+    if end == 0 or os.pread(handle, 1, end - 1) == b"\n":
+        return
     keep = end
     while keep > 0:
         start = max(0, keep - BLOCK)
@@ -137,5 +139,4 @@ def _cut_torn_line(handle: int) -> None:
             keep = start + at + 1
             break
         keep = start
-    if keep < end:
-        os.ftruncate(handle, keep)
+    os.ftruncate(handle, keep)

@@ -48,6 +48,7 @@ class Workers:
             self.waiting.put(digest)
         self.stopped = threading.Event()
         self.guard = threading.Lock()
+        self.at_work = 0  # threads
         self.open_at = 0.0  # monotonic seconds, from when on the server wants to be asked
         self.silent_until = 0.0  # monotonic seconds, of the log
         self.random = random.Random()  # no draw from the generator that others seed
@@ -55,7 +56,8 @@ class Workers:
     def outcomes(self) -> Iterator[Outcome]:
         """Ask all; one outcome for each request, as they come. Raises UserError for what concerns all
         requests, and faults as they are."""
-        for _ in range(min(self.endpoint.concurrency, len(self.requests))):
+        self.at_work = min(self.endpoint.concurrency, len(self.requests))
+        for _ in range(self.at_work):
             threading.Thread(target=self._work, name="chat", daemon=True).start()
         for _ in self.requests:
             try:
@@ -70,12 +72,21 @@ class Workers:
             yield outcome
 
     def close(self) -> None:
-        """End all at once: no request is sent any more."""
+        """No request is sent any more. A reply that is under way is kept still, if the process lives."""
         self.stopped.set()
-        self.disconnect()
 
     def _work(self) -> None:
-        """Ask one request after the other."""
+        """Ask one request after the other; who leaves last closes the connections."""
+        try:
+            self._ask_waiting()
+        finally:
+            with self.guard:
+                self.at_work -= 1
+                is_last = self.at_work == 0
+            if is_last:
+                self.disconnect()
+
+    def _ask_waiting(self) -> None:
         while not self.stopped.is_set():
             try:
                 digest = self.waiting.get_nowait()
@@ -94,9 +105,12 @@ class Workers:
 
     def _ask(self, request: Request) -> Reply:
         """The reply to a request. Raises NoReply after all attempts, or what the connection raises."""
-        failed, was_heard = 0, False
-        while True:
-            self._wait_until_open()
+        attempts = failed = 0
+        was_heard = False
+        while not self.stopped.wait(max(0.0, self.open_at - time.monotonic())):
+            with self.guard:
+                self.counts.retried += attempts > 0
+            attempts += 1
             arguments = self.dialect.arguments(request)
             try:
                 return self.attempt(arguments)
@@ -105,12 +119,11 @@ class Workers:
                     raise
             except NoReply as error:
                 failed, was_heard = failed + 1, was_heard or error.heard
-                if failed > self.endpoint.retries or self.stopped.is_set():
+                if failed > self.endpoint.retries:
                     error.heard = was_heard
                     raise
                 self._pause(error, failed)
-            with self.guard:
-                self.counts.retried += 1
+        raise NoReply("the caller left")
 
     def _pause(self, error: NoReply, failed: int) -> None:
         """Wait before the next attempt: as long as the server says, which holds for all, or longer each
@@ -125,8 +138,3 @@ class Workers:
         if is_told:
             log.info("%s: %s; trying again", self.endpoint.server, error)
         self.stopped.wait(own if error.pause is None else error.pause)
-
-    def _wait_until_open(self) -> None:
-        left = self.open_at - time.monotonic()
-        if left > 0:
-            self.stopped.wait(left)

@@ -101,12 +101,16 @@ def _ask_server(
             "prompts": [group.prompt for group in prompt_groups],
             "classes": settings.belief_classes,
         }
-        of_classes = kept.get(
+
+        def offered() -> list[list[float]] | None:
+            found = generator.class_logprobs(prompt_groups, settings.belief_classes)
+            return found and [[of_prompt[label] for label in settings.belief_classes] for of_prompt in found]
+
+        of_classes = kept.get(checkpoint.name, determined_by, lambda: ranks.on_main(world, offered))
+        log.info(
+            "%s: class probabilities %s",
             checkpoint.name,
-            determined_by,
-            lambda: ranks.on_main(
-                world, lambda: generator.class_logprobs(prompt_groups, settings.belief_classes)
-            ),
+            "are of the server's likeliest 20 tokens" if of_classes else "are not offered by the server",
         )
         if of_classes is None and not settings.n_samples:
             raise UserError(
@@ -260,7 +264,7 @@ def _write(
             text = written.text
             if settings.few_shot:
                 text = text.split(END_OF_AN_ANSWER)[0]
-            of_group = (name, decoding.name, draw.number, group.id, group.prompt)
+            of_group = (name, decoding.name, draw.number, group.id, group.dataset, group.prompt)
             response = (text, written.finish, written.tokens, settings.seed, settings.max_new_tokens)
             made.append(Prediction(*of_group, *response, predictions.made_by(name, group, decoding)))
             predictions.append(made[-1])

@@ -25,6 +25,7 @@ class Prediction(NamedTuple):
     decoding: str
     sample: int  # its number among those of its prompt
     id: str  # of its group
+    dataset: str
     prompt: Prompt
     response: str
     finish: str  # see `generation.Written`
@@ -102,7 +103,7 @@ def _entry(line: bytes, place: str) -> Entry:
 
 
 def _prediction(values: dict[str, object], place: str) -> Prediction:
-    kinds = {"decoding": str, "sample": int, "response": str, "finish": str, "tokens": int}
+    kinds = {"decoding": str, "sample": int, "dataset": str, "response": str, "finish": str, "tokens": int}
     kinds |= {"seed": int, "max_new_tokens": int, "prompt": str | list}
     for key, kind in kinds.items():
         if not isinstance(values.get(key), kind) or isinstance(values[key], bool):

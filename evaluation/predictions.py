@@ -130,12 +130,14 @@ class Predictions:
             asked = {self._how_asked(group, d, is_served) for group in prompts for d in self.decodings}
             hashes[is_served] = asked
         known = {(group.id, json.dumps(group.prompt)) for group in prompts}
-        ids = {group.id for group in prompts}
+        ids, data_sets = {group.id for group in prompts}, {group.dataset for group in prompts}
 
         def why(entry: Entry) -> str:
             made = entry.prediction
             if made is None:
                 return "" if entry.id in ids else f"prompt {entry.id!r}, which is not evaluated on now"
+            if made.dataset not in data_sets:
+                return f"responses to prompts of {made.dataset}, and they are of {', '.join(data_sets)} now"
             if made.made_by.split("-")[0] in hashes[self.served[made.checkpoint]]:
                 return ""
             if goes_on and any(_begins_with(made.prompt, group.prompt) for group in prompts):
@@ -262,7 +264,7 @@ class Predictions:
         (of_name,) = [known for known in self.decodings if known.name == decoding]
         number = 0 if of_name.temperature == 0 else sample
         entry = self.entries[checkpoint, (self.made_by(checkpoint, group, of_name), number)]
-        return {**entry.prediction._asdict(), "decoding": decoding, "sample": sample, "id": group.id}
+        return {**entry.prediction._asdict(), "sample": sample, "id": group.id, "dataset": group.dataset}
 
     def lines(self) -> list[dict[str, object]]:
         """The lines of all responses that are part of the evaluation, in the order of the file."""

@@ -7,22 +7,34 @@ losses see. Constants that a test may want to change stand in their rooms: `mode
 
 from models.adapters import add_adapters, reset_adapters
 from models.attention import SEGMENTS, attention_mask, choose_attention, register_attention, segment_masks
-from models.checks import check_lengths, check_prompts, check_trees, parity_probe, score_one_by_one
+from models.checks import (
+    check_lengths,
+    check_prompts,
+    check_room,
+    check_trees,
+    parity_probe,
+    score_one_by_one,
+)
 from models.cost import PassBytes, forward_flops, matmul_rate, pass_bytes
+from models.draws import Finish, Sampling
 from models.embedded import EMBEDDED, embedded_model, resolve_name
+from models.generation import Draw, OnSample, end_ids, generate, generate_draws, ignored_settings
 from models.head import LogitShape, LogProbs, Reads
 from models.loading import load_archive, load_folder, load_policy, load_tokenizer, load_weights
 from models.making import empty_policy, make_policy
-from models.scorer import Sampling, Scorer, class_distributions, device_of, generate, score, versions
+from models.scorer import Scorer, class_distributions, device_of, score, versions
 from models.sharding import blocks, compile_blocks, gradient_checkpointing, shard
 from models.spec import Lora, PolicySpec, spec_of
 from models.weights import fingerprint, keeps_names, local_part, refuse_strangers
 
 __all__ = [
+    "Draw",
     "EMBEDDED",
+    "Finish",
     "LogProbs",
     "LogitShape",
     "Lora",
+    "OnSample",
     "PassBytes",
     "PolicySpec",
     "Reads",
@@ -34,6 +46,7 @@ __all__ = [
     "blocks",
     "check_lengths",
     "check_prompts",
+    "check_room",
     "check_trees",
     "choose_attention",
     "class_distributions",
@@ -43,7 +56,10 @@ __all__ = [
     "empty_policy",
     "fingerprint",
     "forward_flops",
+    "end_ids",
     "generate",
+    "generate_draws",
+    "ignored_settings",
     "gradient_checkpointing",
     "keeps_names",
     "load_archive",

@@ -8,7 +8,7 @@ padding.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -56,6 +56,22 @@ class Extra(NamedTuple):
     def is_plain(self) -> bool:
         """Can torch's attention do it?"""
         return self.softcap is None and self.sinks is None
+
+
+class CachedPass(Protocol):
+    """A pass that keeps keys and values, and attends to those that it kept: of generation."""
+
+    def attend(
+        self,
+        layer: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        extra: Extra,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Attention (B, H, L, D) -> (B, H, L, D) of a layer, which sees `window` tokens back."""
+        ...
 
 
 def choose_attention(attention: str, device: torch.device) -> str:
@@ -124,24 +140,29 @@ def segment_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     forest_segments: Sequence[Sequence[MaskedSegment]] | None = None,
+    cached_pass: CachedPass | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention (B, H, L, D) -> (B, L, H, D) over the segments of a packed forest, without padding or a dense
     mask.
 
     What transformers calls for the attention named SEGMENTS, with the keywords of the model's call; without
-    `forest_segments` (generation, plain passes) rows attend through `attention_mask` (None: causally). Raises
-    UserError for a model that asks for something else than a scale, a cap of its scores and sinks.
+    `forest_segments` (plain passes) rows attend through `attention_mask` (None: causally), with a
+    `cached_pass` to what it keeps. Raises UserError for a model that asks for something else than a scale, a
+    cap of its scores and sinks.
     """
     _refuse_unknown(module, kwargs)
     extra = Extra(kwargs.get("dropout") or 0.0, scaling, kwargs.get("softcap"), kwargs.get("s_aux"))
+    if cached_pass is not None:
+        attended = cached_pass.attend(module, query, key, value, extra, kwargs.get("sliding_window"))
+        return attended.transpose(1, 2).contiguous(), None
     if forest_segments is None and extra.is_plain:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if forest_segments is None:
-        return _attend(query, key, value, attention_mask, extra).transpose(1, 2).contiguous(), None
+        return attend(query, key, value, attention_mask, extra).transpose(1, 2).contiguous(), None
     rows = []
     for b, segments in enumerate(forest_segments):
         rows.append(_attend_row(query, key, value, b, segments, extra))
@@ -159,7 +180,7 @@ def _refuse_unknown(module: nn.Module, kwargs: Mapping[str, Any]) -> None:
             )
 
 
-def _attend(
+def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, extra: Extra
 ) -> torch.Tensor:
     """Attention (B, H, Q, D) of the last Q of K positions, through a mask or causally where there is none."""
@@ -201,11 +222,11 @@ def _attend_row(
     for i, (_, past, mask) in enumerate(segments):
         seen_keys = _seen(keys, i, past)
         seen_values = _seen(values, i, past)
-        parts.append(_attend(queries[i], seen_keys, seen_values, mask, extra))
+        parts.append(attend(queries[i], seen_keys, seen_values, mask, extra))
     padding = values[-1]
     if not segments:
         # an empty pack: queries and keys need gradients too, or FSDP2's ranks would reduce other parameters
-        parts = [_attend(queries[0], keys[0], values[0], None, extra)]
+        parts = [attend(queries[0], keys[0], values[0], None, extra)]
         padding = values[0][:, :, :0]
     return torch.cat([*parts, padding], dim=2)
 

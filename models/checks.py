@@ -54,12 +54,19 @@ def check_prompts(
     policy: Scorer, prompts: Sequence[forest.Ids], class_ids: forest.Ids, max_new_tokens: int
 ) -> None:
     """As `check_trees`, of prompts that are continued by up to `max_new_tokens` (0: they are only read)."""
+    _check_limits(max(map(len, prompts)), windows_of(policy), "max_prompt_length", "a prompt")
+    check_room(policy, prompts, max_new_tokens)
+    _check_id(max(class_ids, default=0), vocabulary_of(policy))
+
+
+def check_room(policy: Scorer, prompts: Sequence[forest.Ids], max_new_tokens: int) -> None:
+    """Raises UserError where a prompt holds a token that the model does not know, or has no room for
+    `max_new_tokens` before the model's last position.
+    """
     longest = max(map(len, prompts))
-    _check_limits(longest, _windows(policy), "max_prompt_length", "a prompt")
     what = f"a prompt with max_new_tokens={max_new_tokens}"
     _check_limits(longest + max_new_tokens, _positions(policy), "max_prompt_length", what, max_new_tokens)
-    rows = vocabulary_of(policy)
-    _check_id(max(map(max, (*prompts, class_ids or (0,)))), rows)
+    _check_id(max(map(max, prompts)), vocabulary_of(policy))
 
 
 def vocabulary_of(policy: Scorer) -> int:
@@ -89,7 +96,7 @@ def check_lengths(policy: Scorer, longest: int) -> None:
 
     A forest hands every layer one mask, so a window must never be shorter than a path.
     """
-    limits = {**_windows(policy), **_positions(policy)}
+    limits = {**windows_of(policy), **_positions(policy)}
     _check_limits(longest, limits, "max_length", "a prompt with its response")
 
 
@@ -105,7 +112,7 @@ def _check_limits(
             )
 
 
-def _windows(policy: Scorer) -> dict[str, int | None]:
+def windows_of(policy: Scorer) -> dict[str, int | None]:
     """How far the model's layers look back: in words, with the number of tokens."""
     config = policy.model.config.get_text_config()
     slides = getattr(config, "use_sliding_window", True)
@@ -147,7 +154,7 @@ def parity_probe(policy: Scorer, trees: Sequence[forest.TokenTree], pad_id: int,
     with _full_precision(policy):
         try:
             packed = _packed_logps(policy, trees, pad_id, share)
-            with _own_attention(policy):
+            with own_attention(policy):
                 plain = [one_by_one(policy, tree) for tree in trees]
         except UserError:
             raise
@@ -227,7 +234,7 @@ def _packed_logps(
 
 
 @contextmanager
-def _own_attention(policy: Scorer) -> Iterator[None]:
+def own_attention(policy: Scorer) -> Iterator[None]:
     """The attention that came with the model in the place of ours."""
     before = policy.model.config._attn_implementation
     if not policy.model._can_set_attn_implementation():

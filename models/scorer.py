@@ -1,4 +1,4 @@
-"""Ask the policy: score a packed forest, read class probabilities, sample.
+"""Ask the policy: score a packed forest, read class probabilities, the next token's logits.
 
 Contract: `score(policy, batch)` gives the tables that losses see. The policy is a `Scorer`, whose forward
 takes a packed forest and returns one log-prob a read, so full logits never exist and FSDP2 sees one call of
@@ -10,18 +10,15 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
-from transformers import GenerationConfig
 
 import forest
 from losses import Scores
-from models.attention import SEGMENTS, attention_mask, segment_masks
+from models.attention import SEGMENTS, CachedPass, attention_mask, segment_masks
 from models.head import Reads, logit_shape, read_log_probs
 
 if TYPE_CHECKING:
@@ -30,6 +27,13 @@ if TYPE_CHECKING:
 PROMPTS_AT_ONCE = 16  # whose class probabilities are read in one pass
 
 Tensors = dict[str, torch.Tensor]
+
+
+class CacheProbe(NamedTuple):
+    """May a model's keys and values be kept in the tables of `models.key_values`?"""
+
+    problem: str  # why not; empty: they may
+    limit: int | None  # up to how many tokens a row; None: any number
 
 
 class Scorer(nn.Module):
@@ -43,6 +47,7 @@ class Scorer(nn.Module):
     # where passes run; None: where the weights are. Offloaded weights rest on the CPU
     device: torch.device | None = None
     active_parameters: int | None = None  # of the blocks, that a token passes; counted once
+    cache_probe: CacheProbe | None = None  # None: not probed yet
     adapters: LoraConfig | None = None  # where only adapters are trained
     merge: Callable[[Tensors], Tensors] | None = None  # a full state dict's weights, adapters added to them
 
@@ -79,6 +84,28 @@ class Scorer(nn.Module):
             ).last_hidden_state
             hidden = hidden.flatten(0, 1)[positions]  # (R, d)
             return read_log_probs(self.model.get_output_embeddings(), hidden, reads, self.logit_shape)
+
+    def next_logits(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        last: torch.Tensor,
+        cached_pass: CachedPass,
+    ) -> torch.Tensor:
+        """The logits (n, V), fp32, of the token after place `last` (n,) of every row (n, L).
+
+        The pass keeps keys and values, and says what rows see; attention must be SEGMENTS.
+        """
+        with torch.autocast(input_ids.device.type, self.compute_dtype, enabled=self.casts):
+            hidden = self.model.base_model(
+                input_ids=input_ids,
+                position_ids=position_ids,
+                attention_mask=attention_mask(input_ids, SEGMENTS),
+                use_cache=False,
+                cached_pass=cached_pass,
+            ).last_hidden_state
+            hidden = hidden[torch.arange(len(hidden), device=hidden.device), last]
+            return self.logit_shape.of(self.model.get_output_embeddings()(hidden))
 
     def generate(self, **settings: Any) -> torch.Tensor:
         """transformers' `generate` of the model."""
@@ -178,83 +205,6 @@ def class_distributions(
         scores = score(policy, forest.pack(trees, rows, pad_id).to(device))
         probabilities.append(scores.class_logps.exp().cpu())
     return torch.cat(probabilities)
-
-
-class Sampling(NamedTuple):
-    """How to continue prompts: for up to `max_new_tokens`, at a temperature (0: greedy)."""
-
-    max_new_tokens: int
-    pad_id: int
-    eos_id: int
-    temperature: float = 1.0
-    stop_ids: tuple[int, ...] = ()  # further tokens that end a response: of the chat template
-
-
-@torch.no_grad()
-def generate(policy: Scorer, prompts: Sequence[forest.Ids], sampling: Sampling, seed: int) -> list[list[int]]:
-    """Sample one continuation a prompt from the whole distribution; token ids without what ends them.
-
-    A continuation ends with `eos_id` or with any token that the model names as an end; no other of the
-    model's own settings for generation counts. One call is one batch, left-padded; the draw depends on `seed`
-    alone, not on what was sampled before. A call for all ranks where the policy is sharded: they then take as
-    many steps as the longest of their batches.
-    """
-    device = device_of(policy)
-    ends = end_ids(policy, (sampling.eos_id, *sampling.stop_ids))
-    width = max(map(len, prompts))
-    ids = torch.tensor([[sampling.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        with _generating(policy, _neutral(sampling, ends)), torch.compiler.set_stance("force_eager"):
-            out = policy.generate(
-                input_ids=ids, attention_mask=mask, use_cache=True, synced_gpus=isinstance(policy, FSDPModule)
-            )
-    return [_until(row, ends) for row in out[:, width:].tolist()]
-
-
-def end_ids(policy: Scorer, known: Sequence[int]) -> list[int]:
-    """Every token that ends a response: those that are known, then those that the model's files name."""
-    ends = list(known)
-    text_config = policy.model.config.get_text_config()
-    for settings in (getattr(policy.model, "generation_config", None), text_config):
-        named = getattr(settings, "eos_token_id", None)
-        ends += named if isinstance(named, list | tuple) else [named]
-    return [end for end in dict.fromkeys(ends) if end is not None]
-
-
-def _neutral(sampling: Sampling, ends: list[int]) -> GenerationConfig:
-    """Settings that leave the model's distribution as it is."""
-    draw: dict[str, Any] = {"do_sample": False}
-    if sampling.temperature:
-        draw = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
-    return GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens, pad_token_id=sampling.pad_id, eos_token_id=ends, **draw
-    )
-
-
-def _until(ids: list[int], ends: list[int]) -> list[int]:
-    """The ids before the first that ends a response."""
-    first = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    return ids[:first]
-
-
-@contextmanager
-def _generating(policy: Scorer, settings: GenerationConfig) -> Iterator[None]:
-    """The model with these settings for generation and none of its own. Attention over segments takes the
-    place of flex_attention: a step of one token has no use for block masks.
-    """
-    model = policy.model
-    own = model.generation_config
-    model.generation_config = settings
-    if policy.attention == "flex_attention":
-        model.set_attn_implementation(SEGMENTS)
-    try:
-        yield
-    finally:
-        model.generation_config = own
-        if policy.attention == "flex_attention":
-            model.set_attn_implementation(policy.attention)
 
 
 def versions() -> dict[str, str]:

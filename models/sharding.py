@@ -43,7 +43,8 @@ def shard(policy: Scorer, world: World, cpu_offload: bool = False, block_name: s
     for block in blocks(policy.model, block_name):
         fully_shard(block, **options)
     fully_shard(policy, **options)
-    register_fsdp_forward_method(policy, "generate")
+    for method in ("next_logits", "generate"):
+        register_fsdp_forward_method(policy, method)
     return policy
 
 

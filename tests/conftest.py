@@ -20,6 +20,7 @@ from bench import QUICK, Bench, cheap_runs  # noqa: E402
 from data_helpers import write  # noqa: E402
 from helpers import compose, save_tiny  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from servers import real_server  # noqa: E402, F401
 
 import train  # noqa: E402
 

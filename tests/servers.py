@@ -37,7 +37,7 @@ class Asked(NamedTuple):
     """One request that came in."""
 
     body: dict[str, Any]
-    headers: Mapping[str, str]
+    headers: Mapping[str, str]  # names in lower case
     number: int  # of the request, from 0 on
     attempt: int  # of the same body, from 0 on
 
@@ -216,11 +216,14 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # 40 ms a reply
     server: Scripted
 
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
-        asked = self.server.note(json.loads(self.rfile.read(length)), dict(self.headers))
+        asked = self.server.note(
+            json.loads(self.rfile.read(length)), {name.lower(): value for name, value in self.headers.items()}
+        )
         try:
             answer = self.server.script(asked)
             self.send(says(answer) if isinstance(answer, str) else answer)

@@ -278,7 +278,7 @@ def test_a_run_that_names_its_eval_data_is_evaluated_on_all_of_it(tmp_path, mode
     run = run_of(tmp_path / "named", models_of[0], datasets=[trained], eval_datasets=[held_out])
     evaluation(f"ckpt={run}")
     assert f"5 prompts on 5 questions of {held_out} (test)" in capsys.readouterr().out
-    evaluation(f"ckpt={run}", f"datasets=[{trained}]", "eval_fraction=0.5")
+    evaluation(f"ckpt={run}", f"datasets=[{trained}]", "eval_fraction=0.5", "overwrite=true")
     assert f"2 prompts on 2 questions of {trained} (test)" in capsys.readouterr().out
 
 

@@ -164,7 +164,7 @@ def test_a_task_without_a_judge_writes_answers_and_their_lengths(tmp_path, tiny,
     )
     found = report_of(tmp_path / "out")
     row = found["checkpoints"]["tiny"]
-    assert set(row) == {"characters", "tokens", "cut_share", "empty_share", "withheld_share"}
+    assert set(row) == {"characters", "tokens", "cut_share", "empty_share"}
     lines = json_lines(tmp_path / "out" / "model_answer" / "tiny.jsonl")
     texts = [line["messages"][-1]["content"]["answer"] for line in lines]
     assert row["characters"]["value"] == sum(map(len, texts)) / 2

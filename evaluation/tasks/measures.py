@@ -23,12 +23,13 @@ SCORE, SCORES_OF_TURNS = "score", ("score_turn_1", "score_turn_2")
 LC = "length_controlled_win_rate"
 LC_WITHOUT = "length_controlled_win_rate_without_difficulty"  # another measure, so under another name
 CHARACTERS, BASELINE_CHARACTERS = "characters", "baseline_characters"
+WITHHELD = "withheld_share"
 WRITTEN: dict[str, Callable[[Written], float]] = {
     CHARACTERS: lambda written: len(written.text),
     "tokens": lambda written: written.tokens,
     "cut_share": lambda written: written.finish == "length",
     "empty_share": lambda written: not written.text.strip(),
-    "withheld_share": lambda written: written.finish == "filtered",
+    WITHHELD: lambda written: written.finish == "filtered",
 }
 
 
@@ -66,7 +67,7 @@ def summaries_of(values: Values, questions: Questions, is_whole: bool = True) ->
     summaries = {}
     for metric, of_questions in values.items():
         known = [value for value in of_questions if value is not None]
-        if known:
+        if known and not is_usual(metric, known):
             summaries[metric] = metrics.summarize(known)
     judged = [value for value in values.get(WIN_RATE, ()) if value is not None]
     if questions.form == ALPACA and is_whole and judged:
@@ -78,6 +79,11 @@ def summaries_of(values: Values, questions: Questions, is_whole: bool = True) ->
             questions.gamed,
         )
     return summaries
+
+
+def is_usual(metric: str, known: Sequence[float]) -> bool:
+    """Is this nothing to tell: that no answer was withheld?"""
+    return metric == WITHHELD and not any(known)
 
 
 def of_category(values: Values, questions: Questions, category: str) -> Values:

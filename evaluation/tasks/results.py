@@ -49,7 +49,7 @@ def by_question(tables: Mapping[str, Values]) -> ByMetric:
     return {
         metric: {i: value for i, value in enumerate(of_questions) if value is not None}
         for metric, of_questions in whole.items()
-        if metric != measures.BASELINE_CHARACTERS
+        if metric not in (measures.BASELINE_CHARACTERS, measures.WITHHELD)
     }
 
 
