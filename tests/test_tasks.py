@@ -6,6 +6,7 @@ import math
 import pytest
 from data_helpers import write
 from helpers import evaluation, json_lines, save_tiny
+from servers import server
 from task_helpers import ALPACA, ARENA_V01, ARENA_V2, MT_BENCH, answers_of, questions_of, settings_of, written
 
 import metrics
@@ -273,3 +274,43 @@ def test_a_check_of_a_task_reads_its_questions(tmp_path, tiny, capsys):
     path = write(tmp_path / "q.jsonl", *ALPACA)
     evaluation("task=alpaca_eval", f"ckpt={tiny}", f"prompts={path}", "check=true", f"output={tmp_path}/out")
     assert "3 questions of alpaca_eval" in capsys.readouterr().out and not (tmp_path / "out").exists()
+
+
+# --- servers ------------------------------------------------------------------------------------------------
+
+
+def test_a_server_is_asked_in_turns_and_judged_by_another_and_nothing_is_asked_twice(tmp_path):
+    def mark(asked):
+        return "no idea" if "later: Write" in asked.content else "Score: 7\nFine."
+
+    path = write(tmp_path / "q.jsonl", *MT_BENCH)
+    with server(lambda asked: f"later: {asked.content}") as model, server(mark) as judge:
+        command = ["task=mt_bench", "ckpt=openai:org/m", f"prompts={path}", f"output={tmp_path}/out"]
+        command += [f"api.base_url={model.url}", "judge=openai", "judge_model=j"]
+        command += [f"judge_api.base_url={judge.url}"]
+        evaluation(*command)
+        assert (model.count, judge.count) == (4, 4)
+        evaluation(*command)
+        assert (model.count, judge.count) == (4, 4)
+    found = report_of(tmp_path / "out")
+    lines = json_lines(tmp_path / "out" / "model_answer" / "org__m.jsonl")
+    assert lines[0]["choices"][0]["turns"] == ["later: Write a line.", "later: Make it shorter."]
+    # the judge said nothing of the two conversations that begin with "Write"
+    assert found["settings"]["unjudged"] == {"org/m": {"not_compared": 0, "not_scored": 2}}
+    assert found["checkpoints"]["org/m"]["score"] == {"value": 7.0, "low": 7.0, "high": 7.0, "n": 1}
+    assert found["settings"]["judges"]["score"] == "openai j"
+    assert sum("<reference" in asked.content for asked in judge.asked) == 2  # of the question that has one
+
+
+def test_a_judge_that_always_takes_the_first_gives_a_win_rate_of_one_half(tmp_path, tiny):
+    path = write(tmp_path / "q.jsonl", *ALPACA)
+    base = [{**row, "output": "x" * 4, "generator": "base"} for row in ALPACA]
+    (tmp_path / "base.json").write_text(json.dumps(base))
+    with server(lambda asked: "Verdict: A") as judge:
+        evaluation(
+            *("task=alpaca_eval", f"ckpt={tiny}", f"prompts={path}", f"baseline={tmp_path}/base.json"),
+            *("judge=openai", "judge_model=j", f"judge_api.base_url={judge.url}"),
+            *("max_new_tokens=6", f"output={tmp_path}/out"),
+        )
+        assert judge.count == 6  # both orders
+    assert report_of(tmp_path / "out")["checkpoints"]["tiny"]["win_rate"]["value"] == 0.5
