@@ -1,0 +1,395 @@
+"""Which engine answers for a checkpoint, and how responses are drawn: servers, vLLM, sets of decodings."""
+
+import importlib.machinery
+import json
+import sys
+import types
+
+import pytest
+from data_helpers import write
+from families import save_family
+from helpers import (
+    CPU,
+    EOS,
+    byte_tokenizer,
+    compose,
+    evaluation,
+    json_lines,
+    run_of,
+    save_tiny,
+    tiny_policy,
+)
+from omegaconf import OmegaConf
+from servers import likely, says, server
+from test_predictions import asked, cheap_judge, said, tiny  # noqa: F401 - fixtures
+
+from evaluation import answers, engines, fill_settings, find_checkpoints
+from evaluation.predictions import open_predictions
+from generation import Written, decodings_of, served_by_vllm
+from groups import Group, stop_ids
+from settings import evaluation_settings
+from utils import UserError
+
+GROUPS = [Group("a", "Say a", ()), Group("b", "Say b", ()), Group("c", "Say a", ())]
+
+
+class Scripted:
+    """A generator that says its prompt's last letter, the decoding and the number."""
+
+    name = "scripted"
+
+    def __init__(self, text="{0}{1}{2}"):
+        self.text, self.draws = text, []
+
+    def identity(self):
+        return {"text": self.text}
+
+    def write(self, prompts, draws, decoding, seed, done):
+        self.draws += [(decoding.name, *draw) for draw in draws]
+        for draw in reversed(draws):
+            text = self.text.format(prompts[draw.prompt].prompt[-1], decoding.name, draw.number)
+            done(draw, Written(text, "stop", 3))
+
+    def close(self):
+        pass
+
+
+def settings_of(*overrides):
+    """Filled settings of an evaluation, and its checkpoints."""
+    config = OmegaConf.to_container(compose(*overrides, name="evaluate"), resolve=True)
+    settings = evaluation_settings(config)
+    checkpoints = find_checkpoints(settings)
+    return fill_settings(settings, checkpoints), checkpoints
+
+
+def responses(folder, generator, *overrides):
+    """What `respond` gives for GROUPS."""
+    settings, checkpoints = settings_of("ckpt=openai:m", *overrides)
+    with open_predictions(folder, checkpoints, settings, CPU) as made:
+        written = answers.respond(generator, "m", GROUPS, settings, CPU, made)
+        texts = {name: [[w.text for w in some] for some in of_name] for name, of_name in written.items()}
+        return texts, made.lines()
+
+
+# --- decodings ----------------------------------------------------------------------------------------------
+
+
+def test_decodings_are_asked_one_by_one_and_greedy_once(tmp_path):
+    generator = Scripted()
+    texts, lines = responses(tmp_path, generator, "decoding=[greedy,t0.2,0.5]", "n_samples=3")
+    assert texts["greedy"] == [["agreedy0"] * 3, ["bgreedy0"] * 3, ["agreedy0"] * 3]
+    assert texts["t0.2"][1] == ["bt0.20", "bt0.21", "bt0.22"]
+    assert texts["t0.5"][0] == texts["t0.5"][2]  # the same prompt is asked once
+    assert len(generator.draws) == len(lines) == 2 * (1 + 3 + 3)
+    assert generator.draws[:2] == [("greedy", 0, 0), ("greedy", 1, 0)]
+    again = Scripted()
+    assert responses(tmp_path, again, "decoding=[greedy,t0.2,0.5]", "n_samples=3")[0] == texts
+    assert again.draws == []
+
+
+def test_no_samples_are_no_responses(tmp_path):
+    generator = Scripted()
+    texts, lines = responses(tmp_path, generator, "n_samples=0")
+    assert texts == {"t1": [[], [], []]} and lines == [] and generator.draws == []
+
+
+def test_names_of_decodings():
+    assert [d.name for d in decodings_of(["greedy", "t0.20", "1.5"], None)] == ["greedy", "t0.2", "t1.5"]
+    assert [d.name for d in decodings_of(None, 0.0)] == ["greedy"]
+    assert decodings_of(None, 1.0)[0] == ("t1", 1.0)
+    assert decodings_of(None, 0.123456789)[0].temperature == 0.123456789
+    for names in (["hot"], ["t-1"], ["t"], ["tinf"], ["nan"], ["t0"]):
+        with pytest.raises(UserError, match=f"decoding={names[0]}: unknown; give greedy, or t"):
+            decodings_of(names, None)
+    with pytest.raises(UserError, match="decoding=t0.50: stands there twice"):
+        decodings_of(["t0.5", "t0.50"], None)
+
+
+def test_decoding_and_temperature_exclude_one_another():
+    with pytest.raises(UserError, match="decoding and temperature: both are given"):
+        settings_of("ckpt=openai:m", "decoding=[greedy]", "temperature=1")
+    settings, _ = settings_of("ckpt=openai:m", "decoding=[greedy]")
+    assert settings.temperature is None
+
+
+# --- empty responses ----------------------------------------------------------------------------------------
+
+
+def test_empty_responses_count_and_are_said(tmp_path, said):  # noqa: F811
+    texts, _ = responses(tmp_path, Scripted(text=""), "n_samples=2")
+    assert texts == {"t1": [["", ""]] * 3}
+    assert "m: all 6 responses are empty, the model ends at once" in said
+
+
+def test_a_model_that_ends_at_once_is_measured(tmp_path, tiny, said):  # noqa: F811
+    path = f"{tiny}/generation_config.json"
+    with open(path, "w") as file:
+        json.dump({"eos_token_id": list(range(259))}, file)
+    evaluation(f"ckpt={tiny}", "n_prompts=2", "n_samples=2", "max_new_tokens=4", f"output={tmp_path}/r")
+    rows = json_lines(tmp_path / "r" / "predictions.jsonl")
+    assert [(row["response"], row["finish"], row["tokens"]) for row in rows] == [("", "stop", 1)] * 4
+    assert "tiny: all 4 responses are empty, the model ends at once" in said
+
+
+# --- servers ------------------------------------------------------------------------------------------------
+
+
+def test_a_server_is_a_row_beside_a_checkpoint(tmp_path, tiny, asked):  # noqa: F811
+    def answer(request):
+        return says("4<Somewhat good job>Fine.\n\n<Q> and so on")
+
+    with server(answer) as served:
+        run = run_of(tmp_path / "run", tiny)
+        tiny_policy(max_position_embeddings=2048).model.save_pretrained(run / "best")
+        quick = ["n_prompts=3", "n_samples=2", "max_new_tokens=4", "few_shot=1", f"api.base_url={served.url}"]
+        evaluation(f"ckpt=[{run},openai:some/gpt]", *quick)
+        found = json.loads((run / "report" / "report.json").read_text())
+        rows = json_lines(run / "report" / "predictions.jsonl")
+        first = served.count
+        evaluation(f"ckpt=[{run},openai:some/gpt]", *quick)
+        asked_again = served.count - first
+    mine = [row for row in rows if row["checkpoint"] == "some/gpt"]
+    assert len(mine) == 6 and {row["response"] for row in mine} == {"4<Somewhat good job>Fine."}
+    assert "js_distance_probability" not in found["checkpoints"]["some/gpt"]
+    assert found["checkpoints"]["some/gpt"]["js_distance_sampling"]["n"] == 3
+    assert "js_distance_probability" in found["checkpoints"]["run"]
+    assert first == 6 + 1 and asked_again == 1  # whether log-probs are offered
+
+
+def test_class_probabilities_are_a_servers_where_it_offers_log_probs(tmp_path):
+    def answer(request):
+        return likely("4", {"4": -0.5, "5": -1.5, "x": -2.0})
+
+    with server(answer) as served:
+        quick = ["n_prompts=2", "n_samples=0", f"api.base_url={served.url}", f"output={tmp_path}/r"]
+        evaluation("ckpt=openai:gpt", *quick)
+    found = json.loads((tmp_path / "r" / "report.json").read_text())["checkpoints"]["gpt"]
+    assert found["class_mass"]["value"] == pytest.approx(2.718281828**-0.5 + 2.718281828**-1.5)
+
+
+def test_every_ckpt_is_the_servers_where_it_generates(tmp_path, tiny):  # noqa: F811
+    run = run_of(tmp_path / "run", tiny, seed=7)
+    settings, checkpoints = settings_of(f"ckpt=[{run},my-model,openai:x]", "generator=openai")
+    assert [(c.name, c.served) for c in checkpoints] == [
+        ("run", str(run)),
+        ("my-model", "my-model"),
+        ("x", "x"),
+    ]
+    assert settings.seed == 7  # what its run saved
+
+
+def test_given_responses_are_scored_by_checkpoints_alone(tmp_path, tiny, ranked_file, said):  # noqa: F811
+    with server() as served:
+        own = [f"datasets=[{ranked_file}]", "split=all", f"api.base_url={served.url}", f"output={tmp_path}/r"]
+        evaluation(f"ckpt=[openai:gpt,{tiny}]", *own)
+        assert served.count == 0
+        with pytest.raises(UserError, match="no prompt has belief_probs; give data that has them, task=prom"):
+            evaluation("ckpt=openai:gpt", *own)
+    found = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert list(found["checkpoints"]) == ["tiny"]
+    assert any(line.startswith("gpt: a server gives no log-probs of given responses") for line in said)
+
+
+@pytest.mark.parametrize(
+    "overrides,message",
+    [
+        (["ckpt=openai:"], "ckpt=openai:: names no model; give openai:MODEL"),
+        (["ckpt='openai: '"], "names no model"),
+        (["ckpt=openai:gpt"], "no key; set the environment variable OPENAI_API_KEY"),
+        (
+            ["ckpt=openai:gpt", "shard=true", "api.base_url=http://localhost:1/v1"],
+            "shard=true: no model is lo",
+        ),
+        (["ckpt=x", "generator=openai", "shard=true", "api.base_url=http://localhost:1/v1"], "shard=true"),
+        (
+            ["ckpt=embedded:x", "generator=vllm"],
+            "vLLM is not installed; run: pip install -r requirements-vllm",
+        ),
+        (
+            ["ckpt=openai:g", "decoding=[warm]", "api.base_url=http://localhost:1/v1"],
+            "decoding=warm: unknown",
+        ),
+    ],
+)
+def test_what_cannot_answer_is_said_before_any_work(tmp_path, monkeypatch, overrides, message):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    for check in ("check=true", "check=false"):
+        with pytest.raises(UserError, match=message) as caught:
+            evaluation(*overrides, check, f"output={tmp_path}/r")
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unreachable_server_is_one_line(tmp_path):
+    own = ["ckpt=openai:gpt", "n_prompts=2", "api.base_url=http://127.0.0.1:9/v1", "api.retries=0"]
+    with pytest.raises(UserError, match="127.0.0.1:9") as caught:
+        evaluation(*own, f"output={tmp_path}/r")
+    assert "\n" not in str(caught.value)
+
+
+# --- prompts that do not fit --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama", "gemma3"])
+@pytest.mark.parametrize("n_samples", [0, 1])
+def test_a_model_shorter_than_a_prompt_with_its_shots_is_one_line(tmp_path, family, n_samples):
+    folder = save_family(tmp_path / "model", family)
+    rows = []
+    for i in range(30):
+        yes, no = {"class": "1", "text": "Yes"}, {"class": "2", "text": "No"}
+        responses_ = [{"text": "Yes. " * 5, "belief": yes}, {"text": "No. " * 5, "belief": no}]
+        rows.append({"prompt": f"Good {i}?", "responses": responses_, "belief_probs": [0, 1, 0, 0, 0, 0]})
+    path = write(tmp_path / "rows.jsonl", *rows)
+    own = [
+        f"ckpt={folder}",
+        f"datasets=[{path}]",
+        "n_prompts=2",
+        "eval_fraction=0.2",
+        f"n_samples={n_samples}",
+    ]
+    own += ["max_new_tokens=4", f"output={tmp_path}/r"]
+    with pytest.raises(
+        UserError, match="few_shot=20: with its shots, .* 512; set few_shot=19 or less"
+    ) as caught:
+        evaluation(*own, "few_shot=20")
+    assert "\n" not in str(caught.value)
+    evaluation(*own, "few_shot=2")
+
+
+# --- vLLM ---------------------------------------------------------------------------------------------------
+
+
+class FakeParams:
+    """vLLM's SamplingParams: the fields that it has."""
+
+    def __init__(
+        self,
+        *,
+        n=1,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        min_p=0.0,
+        repetition_penalty=1.0,
+        seed=None,
+        stop_token_ids=None,
+        max_tokens=16,
+        detokenize=True,
+    ):
+        assert top_k in (0, -1) and top_p == 1.0 and min_p == 0.0 and repetition_penalty == 1.0
+        self.temperature, self.seed, self.stops = temperature, seed, stop_token_ids
+        self.max_tokens = max_tokens
+
+
+class FakeLLM:
+    """vLLM's LLM with the arguments that it takes; it repeats the prompt's last byte, then ends."""
+
+    made = []
+
+    def __init__(
+        self,
+        model,
+        *,
+        skip_tokenizer_init=False,
+        trust_remote_code=False,
+        tensor_parallel_size=1,
+        dtype="auto",
+        **more,
+    ):
+        assert more == {"generation_config": "vllm"}
+        self.made.append((model, dtype, tensor_parallel_size))
+        self.llm_engine = types.SimpleNamespace(model_config=types.SimpleNamespace(max_model_len=600))
+        self.calls = []
+
+    def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
+        assert len(prompts) == len(sampling_params) and use_tqdm is False
+        self.calls.append((prompts, sampling_params))
+        outputs = []
+        for prompt, params in zip(prompts, sampling_params):
+            number = params.seed % 3
+            ids = [prompt["prompt_token_ids"][-1]] * number + [params.stops[-1]]
+            reason = "stop" if len(ids) <= params.max_tokens else "length"
+            completion = types.SimpleNamespace(token_ids=ids[: params.max_tokens], finish_reason=reason)
+            outputs.append(types.SimpleNamespace(outputs=[completion]))
+        return outputs
+
+
+@pytest.fixture
+def fake_vllm(monkeypatch):
+    module = types.ModuleType("vllm")
+    module.LLM, module.SamplingParams = FakeLLM, FakeParams
+    module.__spec__ = importlib.machinery.ModuleSpec("vllm", None)
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    real = served_by_vllm.importlib.metadata.version
+    monkeypatch.setattr(
+        served_by_vllm.importlib.metadata, "version", lambda name: "0.33" if name == "vllm" else real(name)
+    )
+    FakeLLM.made = []
+
+
+def test_vllm_gets_our_token_ids_and_inherits_no_setting(tmp_path, tiny, fake_vllm):  # noqa: F811
+    (tmp_path / "tiny" / "generation_config.json").write_text('{"top_k": 9, "eos_token_id": [5, 257]}')
+    settings, checkpoints = settings_of(f"ckpt={tiny}", "generator=vllm", "max_new_tokens=2", "n_samples=3")
+    tokenizer = byte_tokenizer()
+    with engines.open_generator(checkpoints[0], settings, CPU) as generator:
+        with open_predictions(tmp_path / "r", checkpoints, settings, CPU) as made:
+            written = answers.respond(generator, "tiny", GROUPS, settings, CPU, made)
+        ((prompts, params),) = generator.llm.calls
+        identity = generator.identity()
+    assert FakeLLM.made == [(tiny, "float32", 1)]
+    assert prompts[0] == {"prompt_token_ids": list(tokenizer("Say a")["input_ids"])} and len(prompts) == 6
+    assert {p.temperature for p in params} == {1.0} and {p.max_tokens for p in params} == {2}
+    assert len({p.seed for p in params}) == 6 and all(0 <= p.seed < 2**31 for p in params)
+    assert set(params[0].stops) == {2, 5, EOS} >= set(stop_ids(tokenizer))  # 2: of config.json
+    for (prompt, param), response in zip(zip(prompts, params), sum(written["t1"][:2], [])):
+        number = param.seed % 3
+        assert response.text == tokenizer.decode(prompt["prompt_token_ids"][-1:] * number)
+        assert response == (response.text, "length" if number == 2 else "stop", min(number + 1, 2))
+    assert json.loads(json.dumps(identity)) == identity and identity["vllm"] == "0.33"
+
+
+def test_a_whole_evaluation_by_vllm_takes_class_probabilities_from_our_own_passes(
+    tmp_path,
+    tiny,  # noqa: F811
+    fake_vllm,
+):
+    quick = [f"ckpt={tiny}", "n_prompts=2", "n_samples=2", "max_new_tokens=4"]
+    evaluation(*quick, "generator=vllm", f"output={tmp_path}/vllm")
+    evaluation(*quick, f"output={tmp_path}/hf")
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("vllm", "hf")]
+    cells = [found["checkpoints"]["tiny"]["js_distance_probability"] for found in reports]
+    assert cells[0] == cells[1]
+    with pytest.raises(UserError, match="by other weights, another engine or other versions"):
+        evaluation(*quick, f"output={tmp_path}/vllm")
+
+
+def test_what_vllm_cannot_take_is_one_line(tmp_path, tiny, fake_vllm, monkeypatch):  # noqa: F811
+    long = [f"ckpt={tiny}", "generator=vllm", "n_prompts=2", "max_new_tokens=590", f"output={tmp_path}/r"]
+    with pytest.raises(UserError, match="takes .* tokens, but vLLM takes 600; set it to 10 or less"):
+        evaluation(*long)
+    with pytest.raises(UserError, match="shard=true: vLLM shards by itself"):
+        evaluation(*long, "shard=true")
+
+    def fail(*_, **__):
+        raise ValueError("no such architecture\nsecond line")
+
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", fail)
+    with pytest.raises(UserError, match="is not taken .no such architecture.; set generator=hf"):
+        evaluation(*long)
+
+
+def test_how_many_processes_a_server_or_vllm_needs(tiny):  # noqa: F811
+    for overrides, number in (
+        ([f"ckpt=[{tiny},openai:x]", "nproc=2"], 2),
+        (["ckpt=openai:x", "nproc=2"], 1),
+        ([f"ckpt={tiny}", "nproc=2", "generator=vllm"], 1),
+    ):
+        settings, checkpoints = settings_of(*overrides)
+        assert engines.processes_of(checkpoints, settings) == number
+
+
+def test_checkpoints_of_one_name_are_told_apart(tmp_path):
+    paths = [save_tiny(tmp_path / place / name) for place, name in (("c", "x-3"), ("a", "x"), ("b", "x"))]
+    _, checkpoints = settings_of(f"ckpt=[{','.join(paths)}]")
+    assert [c.name for c in checkpoints] == ["x-3", "x", "x-4"]
