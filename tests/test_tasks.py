@@ -270,6 +270,18 @@ def test_what_a_task_has_no_use_for_is_refused_before_a_model_loads(tmp_path, ti
     assert not (tmp_path / "out" / "report.json").exists()
 
 
+def test_prompts_that_a_model_has_no_room_for_are_counted(tmp_path):
+    small = save_tiny(tmp_path / "small", max_position_embeddings=64)
+    (tmp_path / "mine.txt").write_text(f"{'long ' * 20}\nShort?\n{'long ' * 10}\n")
+    command = ["task=prompts", f"ckpt={small}", f"prompts={tmp_path}/mine.txt", f"output={tmp_path}/out"]
+    with pytest.raises(
+        UserError, match="max_new_tokens=8: 2 of 3 prompts .* set max_prompt_length=56 or less"
+    ):
+        evaluation(*command, "max_new_tokens=8")
+    with pytest.raises(UserError, match="3 of 3 prompts"):  # 2048 of them by default
+        evaluation(*command)
+
+
 def test_a_check_of_a_task_reads_its_questions(tmp_path, tiny, capsys):
     path = write(tmp_path / "q.jsonl", *ALPACA)
     evaluation("task=alpaca_eval", f"ckpt={tiny}", f"prompts={path}", "check=true", f"output={tmp_path}/out")
