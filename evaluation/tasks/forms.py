@@ -66,11 +66,24 @@ def _path_of(folder: Path, form: str, name: str) -> Path:
 def _write(path: Path, lines: Sequence[Line]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":
-        text = json.dumps(lines, ensure_ascii=False, indent=2) + "\n"
-    else:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_list(path, lines)
+        return
     with atomic_path(path) as temporary:
-        temporary.write_bytes(text.encode())
+        temporary.write_bytes(b"".join(as_json(line) + b"\n" for line in lines))
+
+
+def write_list(path: Path, lines: Sequence[Line]) -> None:
+    """Write a file of one JSON list, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(as_json(lines, indent=2) + b"\n")
+
+
+def as_json(value: object, indent: int | None = None) -> bytes:
+    """A value as JSON in UTF-8."""
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=indent).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
+        return json.dumps(value, indent=indent).encode()
 
 
 # --- which files, and their lines ---------------------------------------------------------------------------

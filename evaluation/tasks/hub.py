@@ -24,10 +24,13 @@ DIFFICULTY, GAMED = "instruction_difficulty.csv", "df_gamed.csv"
 GAMED_COLUMNS = ("std_delta_len", "preference", "instruction_difficulty")
 
 
-def questions_of(task: str) -> str:
-    """The file of a task's own questions, or the name of their data set."""
+def questions_of(task: str) -> tuple[str, str]:
+    """A task's own questions: their name on the hub, and the path of their file or the name of their data
+    set."""
     repo, name = QUESTIONS[task]
-    return fetch(repo, name, f"task={task}", "prompts=<file>") if name else repo
+    if not name:
+        return repo, repo
+    return f"{repo}/{name}", fetch(repo, name, f"task={task}", "prompts=<file>")
 
 
 def fetch(repo: str, name: str, what: str, remedy: str) -> str:
@@ -42,10 +45,10 @@ def fetch(repo: str, name: str, what: str, remedy: str) -> str:
         raise UserError(f"{what}: {name} of {repo} cannot be fetched ({reason}); give {remedy}") from error
 
 
-def beside(place: str, name: str, is_default: bool) -> Path | None:
+def beside(questions: str, name: str, is_default: bool) -> Path | None:
     """A file of AlpacaEval 2's: beside the questions, or, where those are the task's own, on the hub. None
     where there is none."""
-    path = Path(place).parent / name
+    path = Path(questions).parent / name
     if path.is_file():
         return path
     if not is_default:
@@ -81,8 +84,9 @@ def read_gamed(path: Path) -> Gamed:
             if not is_finite_number(row.get(name)):
                 raise UserError(f"{path}, row {number}: field {name}: needs a number; fetch the file again")
             values.append(float(parsed(row[name])))
-    lengths, preferences, difficulty = columns.values()
-    # draws stand as 0 or as 1.5 among preferences from 1 to 2
-    if max(preferences) > 1:
-        preferences = [(value or 1.5) - 1 for value in preferences]
-    return Gamed(lengths, preferences, difficulty)
+    outside = next((n for n, share in enumerate(columns["preference"], 1) if not 0 <= share <= 1), None)
+    if outside is not None:
+        raise UserError(
+            f"{path}, row {outside}: field preference: is no share from 0 to 1; fetch the file again"
+        )
+    return Gamed(*columns.values())

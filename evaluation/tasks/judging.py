@@ -6,13 +6,13 @@ None and counts in no mean.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from evaluation.folder import writing
 from evaluation.judges import Answered, Compared, PairJudge, ScoreJudge
+from evaluation.tasks.forms import write_list
 from evaluation.tasks.record import (
     Baseline,
     Question,
@@ -22,7 +22,6 @@ from evaluation.tasks.record import (
     conversation,
     sheets_of,
 )
-from utils import atomic_path
 
 Verdicts = Sequence[Sequence[float | None]]  # by question, then by sample
 
@@ -106,27 +105,24 @@ def write_annotations(
     """Write annotations_NAME.json as `alpaca_eval` writes them: preference 1 for output_1, the baseline's, to
     2 for output_2; null where the judge said nothing. Raises UserError where the disk refuses it."""
     paths = []
-    sheets = iter(sheets_of(answers))
     with writing(folder):
-        for decoding, of_questions in verdicts.items():
-            for number in range(len(of_questions[0])):
-                sheet = next(sheets)
-                lines = []
-                for i, question in enumerate(questions.asked):
-                    verdict = of_questions[i][number]
-                    lines.append(
-                        {
-                            "instruction": question.row["instruction"],
-                            "output_1": baseline.texts[decoding][i][number],
-                            "generator_1": baseline.name,
-                            "dataset": question.category,
-                            "output_2": sheet.turns[i][0].text,
-                            "generator_2": sheet.name,
-                            "annotator": judge,
-                            "preference": None if verdict is None else 1 + verdict,
-                        }
-                    )
-                paths.append(folder / as_file_name(f"annotations_{sheet.name}", ".json"))
-                with atomic_path(paths[-1]) as temporary:
-                    temporary.write_bytes(json.dumps(lines, ensure_ascii=False, indent=2).encode())
+        for sheet in sheets_of(answers):
+            wins, texts = verdicts[sheet.decoding], baseline.texts[sheet.decoding]
+            lines = []
+            for question, turns, of_wins, of_texts in zip(questions.asked, sheet.turns, wins, texts):
+                win = of_wins[sheet.number]
+                lines.append(
+                    {
+                        "instruction": question.row["instruction"],
+                        "output_1": of_texts[sheet.number],
+                        "generator_1": baseline.name,
+                        "dataset": question.category,
+                        "output_2": turns[0].text,
+                        "generator_2": sheet.name,
+                        "annotator": judge,
+                        "preference": None if win is None else 1 + win,
+                    }
+                )
+            paths.append(folder / as_file_name(f"annotations_{sheet.name}", ".json"))
+            write_list(paths[-1], lines)
     return paths

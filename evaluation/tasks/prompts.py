@@ -34,7 +34,7 @@ def read_questions(settings: EvaluationSettings) -> Questions:
 
     Raises UserError as above, and where the hub cannot be reached.
     """
-    place, rows = _open(settings)
+    place, path, rows = _open(settings)
     form = _form_of(settings.task, *rows[0])
     asked = []
     for number, (where, row) in enumerate(rows, 1):
@@ -43,25 +43,26 @@ def read_questions(settings: EvaluationSettings) -> Questions:
         asked.append(READERS[form](row, where, number))
     _check_ids(asked)
     if form == FASTCHAT:
-        asked = _with_reference_file(asked, Path(place))
+        asked = _with_reference_file(asked, Path(path))
     asked = asked[: settings.n_prompts]
     questions = Questions(form, place, asked)
-    return _with_difficulty(questions, is_default=settings.prompts is None) if form == ALPACA else questions
+    if form == ALPACA:
+        return _with_difficulty(questions, path, is_default=settings.prompts is None)
+    return questions
 
 
 # --- rows ---------------------------------------------------------------------------------------------------
 
 
-def _open(settings: EvaluationSettings) -> tuple[str, Rows]:
-    """Where the questions are, and their rows."""
+def _open(settings: EvaluationSettings) -> tuple[str, str, Rows]:
+    """The questions' name for readers, their path or hub id, and their rows."""
     given = settings.prompts
     if given is None and settings.task == "prompts":
         raise UserError("task=prompts: has no prompts of its own; give prompts=<file or hub id>")
-    if given is None:
-        given = hub.questions_of(settings.task)
-    if Path(given).suffix == TEXT_FILE:
-        return given, _text_rows(Path(given))
-    return given, list(open_table(given, "all" if Path(given).exists() else SPLIT).rows())
+    place, path = (given, given) if given else hub.questions_of(settings.task)
+    if Path(path).suffix == TEXT_FILE:
+        return place, path, _text_rows(Path(path))
+    return place, path, list(open_table(path, "all" if Path(path).exists() else SPLIT).rows())
 
 
 def _text_rows(path: Path) -> Rows:
@@ -213,17 +214,17 @@ def _check_ids(asked: Iterable[Question]) -> None:
             )
 
 
-def _with_difficulty(questions: Questions, is_default: bool) -> Questions:
+def _with_difficulty(questions: Questions, file: str, is_default: bool) -> Questions:
     """With the difficulties, and the judged answers of gamed baselines, that AlpacaEval 2's fit knows, where
     their files are there. Raises UserError where one lacks."""
-    path = hub.beside(questions.place, hub.DIFFICULTY, is_default)
+    path = hub.beside(file, hub.DIFFICULTY, is_default)
     if path is None:
         return questions
     known, count = hub.read_difficulty(path), len(questions.asked)
     missing = next((number for number in range(count) if number not in known), None)
     if missing is not None:
         raise UserError(f"{path}: has no difficulty of instruction {missing}; complete the file or remove it")
-    gamed = hub.beside(questions.place, hub.GAMED, is_default)
+    gamed = hub.beside(file, hub.GAMED, is_default)
     return questions._replace(
         difficulty=[known[number] for number in range(count)],
         gamed=hub.read_gamed(gamed) if gamed else None,

@@ -95,6 +95,8 @@ class Sheet(NamedTuple):
     """One answer to each question: what an answer file holds."""
 
     name: str  # of the checkpoint, and of decoding and sample where there are several
+    decoding: str
+    number: int  # of the sample
     turns: Sequence[Turns]  # by question
 
 
@@ -108,7 +110,8 @@ def sheets_of(answered: TaskAnswers) -> list[Sheet]:
                 parts.append(decoding)
             if number:
                 parts.append(str(number + 1))
-            sheets.append(Sheet("-".join(parts), [samples[number] for samples in of_questions]))
+            turns = [samples[number] for samples in of_questions]
+            sheets.append(Sheet("-".join(parts), decoding, number, turns))
     return sheets
 
 

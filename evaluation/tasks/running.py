@@ -164,11 +164,14 @@ def _judge(
     """What the judge says of each checkpoint's answers, and the judge; nothing where there is none."""
     chosen = judges.make_judges(settings)
     if chosen.pair is None or chosen.score is None:
+        what = "wins" if settings.task in WITH_WINS else "scores"
+        unused = "" if settings.baseline is None else f", and baseline={settings.baseline} is not used"
         log.info(
-            "judge=%s says nothing of a task's answers, which are written; for %s set judge=openai, "
+            "judge=%s says nothing of a task's answers%s: they are written; for %s set judge=openai, "
             "reward_model or module:function",
             settings.judge,
-            "wins" if settings.task in WITH_WINS else "scores",
+            unused,
+            what,
         )
         return [], None
     judged = []
