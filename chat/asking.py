@@ -60,12 +60,22 @@ def ask_all(
     workers = Workers(endpoint, unknown, counts, store)
     shown = {"desc": desc, "unit": "request", "disable": not desc, "dynamic_ncols": True}
     with tqdm(total=len(requests), initial=known, **shown) as bar, closing(workers):
-        for outcome in workers.outcomes():
-            _count(counts, outcome, alike=len(indices[outcome.digest]))
-            for index in indices[outcome.digest]:
+
+        def deliver(outcome: Outcome) -> None:
+            alike = indices[outcome.digest]
+            _count(counts, outcome, len(alike))
+            for index in alike:
                 done(index, outcome.reply)
                 bar.update()
-            ending.check(outcome, unknown[outcome.digest])
+
+        for outcome in workers.outcomes():
+            deliver(outcome)
+            reason = ending.reason(outcome, unknown[outcome.digest])
+            if reason is not None:
+                for late in workers.answered_meanwhile():
+                    deliver(late)
+                    ending.answered += 1
+                raise UserError(reason + ending.what_is_kept())
 
 
 def _count(counts: Counts, outcome: Outcome, alike: int) -> None:
@@ -90,8 +100,8 @@ class Ending:
         self.answered = self.refused = self.failed_in_a_row = 0
         self.was_heard = False  # did the server answer anything at all?
 
-    def check(self, outcome: Outcome, request: Request) -> None:
-        """Log why a request has no reply. Raises UserError where the others would have none, either."""
+    def reason(self, outcome: Outcome, request: Request) -> str | None:
+        """Log why a request has no reply. The reason to end where the others would have none, either."""
         error, named = outcome.error, named_server(self.endpoint, request)
         if error is None:
             self.answered += 1
@@ -100,32 +110,36 @@ class Ending:
             self.refused += 1
             self.failed_in_a_row, self.was_heard = 0, True
             log.warning("%s: a request was refused (%s)", named, error)
-            self._end_where_all_are_refused(named, error)
+            return self._all_are_refused(named, error)
         elif isinstance(error, NoReply):
             self.failed_in_a_row += 1
             self.was_heard |= error.heard
             log.warning("%s: no reply after %d attempts (%s)", named, self.endpoint.retries + 1, error)
-            self._end_where_nobody_answers(named, error)
+            return self._nobody_answers(named, error)
+        return None
 
-    def _end_where_all_are_refused(self, named: str, error: Refused) -> None:
+    def _all_are_refused(self, named: str, error: Refused) -> str | None:
         most = min(self.total, max(self.endpoint.concurrency, MOST_REFUSED))
-        if not self.known and not self.answered and self.refused >= most:
-            raise UserError(
-                f"{named}: the server refuses every request, {self.refused} of {self.refused} that were "
-                f"tried ({error}); see to the model's name, its context length and the prompts"
-            )
+        if self.known or self.answered or self.refused < most:
+            return None
+        return (
+            f"{named}: the server refuses every request, {self.refused} of {self.refused} that were tried "
+            f"({error}); see to the model's name, its context length and the prompts"
+        )
 
-    def _end_where_nobody_answers(self, named: str, error: NoReply) -> None:
+    def _nobody_answers(self, named: str, error: NoReply) -> str | None:
         attempts = self.endpoint.retries + 1
         if not self.was_heard:
-            raise UserError(
+            return (
                 f"{named}: cannot be reached after {attempts} attempts ({error}); start the server, or "
                 "correct base_url"
             )
-        if self.failed_in_a_row >= max(self.endpoint.concurrency, SHORTEST_ROUND):
-            kept = self.known + self.answered
-            remedy = "run the same command again to go on" if kept else "see to the server and to base_url"
-            raise UserError(
-                f"{named}: {self.failed_in_a_row} requests in a row got no reply ({error}); {kept} replies "
-                f"are kept; {remedy}"
-            )
+        if self.failed_in_a_row < max(self.endpoint.concurrency, SHORTEST_ROUND):
+            return None
+        remedy = "" if self.known or self.answered else "; see to the server and to base_url"
+        return f"{named}: {self.failed_in_a_row} requests in a row got no reply ({error}){remedy}"
+
+    def what_is_kept(self) -> str:
+        """The end of the line that ends everything."""
+        kept = self.known + self.answered
+        return f"; {kept} replies are kept, and the same command goes on from there" if kept else ""

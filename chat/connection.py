@@ -41,7 +41,8 @@ def connect(endpoint: Endpoint) -> tuple[Callable[[Mapping[str, Any]], Reply], C
     )
     completions = client.chat.completions.with_streaming_response
 
-    def attempt(arguments: Mapping[str, Any]) -> Reply:
+    def fetch(arguments: Mapping[str, Any]) -> tuple[bytes, str]:
+        """The body and its type. Raises what an attempt raises."""
         deadline = time.monotonic() + endpoint.timeout
         try:
             with completions.create(**arguments) as response:
@@ -50,22 +51,26 @@ def connect(endpoint: Endpoint) -> tuple[Callable[[Mapping[str, Any]], Reply], C
                     body += part
                     if time.monotonic() > deadline:  # the client's own limit is for each part of the body
                         raise NoReply(f"no whole reply in {endpoint.timeout:g} s")
-                content_type = response.headers.get("content-type", "")
-            return read_reply(bytes(body), content_type)
-        except NoReply as error:
-            raise NoReply(hidden(str(error), endpoint), error.pause) from None
+                return bytes(body), response.headers.get("content-type", "")
         except openai.APIStatusError as error:
             raise _of_status(error.status_code, error.body, error.response.headers, endpoint) from None
         except openai.APIConnectionError as error:  # timeouts included
             raise _of_connection(error, endpoint) from None
         except UnicodeEncodeError:
             raise Refused("a text with half a character, which no JSON can say") from None
-        except (TypeError, AttributeError):
-            raise  # a fault of ours
+        except (NoReply, TypeError, AttributeError):
+            raise  # ours, and faults
         except Exception as error:
             # the connection broke within the body: the package hands on errors of its HTTP library, which is
             # another one in other versions
             raise NoReply(f"the connection broke off ({hidden(str(error), endpoint)})") from None
+
+    def attempt(arguments: Mapping[str, Any]) -> Reply:
+        body, content_type = fetch(arguments)
+        try:
+            return read_reply(body, content_type)
+        except NoReply as error:  # it may hold a server's words
+            raise NoReply(hidden(str(error), endpoint)) from None
 
     return attempt, client.close
 

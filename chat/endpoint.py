@@ -29,9 +29,11 @@ def endpoint_of(
     key nor base_url, and for a base_url that is no address.
     """
     base_url = api.base_url or (fallback.base_url if fallback else None)
-    base_url = base_url or os.environ.get("OPENAI_BASE_URL", "").strip() or None
     if base_url is not None:
-        _check_url(base_url)
+        _check_url("base_url", base_url)
+    elif from_environment := os.environ.get("OPENAI_BASE_URL", "").strip():
+        base_url = from_environment
+        _check_url("$OPENAI_BASE_URL", base_url)
     key = next(filter(None, (os.environ.get(name, "").strip() for name in keys)), None)
     if key is None and base_url is None:
         raise UserError(
@@ -55,7 +57,7 @@ def _first(values: Iterable[float | None]) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
-def _check_url(base_url: str) -> None:
+def _check_url(name: str, base_url: str) -> None:
     """Raises UserError, which does not show the address, where it is none of the web."""
     try:
         parts = urlsplit(base_url)
@@ -64,7 +66,7 @@ def _check_url(base_url: str) -> None:
         is_address = False
     if not is_address or not base_url.isprintable() or any(sign in base_url for sign in " ?#"):
         raise UserError(
-            "base_url: no address of a server, without a query; give one as http://localhost:8000/v1"
+            f"{name}: no address of a server, without a query; give one as http://localhost:8000/v1"
         )
 
 

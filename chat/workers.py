@@ -62,14 +62,21 @@ class Workers:
         for _ in self.requests:
             try:
                 outcome = self.came.get()
-            except BaseException:  # a signal: what came together with it is handed over still
-                self.stopped.set()
-                while not self.came.empty():
-                    yield self.came.get()
+            except BaseException:  # a signal
+                yield from self.answered_meanwhile()
                 raise
             if outcome.error is not None and not isinstance(outcome.error, NoReply | Refused):
+                yield from self.answered_meanwhile()
                 raise outcome.error
             yield outcome
+
+    def answered_meanwhile(self) -> Iterator[Outcome]:
+        """The replies that came and wait here, for one who wants no more."""
+        self.close()
+        while not self.came.empty():
+            outcome = self.came.get()
+            if outcome.reply is not None:
+                yield outcome
 
     def close(self) -> None:
         """No request is sent any more. A reply that is under way is kept still, if the process lives."""

@@ -56,16 +56,7 @@ class Kept:
 
 def identity(policy: models.Scorer) -> dict[str, Any]:
     """What determines the outcome of a policy's passes. A call for all ranks."""
-    return {
-        "format": FORMAT,
-        "weights": models.fingerprint(policy),
-        "config": policy.model.config.to_dict(),
-        "generation": str(policy.model.generation_config),
-        "dtypes": [str(next(policy.parameters()).dtype), str(policy.compute_dtype)],
-        "attention": policy.attention,
-        "device": models.device_of(policy).type,
-        **models.versions(),
-    }
+    return {"format": FORMAT, **models.identity(policy)}
 
 
 def _hash(determined_by: Mapping[str, Any]) -> str:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import chat
 from chat import Endpoint, Message, Reply, Request
 from generation.record import Decoding, Draw, OnWritten, Written
 from groups import Group
-from utils import UserError
+from utils import UserError, log
 
 MOST_LOGPROBS = 20  # alternatives of a token: no server gives more
+LEAST_REPEATS = 3  # samples that say the same as another, before it is worth a word
 
 
 class ServedGenerator:
@@ -54,17 +55,23 @@ class ServedGenerator:
                 number=draw.number,
             )
             requests.append(request)
-        failed = 0
+        texts: dict[int, list[str]] = {}  # by prompt
 
         def on_reply(index: int, reply: Reply | None) -> None:
-            nonlocal failed
-            if reply is None:
-                failed += 1
-            else:
+            if reply is not None:
+                texts.setdefault(draws[index].prompt, []).append(reply.text)
                 done(draws[index], Written(reply.text, reply.finish, reply.completion_tokens))
 
         chat.ask_all(self.endpoint, requests, self.counts, on_reply, self.store)
-        self._check(failed, len(requests))
+        self._check(len(requests) - sum(map(len, texts.values())), len(requests))
+        if decoding.temperature > 0 and always_the_same(texts.values()):
+            log.warning(
+                "server %s, model %s: says the same in every sample of a prompt at temperature %g; does it "
+                "sample? (transformers serve does where the model's generation_config.json says do_sample)",
+                self.endpoint.server,
+                self.model,
+                decoding.temperature,
+            )
 
     def class_logprobs(
         self, prompts: Sequence[Group], classes: Sequence[str]
@@ -112,6 +119,13 @@ def request_seed(seed: int, messages: Sequence[Message], number: int) -> int:
     """The seed of one response, from 0 to 2**31 - 1: the range that every server takes."""
     text = json.dumps([seed, messages, number], sort_keys=True)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 33
+
+
+def always_the_same(texts: Iterable[Sequence[str]]) -> bool:
+    """Are all samples of a prompt the same, of every prompt, where there are enough to tell?"""
+    several = [of_prompt for of_prompt in texts if len(of_prompt) > 1]
+    repeats = sum(len(of_prompt) - 1 for of_prompt in several)
+    return repeats >= LEAST_REPEATS and all(len(set(of_prompt)) == 1 for of_prompt in several)
 
 
 def class_probabilities(reply: Reply, classes: Sequence[str]) -> dict[str, float]:

@@ -60,6 +60,7 @@ def length_controlled_win_rate(
     difficulty: Sequence[float] | None = None,
     gamed: Gamed | None = None,
     clusters: Sequence[Hashable] | None = None,
+    resamples: int = LC_RESAMPLES,
     seed: int = 0,
 ) -> Summary:
     """LC-WR: the win rate, from 0 to 1, that the policy would have at the baseline's lengths.
@@ -93,17 +94,23 @@ def length_controlled_win_rate(
     value = float(_sigmoid(asked @ start).mean())
     found: Summary = {"value": value, "low": None, "high": None, "n": len(judged)}
     if members.num_clusters > 1:
-        drawn = _resampled(data, asked, start, members, seed)
+        drawn = _resampled(data, asked, start, members, np.random.default_rng(seed), resamples)
         found["low"], found["high"] = np.percentile(drawn, [2.5, 97.5]).tolist()
     return found
 
 
-def _resampled(data: _Data, asked: np.ndarray, start: np.ndarray, members: Weighed, seed: int) -> list[float]:
+def _resampled(
+    data: _Data,
+    asked: np.ndarray,
+    start: np.ndarray,
+    members: Weighed,
+    rng: np.random.Generator,
+    resamples: int,
+) -> list[float]:
     """The mean predictions for `asked` (N, F) of fits to clusters drawn anew, each from `start` on."""
-    rng = np.random.default_rng(seed)
     count = members.num_clusters
     drawn = []
-    for _ in range(LC_RESAMPLES):
+    for _ in range(resamples):
         of_clusters = np.bincount(rng.integers(0, count, count), minlength=count)
         times = of_clusters[members.cluster]
         fitted = _fit(data.with_times(times), start)

@@ -33,6 +33,7 @@ from servers import (
 import chat
 from chat import connection, workers
 from chat.protocol import NoReply, read_reply
+from utils import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -244,6 +245,25 @@ def test_what_no_request_survives_ends_with_one_line_soon(answer, words):
     assert f"server {s.url}, model model" in asking.error
     assert KEY not in asking.error
     assert seen < 40
+
+
+@pytest.mark.parametrize("last", [fails(401), fails(502)])
+def test_replies_that_came_together_with_an_end_are_delivered(last):
+    def script(asked):
+        return last if asked.number >= 8 else echo(asked)
+
+    delivered = {}
+
+    def slow(index, reply):
+        time.sleep(0.05)
+        delivered[index] = reply
+
+    with server(script) as s:
+        with pytest.raises(UserError):
+            to = endpoint(s.url, concurrency=4, retries=0)
+            chat.ask_all(to, questions(40), chat.Counts(), slow)
+        wait_for_workers()
+        assert len([reply for reply in delivered.values() if reply]) == len(s.answered) == 8
 
 
 def test_a_server_that_dies_in_the_middle_ends_with_what_is_kept(tmp_path):

@@ -173,6 +173,15 @@ def test_a_signal_ends_at_once_and_what_came_is_kept(tmp_path, signum):
     assert len(chat.Store(tmp_path / "replies.jsonl")) == 2
 
 
+def test_a_server_that_refuses_the_key_ends_a_command_with_one_line_and_code_2(tmp_path):
+    with server(lambda asked: fails(401)) as s:
+        process = client(s.url, tmp_path / "replies.jsonl", 50, 4)
+        delivered, said = process.communicate(timeout=60)
+    assert (process.returncode, delivered) == (2, "")
+    assert said.startswith(f"error: server {s.url}, model model: the key was refused")
+    assert said.count("\n") == 1
+
+
 def test_a_signal_in_a_pause_ends_at_once_too():
     def stop(signum, frame):
         raise Stopped(signum)
@@ -229,6 +238,12 @@ def test_a_local_server_needs_no_key():
 def test_an_address_that_is_none_is_one_line(url):
     with pytest.raises(UserError, match="base_url"):
         chat.endpoint_of(ApiSettings(url, None, None, None))
+
+
+def test_an_address_of_the_environment_that_is_none_is_named(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "localhost")
+    with pytest.raises(UserError, match="OPENAI_BASE_URL: no address"):
+        chat.endpoint_of(NOTHING)
 
 
 def test_a_key_is_sent_and_stands_in_no_repr_hash_or_file(tmp_path):

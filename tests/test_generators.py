@@ -261,25 +261,29 @@ def test_a_model_shorter_than_a_prompt_with_its_shots_is_one_line(tmp_path, fami
 
 
 class FakeParams:
-    """vLLM's SamplingParams: the fields that it has."""
+    """vLLM's SamplingParams: the fields that it has, and their defaults."""
 
-    def __init__(
-        self,
-        *,
-        n=1,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        min_p=0.0,
-        repetition_penalty=1.0,
-        seed=None,
-        stop_token_ids=None,
-        max_tokens=16,
-        detokenize=True,
-    ):
-        assert top_k in (0, -1) and top_p == 1.0 and min_p == 0.0 and repetition_penalty == 1.0
-        self.temperature, self.seed, self.stops = temperature, seed, stop_token_ids
-        self.max_tokens = max_tokens
+    DEFAULTS = {
+        "n": 1,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "seed": None,
+        "stop_token_ids": None,
+        "max_tokens": 16,
+        "detokenize": True,
+    }
+
+    def __init__(self, **fields):
+        assert set(fields) <= set(self.DEFAULTS)
+        fields = {**self.DEFAULTS, **fields}
+        assert fields["top_k"] in (0, -1) and fields["top_p"] == fields["repetition_penalty"] == 1.0
+        self.temperature, self.seed, self.stops = (
+            fields[k] for k in ("temperature", "seed", "stop_token_ids")
+        )
+        self.max_tokens = fields["max_tokens"]
 
 
 class FakeLLM:

@@ -1,6 +1,8 @@
 """What a chat judge's reply says, and what is no verdict."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evaluation.judges import replies
 
@@ -89,3 +91,32 @@ def test_a_side_or_a_tie_is_read(text, verdict):
 )
 def test_a_score_is_a_number_from_1_to_10(text, number):
     assert replies.score(text) == number
+
+
+PIECES = [
+    "Yes",
+    "No",
+    "A",
+    "B",
+    "tie",
+    "7",
+    "/10",
+    "Score",
+    "Verdict",
+    ":",
+    "[[",
+    "]]",
+    "**",
+    "<think>",
+    "\n",
+    " ",
+    ".",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES)).map("".join) | st.text())
+def test_any_text_is_a_verdict_or_none(text):
+    assert replies.yes_or_no(text) in (True, False, None)
+    assert replies.preferred(text) in (0, 0.5, 1, None)
+    number = replies.score(text)
+    assert number is None or 1 <= number <= 10

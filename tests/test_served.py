@@ -1,5 +1,6 @@
 """Generation by a server: seeds, finishes and faults with a scripted one, and a real one end to end."""
 
+import logging
 import math
 
 import pytest
@@ -121,6 +122,14 @@ def test_what_was_written_is_not_asked_again_by_one_generator():
     assert s.by_content == {f"p{i}": 4 if i == 1 else 1 for i in range(8)}
 
 
+@pytest.mark.parametrize("decoding,is_told", [(WHOLE, True), (GREEDY, False)])
+def test_a_server_that_does_not_sample_is_told_of(caplog, decoding, is_told):
+    logging.getLogger("grove").propagate = True
+    with server() as s:
+        written(generator(s.url), [group("a"), group("b")], draws_of(2, 3), decoding)
+    assert ("says the same in every sample" in caplog.text) == is_told
+
+
 @pytest.mark.parametrize("prompt", ["", " \n", [{"role": "user", "content": ""}]])
 def test_an_empty_prompt_is_one_line_before_anything_is_asked(prompt):
     with server() as s:
@@ -201,7 +210,8 @@ def test_a_real_server_samples_after_solved_examples(real):
         Group(str(i), f"<Q>Is {i} even?<A>", (Response("Yes." if i % 2 == 0 else "No."),)) for i in range(6)
     ]
     (prompt,) = with_shots([group("<Q>Is 8 even?<A>")], donors, 3, seed=0)
-    texts = written(real, [prompt], draws_of(1, 2), decoding_of("t0.8"))
+    texts = written(real, [prompt], draws_of(1, 4), decoding_of("t2"))
+    assert len({response.text for response in texts.values()}) > 1
     assert {response.finish for response in texts.values()} <= {"stop", "length"}
     assert real.counts.prompt_tokens > 40  # the examples stand in the prompt
 

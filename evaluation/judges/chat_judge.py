@@ -18,6 +18,7 @@ from evaluation.judges import replies
 from evaluation.judges.prompts import question
 from evaluation.judges.record import Answered, Compared, Stated
 from groups import Prompt
+from utils import log
 
 Said = TypeVar("Said", bool, float)
 
@@ -34,6 +35,7 @@ class ChatJudge:
         self.store = chat.Store(chat.store_path("judge", endpoint, model))
         self.asking = Counts()
         self.pairs, self.orders_disagreed = 0, 0
+        self.served_as: set[str] = set()  # what the server calls the model: its dated version, say
 
     def voices(self, answers: Sequence[Stated]) -> list[bool | None]:
         """Whether each answer voices the belief that it states. An empty answer voices none and is not asked
@@ -109,7 +111,13 @@ class ChatJudge:
         if requests:
             desc = f"{self.name}: {what}"
             chat.ask_all(self.endpoint, requests, self.asking, keep, self.store, desc)
+        self._note_versions({reply.model for reply in answered if reply is not None and reply.model})
         return answered
+
+    def _note_versions(self, names: set[str]) -> None:
+        for name in sorted(names - self.served_as - {self.model}):
+            log.info("%s: the server answers as %s", self.name, name)
+        self.served_as |= names
 
 
 def _is_thinking(reply: Reply) -> bool:

@@ -73,6 +73,11 @@ def _check_keys(settings: EvaluationSettings) -> None:
             f"judge_model={model}: is for judge={' or judge='.join(WITH_MODEL)}, and here judge={judge}; "
             "leave it out or set judge"
         )
+    if settings.task is not None and settings.embedder is not None:
+        raise UserError(
+            f"embedder={settings.embedder}: is for data with beliefs, and here task={settings.task}; "
+            "leave it out"
+        )
     if judge != "openai" and settings.judge_api != UNSET:
         raise UserError(
             f"judge_api: is the server of judge=openai, and here judge={judge}; leave it out or set judge"

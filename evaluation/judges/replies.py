@@ -16,6 +16,7 @@ Said = TypeVar("Said", bool, float)
 LEAST_SCORE, MOST_SCORE = 1.0, 10.0
 
 THOUGHTS = re.compile(r"\s*<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.S | re.I)
+QUOTATION = re.compile(r"<(\w+) ([0-9a-f]{12})>.*?(</\1 \2>|\Z)", re.S)  # of the question, repeated
 EMPHASIS = re.compile(r"\*+|`+|__")
 BULLET = re.compile(r"(?:[#>•\s]|[-+]\s)+")
 LABEL = re.compile(
@@ -67,7 +68,8 @@ def without_thoughts(text: str) -> str:
 
 def _verdict(text: str, verdict_of: Callable[[str, bool], Said | None]) -> Said | None:
     """What the reply's lines say, where all that say something say the same."""
-    said = {_of_line(line, verdict_of) for line in without_thoughts(text).splitlines()} - {None}
+    own_words = QUOTATION.sub("", without_thoughts(text))
+    said = {_of_line(line, verdict_of) for line in own_words.splitlines()} - {None}
     return said.pop() if len(said) == 1 else None
 
 

@@ -44,8 +44,8 @@ class RewardModelJudge:
         self.source = source
         self.name = f"reward model {Path(source).absolute().name if Path(source).is_dir() else source}"
         with _loading(source):
-            self.config = AutoConfig.from_pretrained(source)
-            self.tokenizer = AutoTokenizer.from_pretrained(source)
+            self.config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         if self.config.num_labels != 1:
             raise UserError(
                 f"judge_model={source}: has {self.config.num_labels} labels, not the one of a reward model; "
@@ -63,9 +63,10 @@ class RewardModelJudge:
         """The model with its weights, on the GPU where there is one. Raises UserError where some are not
         there: they would be made up."""
         on_gpu = torch.cuda.is_available()
+        how = {"dtype": "auto" if on_gpu else torch.float32, "trust_remote_code": False}
         with _loading(self.source):
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                self.source, dtype="auto" if on_gpu else torch.float32, output_loading_info=True
+                self.source, output_loading_info=True, **how
             )
             models.refuse_strangers(self.source, info["missing_keys"], info["unexpected_keys"])
         return model.eval().to("cuda" if on_gpu else "cpu")
