@@ -69,7 +69,7 @@ def check_room(policy: Scorer, prompts: Sequence[forest.Ids], max_new_tokens: in
             count = sum(len(prompt) + max_new_tokens > limit for prompt in prompts)
             raise UserError(
                 f"config key max_new_tokens={max_new_tokens}: {count} of {len(prompts)} prompts leave no "
-                f"room for them (the longest takes {longest} tokens), as the model has positions for {limit}; "
+                f"room for them (the longest has {longest} tokens), as the model has positions for {limit}; "
                 f"set {_to_make_room(limit, longest, max_new_tokens)}"
             )
     _check_id(max(map(max, prompts)), vocabulary_of(policy))
