@@ -68,8 +68,8 @@ def check_room(policy: Scorer, prompts: Sequence[forest.Ids], max_new_tokens: in
         if limit and longest + max_new_tokens > limit:
             count = sum(len(prompt) + max_new_tokens > limit for prompt in prompts)
             raise UserError(
-                f"config key max_new_tokens={max_new_tokens}: {count} of {len(prompts)} prompts leave no "
-                f"room for them (the longest has {longest} tokens), as the model has positions for {limit}; "
+                f"config key max_new_tokens={max_new_tokens}: {count} of {len(prompts)} prompts leave no room; "
+                f"the longest takes {longest} tokens, but the model has positions for {limit}; "
                 f"set {_to_make_room(limit, longest, max_new_tokens)}"
             )
     _check_id(max(map(max, prompts)), vocabulary_of(policy))
