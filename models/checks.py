@@ -67,8 +67,9 @@ def check_room(policy: Scorer, prompts: Sequence[forest.Ids], max_new_tokens: in
     for limit in _positions(policy).values():
         if limit and longest + max_new_tokens > limit:
             count = sum(len(prompt) + max_new_tokens > limit for prompt in prompts)
+            some = f"{count} of {len(prompts)} prompts"
             raise UserError(
-                f"config key max_new_tokens={max_new_tokens}: {count} of {len(prompts)} prompts leave no room; "
+                f"config key max_new_tokens={max_new_tokens}: {some} leave no room; "
                 f"the longest takes {longest} tokens, but the model has positions for {limit}; "
                 f"set {_to_make_room(limit, longest, max_new_tokens)}"
             )
