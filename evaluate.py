@@ -35,11 +35,14 @@ def main(config: DictConfig) -> None:
     setup_logging()
     checkpoints = find_checkpoints(settings)
     settings = fill_settings(settings, checkpoints)
-    output = Path(settings.output) if settings.output else default_output(checkpoints)
+    output = Path(settings.output) if settings.output else default_output(checkpoints, settings.task)
     if os.environ.get("RANK", "0") == "0":  # one rank tries it for all
         check_folder(output)
     import_all()
-    engines.check_engines(checkpoints, settings)
+    if settings.task:
+        tasks.check_task(settings)
+    answering = tasks.answering(checkpoints, settings) if settings.task else checkpoints
+    engines.check_engines(answering, settings)
     judges.check(settings)
     generation.decodings_of(settings.decoding, settings.temperature)
     prompts = None if settings.task else read_prompts(settings)
@@ -49,33 +52,43 @@ def main(config: DictConfig) -> None:
     if settings.check:
         check(prompts, settings, output)
         return
-    if ranks.run_on_ranks(engines.processes_of(checkpoints, settings)):
+    if ranks.run_on_ranks(engines.processes_of(answering, settings)):
         return
     world = ranks.init_distributed()
     setup_logging(is_main=world.is_main)
     keep_freed_memory()
-    with predictions.open_predictions(output, checkpoints, settings, world) as made:
+    with predictions.open_predictions(output, answering, settings, world) as made:
         if prompts is None:
-            from evaluation import tasks
-
-            tasks.evaluate_task(checkpoints, settings, world, made)
+            finish(tasks.evaluate_task(checkpoints, settings, world, made), made)
         else:
             evaluate(checkpoints, prompts, settings, world, made)
 
 
 def import_all() -> None:
     """What evaluates, once config and checkpoints are checked: torch and transformers take seconds."""
-    global beliefs, data, engines, generation, judges, kept, kinds, predictions, ranks, report, responses
+    global \
+        beliefs, \
+        data, \
+        engines, \
+        generation, \
+        judges, \
+        kept, \
+        kinds, \
+        predictions, \
+        ranks, \
+        report, \
+        responses, \
+        tasks
     import generation
     import preference_datasets as data
     import ranks
-    from evaluation import beliefs, engines, judges, kept, kinds, predictions, report, responses
+    from evaluation import beliefs, engines, judges, kept, kinds, predictions, report, responses, tasks
 
 
 def check(prompts: kinds.Prompts | None, settings: EvaluationSettings, output: Path) -> None:
     """Try what is cheap beside the prompts, and say what would be evaluated."""
     if prompts is None:
-        print(f"task {settings.task}; report: {output}")
+        print(f"{tasks.scope_of(tasks.plan(settings).questions, settings)}; report: {output}")
         return
     if prompts.of_kinds(kinds.BELIEFS):
         judges.check_embedder(settings.embedder)
@@ -153,11 +166,15 @@ def evaluate(
     unfinished = kept.Kept(made.folder, world)
     parts = measure(checkpoints, prompts, settings, world, unfinished, made)
     if world.is_main:
-        outcome = report.make_report(checkpoints, prompts, settings, parts)
-        made.check_replaced(outcome.predictions)
-        page = report.write_report(made.folder, outcome)
+        finish(report.make_report(checkpoints, prompts, settings, parts), made)
         unfinished.clear()
-        show(outcome, page)
+
+
+def finish(outcome: report.Report | None, made: predictions.Predictions) -> None:
+    """Write the report, and show it; None on other ranks than the main one."""
+    if outcome is not None:
+        made.check_replaced(outcome.predictions)
+        show(outcome, report.write_report(made.folder, outcome))
 
 
 def measure(

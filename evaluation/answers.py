@@ -24,7 +24,7 @@ from evaluation.kept import Kept, identity
 from evaluation.lines import Prediction
 from evaluation.policies import Loaded, limits_of, load
 from evaluation.predictions import Key, Predictions
-from generation import Decoding, Draw, Generator, Written
+from generation import Decoding, Draw, Generator, Written, decodings_of
 from groups import Group
 from ranks import World
 from settings import EvaluationSettings
@@ -197,7 +197,8 @@ def respond(
     world: World,
     predictions: Predictions,
 ) -> Responses:
-    """`n_samples` responses to every prompt by every decoding; those that are there are not written again.
+    """`n_samples` responses to every prompt by every decoding of `settings`, which may be fewer than those of
+    the predictions; those that are there are not written again.
 
     Greedy responses to a prompt are one and the same: it is written once, and counts `n_samples` times. name:
     of the checkpoint. A call for all ranks, which share the prompts. Raises UserError for what the generator
@@ -206,7 +207,7 @@ def respond(
     known = predictions.begin(name, generator.identity())
     keys = {
         decoding: [predictions.made_by(name, group, decoding) for group in prompt_groups]
-        for decoding in predictions.decodings
+        for decoding in decodings_of(settings.decoding, settings.temperature)
     }
     missing = [_missing(decoding, keys[decoding], known, settings.n_samples) for decoding in keys]
     total = sum(len(set(made_by)) * _different(decoding, settings) for decoding, made_by in keys.items())

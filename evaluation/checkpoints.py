@@ -195,10 +195,10 @@ def _last_run(checkpoints: Sequence[Checkpoint]) -> Path | None:
     return next((c.run for c in reversed(checkpoints) if c.run), None)
 
 
-def default_output(checkpoints: Sequence[Checkpoint]) -> Path:
-    """report/ of the last checkpoint that belongs to a run, else outputs/report."""
-    run = _last_run(checkpoints)
-    return run / "report" if run else Path("outputs") / "report"
+def default_output(checkpoints: Sequence[Checkpoint], task: str | None) -> Path:
+    """report/, or of a task the folder of its name, of the last checkpoint that belongs to a run, else of
+    outputs/."""
+    return (_last_run(checkpoints) or Path("outputs")) / (task or "report")
 
 
 def fill_settings(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint]) -> EvaluationSettings:
@@ -220,7 +220,9 @@ def fill_settings(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint
     if null:
         raise _not_saved(run, f"{null[0]} is null")
     if settings.few_shot is None:
-        filled["few_shot"] = saved.get("icf_shots", 0)
+        filled["few_shot"] = 0 if settings.task else saved.get("icf_shots", 0)
+    if settings.task:  # its prompts are asked whole, whatever a run was trained on
+        filled.pop("max_prompt_length", None)
     usual = OF_TASKS if settings.task else OF_PROMPTS
     filled |= {key: value for key, value in usual.items() if given[key] is None}
     if settings.decoding is not None:

@@ -20,7 +20,7 @@ from evaluation.checkpoints import Checkpoint
 from evaluation.folder import writing
 from evaluation.lines import REMEDY, Entry, Prediction, as_line, read_lines
 from generation import Decoding, Written, decodings_of
-from groups import Group
+from groups import Group, Prompt
 from ranks import World
 from settings import EvaluationSettings
 from utils import UserError, atomic_path, locked, log
@@ -119,10 +119,11 @@ class Predictions:
         if others and not self.settings.overwrite:
             raise UserError(f"{path}: is of checkpoint {others[0]}, which is not evaluated now; {REMEDY}")
 
-    def expect(self, prompts: Sequence[Group]) -> None:
+    def expect(self, prompts: Sequence[Group], goes_on: bool = False) -> None:
         """Say what the prompts of this evaluation are, before any model is loaded. A call for all ranks.
 
-        Raises UserError for lines of others.
+        goes_on: conversations that begin with one of them are its own, too. Raises UserError for lines of
+        others.
         """
         hashes = {}
         for is_served in set(self.served.values()):
@@ -138,6 +139,8 @@ class Predictions:
             if made.dataset not in data_sets:
                 return f"responses to prompts of {made.dataset}, and they are of {', '.join(data_sets)} now"
             if made.made_by.split("-")[0] in hashes[self.served[made.checkpoint]]:
+                return ""
+            if goes_on and any(_begins_with(made.prompt, group.prompt) for group in prompts):
                 return ""
             if (made.id, json.dumps(made.prompt)) in known:
                 return "responses to prompts that max_length, truncation, add_bos or few_shot cut otherwise"
@@ -283,6 +286,11 @@ class Predictions:
             return "" if is_made else f"lines of {entry.checkpoint} that this evaluation did not make"
 
         self._keep(why)
+
+
+def _begins_with(conversation: Prompt, prompt: Prompt) -> bool:
+    """Does a conversation go on behind these messages?"""
+    return len(conversation) > len(prompt) and conversation[: len(prompt)] == prompt
 
 
 def _size(path: Path) -> int:

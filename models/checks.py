@@ -64,9 +64,26 @@ def check_room(policy: Scorer, prompts: Sequence[forest.Ids], max_new_tokens: in
     `max_new_tokens` before the model's last position.
     """
     longest = max(map(len, prompts))
-    what = f"a prompt with max_new_tokens={max_new_tokens}"
-    _check_limits(longest + max_new_tokens, _positions(policy), "max_prompt_length", what, max_new_tokens)
+    for limit in _positions(policy).values():
+        if limit and longest + max_new_tokens > limit:
+            count = sum(len(prompt) + max_new_tokens > limit for prompt in prompts)
+            some = f"{count} of {len(prompts)} prompts"
+            raise UserError(
+                f"config key max_new_tokens={max_new_tokens}: {some} leave no room; "
+                f"the longest takes {longest} tokens, but the model has positions for {limit}; "
+                f"set {_to_make_room(limit, longest, max_new_tokens)}"
+            )
     _check_id(max(map(max, prompts)), vocabulary_of(policy))
+
+
+def _to_make_room(limit: int, longest: int, max_new_tokens: int) -> str:
+    """What to set so that every prompt and response fit into the positions."""
+    fitting = []
+    if longest < limit:
+        fitting.append(f"max_new_tokens={limit - longest} or less")
+    if max_new_tokens < limit:
+        fitting.append(f"max_prompt_length={limit - max_new_tokens} or less")
+    return ", or ".join(fitting) or "both max_new_tokens and max_prompt_length to less"
 
 
 def vocabulary_of(policy: Scorer) -> int:
