@@ -48,6 +48,7 @@ def main(config: DictConfig) -> None:
     prompts = None if settings.task else read_prompts(settings)
     if prompts is not None:
         check_measurable(checkpoints, prompts)
+    check_options(prompts, settings)
     if settings.check:
         check(prompts, settings, output)
         return
@@ -139,6 +140,18 @@ def check_measurable(checkpoints: Sequence[Checkpoint], prompts: kinds.Prompts) 
             f"ckpt={checkpoints[0].source}: a server gives no log-probs of given responses, and no prompt "
             "has belief_probs; give data that has them, task=prompts, or a checkpoint with weights"
         )
+
+
+def check_options(prompts: kinds.Prompts | None, settings: EvaluationSettings) -> None:
+    """Raises UserError for an option map that cannot be read, or that nothing here would use."""
+    if settings.option_map is None:
+        return
+    if prompts is None or not prompts.of_kinds(kinds.BELIEFS):
+        raise UserError(
+            f"option_map={settings.option_map}: is for prompts with belief_probs, and there are none; leave "
+            "it out"
+        )
+    beliefs.option_map_of(settings)
 
 
 def evaluate(

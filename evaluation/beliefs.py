@@ -20,6 +20,7 @@ from evaluation.checkpoints import Checkpoint
 from evaluation.judges import make_judges
 from evaluation.kept import Kept
 from evaluation.kinds import BELIEFS
+from evaluation.options import OptionMap
 from evaluation.predictions import Predictions
 from evaluation.report import Part
 from evaluation.samples import (
@@ -84,9 +85,7 @@ def evaluate_beliefs(
 
 def rules_of(settings: EvaluationSettings) -> Rules:
     """The judges and the option map of an evaluation. Raises UserError for what cannot be loaded."""
-    option_map = {}
-    if settings.option_map is not None:
-        option_map = data.read_option_map(settings.option_map, settings.belief_classes)
+    option_map = option_map_of(settings)
     judges = make_judges(settings)
     gives_scores = judges.belief is None  # a chat model is asked for Yes or No instead
     return Rules(
@@ -96,6 +95,13 @@ def rules_of(settings: EvaluationSettings) -> Rules:
         judges.score if gives_scores else None,
         option_map,
     )
+
+
+def option_map_of(settings: EvaluationSettings) -> OptionMap:
+    """The user's map of options; none where there is none. Raises UserError for a file that is none."""
+    if settings.option_map is None:
+        return {}
+    return data.read_option_map(settings.option_map, settings.belief_classes)
 
 
 # --- measures -----------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def check_engines(checkpoints: Sequence[Checkpoint], settings: EvaluationSetting
         chat.endpoint_of(settings.api)
     if settings.shard and len(served) == len(checkpoints):
         raise UserError("shard=true: no model is loaded here, a server answers; set shard=false")
-    if settings.generator == "vllm":
+    if settings.generator == "vllm" and len(served) < len(checkpoints):
         check_vllm()
         if settings.shard:
             raise UserError("shard=true: vLLM shards by itself, over nproc GPUs; set shard=false")

@@ -89,13 +89,16 @@ class Page(NamedTuple):
     differences: Table
     counts: Table
     facts: Mapping[str, object]
+    intervals: bytes  # a PNG; this and the next: empty where there is no picture
+    distributions: bytes
 
 
-def html_page(page: Page, image: bytes) -> str:
-    """The page of all tables, what their columns mean, a PNG (empty: no picture), and how it was made."""
+def html_page(page: Page) -> str:
+    """The page of all tables, what their columns mean, the pictures, and how it was made."""
     shown = [_section(CAPTIONS[table.kind], ABOUT[table.kind], table) for table in page.tables]
+    shown.append(_picture("means with intervals", page.intervals))
     shown.append(_section("Paired differences", DIFFERENCES, page.differences))
-    shown.append(_picture(image))
+    shown.append(_picture("belief distributions", page.distributions))
     shown.append(_section("Not judged", COUNTS, page.counts))
     return f"""{HEAD}<p>Means with 95% bootstrap intervals over questions.</p>
 {"".join(shown)}
@@ -132,7 +135,7 @@ def _in_words(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def _picture(image: bytes) -> str:
+def _picture(name: str, image: bytes) -> str:
     if not image:
         return ""
-    return f'<img alt="belief distributions" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
+    return f'<p><img alt="{name}" src="data:image/png;base64,{base64.b64encode(image).decode()}"></p>\n'

@@ -1,4 +1,5 @@
-"""Bar charts of belief distributions: for each prompt the group's beside each checkpoint's.
+"""Charts: means with their intervals, and for some prompts the group's belief distribution beside each
+checkpoint's.
 
 Contract: what is shown goes in, the bytes of a PNG come out.
 """
@@ -13,11 +14,13 @@ import numpy as np
 
 if TYPE_CHECKING:  # slow to import, and needed for its names alone
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 GROUP_COLOR = "0.25"  # of the first distribution, the group's; checkpoints take the cycle's colors
 BARS_WIDTH = 0.8  # of all bars of one option together; options are 1 apart
 TITLE_CHARACTERS = 110
 OPTION_CHARACTERS = 22
+NAME_CHARACTERS = 34  # of a row, beside its interval
 
 
 class Shown(NamedTuple):
@@ -26,6 +29,59 @@ class Shown(NamedTuple):
     prompt: str
     options: Sequence[str]
     distributions: Mapping[str, Sequence[float]]  # by name, the group's first
+
+
+class Interval(NamedTuple):
+    """One mean with its interval, where there is one."""
+
+    name: str  # of the checkpoint or reference row
+    value: float
+    low: float | None
+    high: float | None
+
+
+class Panel(NamedTuple):
+    """One metric to draw: a point for each row that has it."""
+
+    title: str
+    intervals: Sequence[Interval]
+
+
+def plot_intervals(panels: Sequence[Panel]) -> bytes:
+    """A PNG of means with their intervals, one small chart a metric, side by side in rows of three."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    across = min(len(panels), 3)
+    down = -(-len(panels) // across)
+    tallest = max(len(panel.intervals) for panel in panels)
+    size = (4 * across, down * (0.9 + 0.27 * tallest))
+    figure, axes = plt.subplots(down, across, figsize=size, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, panel in zip(axes.flat, panels):
+        _draw_intervals(axis, panel)
+    figure.tight_layout()
+    return _as_png(figure)
+
+
+def _draw_intervals(axis: Axes, panel: Panel) -> None:
+    """The first row on top; rows in brackets, which are no checkpoints, in grey."""
+    for place, interval in enumerate(panel.intervals):
+        color = "0.6" if interval.name.startswith("(") else "C0"
+        if interval.low is not None and interval.high is not None:
+            axis.plot([interval.low, interval.high], [place, place], color=color, lw=1.5)
+        axis.plot(interval.value, place, "o", color=color, ms=4)
+    names = [interval.name for interval in panel.intervals]
+    short = [name if len(name) <= NAME_CHARACTERS else name[: NAME_CHARACTERS - 3] + "..." for name in names]
+    axis.set_yticks(range(len(short)), short, fontsize=7, parse_math=False)
+    axis.invert_yaxis()
+    axis.margins(y=0.15)
+    axis.tick_params(axis="x", labelsize=7)
+    axis.set_title(panel.title, fontsize=9, loc="left", parse_math=False)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def plot(shown: Sequence[Shown]) -> bytes:
@@ -41,6 +97,13 @@ def plot(shown: Sequence[Shown]) -> bytes:
         _label(axis, case)
     axes[0, 0].legend(fontsize=8, frameon=False, ncols=4)
     figure.tight_layout()
+    return _as_png(figure)
+
+
+def _as_png(figure: Figure) -> bytes:
+    """The picture's bytes; the figure is given up."""
+    import matplotlib.pyplot as plt
+
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)

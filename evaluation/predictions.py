@@ -243,6 +243,8 @@ class Predictions:
             self.own.unlink(missing_ok=True)
 
     def _add(self, made: Sequence[Prediction], path: Path) -> None:
+        if not made:
+            return
         entries = [Entry(as_line(p), p.checkpoint, p.id, p.made_by, p) for p in made]
         content = b"".join(entry.raw for entry in entries)
         with writing(self.folder), path.open("ab", buffering=0) as file:

@@ -18,7 +18,7 @@ from evaluation.differences import Difference
 from evaluation.folder import writing
 from evaluation.kinds import BELIEFS, Prompts, in_words
 from evaluation.page import Page, html_page
-from evaluation.plots import Shown, plot
+from evaluation.plots import Shown, plot, plot_intervals
 from evaluation.tables import (
     TITLES,
     Judges,
@@ -27,6 +27,7 @@ from evaluation.tables import (
     differences_table,
     markdown_differences,
     markdown_tables,
+    panels_of,
     tables_of,
 )
 from metrics import Summary
@@ -156,7 +157,7 @@ def _write_files(folder: Path, report: Report) -> Path:
     if image:
         _write(folder / "distributions.png", image)
     page = folder / "index.html"
-    _write(page, html_page(_page_of(report), image).encode())
+    _write(page, html_page(_page_of(report, image)).encode())
     return page
 
 
@@ -167,13 +168,16 @@ def _line(row: Mapping[str, Any]) -> bytes:
         return json.dumps(row).encode() + b"\n"
 
 
-def _page_of(report: Report) -> Page:
+def _page_of(report: Report, distributions: bytes) -> Page:
     n_samples, judges = report.facts["n_samples"], report.judges
+    panels = panels_of(report.results, n_samples, judges)
     return Page(
         tables_of(report.results, n_samples, judges),
         differences_table(report.differences, n_samples, judges),
         counts_table(report.facts.get("unjudged", {})),
         {name: fact for name, fact in report.facts.items() if name != "unjudged"},
+        plot_intervals(panels) if panels else b"",
+        distributions,
     )
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from evaluation.differences import Difference
 from evaluation.kinds import BELIEFS, LABELS, PREFERENCE, TARGET, TASK
 from evaluation.page import CAPTIONS
+from evaluation.plots import Interval, Panel
 from metrics import Summary
 
 TITLES = {  # of each kind's metrics
@@ -177,6 +178,23 @@ def counts_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
     header = ["", *(name.replace("_", " ") for name in some)]
     rows = [[name, *(str(of.get(key, 0)) for key in some)] for name, of in counts.items()]
     return Table("counts", header, rows if some else [])
+
+
+def panels_of(results: Results, n_samples: int, judges: Judges = NO_JUDGES) -> list[Panel]:
+    """The metrics that a reader looks for first, to draw: a row for whatever has the metric."""
+    panels = []
+    for kind, titles in TITLES.items():
+        for metric in filter(HEADLINE.__contains__, titles):
+            intervals = [
+                Interval(
+                    name, summaries[metric]["value"], summaries[metric]["low"], summaries[metric]["high"]
+                )
+                for name, summaries in results.items()
+                if metric in summaries and summaries[metric]["value"] is not None
+            ]
+            if intervals:
+                panels.append(Panel(title_of(metric, kind, n_samples, judges), intervals))
+    return panels
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -4,6 +4,7 @@ import collections
 import json
 import math
 import string
+import sys
 
 import numpy as np
 import pytest
@@ -340,6 +341,13 @@ def test_a_server_without_class_probabilities_is_measured_by_its_samples(evaluat
 def test_an_option_map_that_is_none_is_refused_before_anything_is_asked(evaluate_scripted, monkeypatch):
     with pytest.raises(UserError, match="option_map=nowhere.json: cannot be read"):
         evaluate_scripted("option_map=nowhere.json")
+    with pytest.raises(UserError, match="option_map=nowhere.json: cannot be read"):
+        evaluate_scripted("option_map=nowhere.json", "check=true")
+    monkeypatch.setattr(
+        sys.modules[__name__], "rows", lambda: [{"prompt": "x", "responses": [{"text": "y"}]}]
+    )
+    with pytest.raises(UserError, match="option_map=map.json: is for prompts with belief_probs"):
+        evaluate_scripted("option_map=map.json")
 
 
 # --- documents ----------------------------------------------------------------------------------------------
