@@ -3,7 +3,9 @@
 `checkpoints` says which and what they started from, `policies` loads them, `kinds` says what is measured on
 which prompt. On prompts with beliefs: `answers` asks, `samples` are judged by `judges`, `beliefs` measures.
 On given responses: `scoring` gives log-probs, `responses` measures by `order`, `unpaired` or `likelihood`.
-`kept` keeps what checkpoints said; `report` writes, with `page` and `plots`, into a `folder` that was tried.
+Of a task, `tasks` asks a benchmark's questions and has the answers judged. `engines` say what writes,
+`predictions` keeps responses and `kept` what else checkpoints said; `differences` compares them; `report`
+writes, with `tables`, `page` and `plots`, into a `folder` that was tried.
 
 Contract: this face is quick to import; `evaluate.py` imports the other rooms once it knows that there is
 something to evaluate.

@@ -52,7 +52,8 @@ first=sft
 if [ "$loss" = icf ]; then first=icf; sft+=(icf_shots=3); evaluation+=(few_shot=3); fi
 sft=(loss=sft exp_name="$first$suffix" "${common[@]}" "${sft[@]}" ${shared[@]+"${shared[@]}"})
 preference=(loss="$loss" exp_name="$loss$suffix" "${common[@]}" "${preference[@]}" "$@")
-evaluation+=("output=$OUTPUT_DIR/$loss$suffix/report" ${EVAL:-})
+# a run that was trained on has other responses: those that are there go aside
+evaluation+=("output=$OUTPUT_DIR/$loss$suffix/report" overwrite=true ${EVAL:-})
 
 quietly() {  # a check: its words are shown where it fails
   local words code=0
