@@ -11,9 +11,10 @@ from models.weights import fingerprint
 
 def identity(policy: Scorer) -> dict[str, object]:
     """Weights (as a hash), config, dtypes, attention, device and versions. A call for all ranks."""
+    config = {key: value for key, value in policy.model.config.to_dict().items() if key != "_name_or_path"}
     return {
         "weights": fingerprint(policy),
-        "config": policy.model.config.to_dict(),
+        "config": config,  # wherever it lies
         "generation": str(policy.model.generation_config),
         "dtypes": [str(next(policy.parameters()).dtype), str(policy.compute_dtype)],
         "attention": policy.attention,
