@@ -1,9 +1,11 @@
-"""What determines the outcome of a policy's passes, as plain values: the name of a result that is kept.
+"""What determines the outcome of a policy's passes, as plain JSON values: the name of a result that is kept.
 
 Contract: two policies with one identity give the same numbers, up to what a device's kernels leave open.
 """
 
 from __future__ import annotations
+
+import json
 
 from models.scorer import Scorer, device_of, versions
 from models.weights import fingerprint
@@ -13,7 +15,7 @@ def identity(policy: Scorer) -> dict[str, object]:
     """Weights (as a hash), config, dtypes, attention, device and versions. A call for all ranks."""
     return {
         "weights": fingerprint(policy),
-        "config": policy.model.config.to_dict(),
+        "config": json.loads(policy.model.config.to_json_string(use_diff=False)),
         "generation": str(policy.model.generation_config),
         "dtypes": [str(next(policy.parameters()).dtype), str(policy.compute_dtype)],
         "attention": policy.attention,
