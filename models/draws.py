@@ -62,9 +62,11 @@ def choose(logits: torch.Tensor, numbers: torch.Tensor, temperature: float) -> t
     The number is looked up in the cumulative softmax at this temperature over the whole vocabulary (inverse
     CDF); 0: the most likely token, the first of several. NOT_FINITE where a row's logits are not finite.
     """
-    largest, token = logits.max(-1)
+    largest = logits.amax(-1)
     if temperature > 0:
         token = _inverse_cdf(logits, largest, numbers, temperature)
+    else:
+        token = logits.argmax(-1)
     return token.masked_fill(~largest.isfinite(), NOT_FINITE)
 
 
@@ -74,13 +76,14 @@ def _inverse_cdf(
     """Sums of blocks first, then the tokens of one block: one pass over the vocabulary, and few roundings."""
     rows, vocabulary = logits.shape
     width = -(-vocabulary // BLOCK) * BLOCK
-    weights = logits.new_zeros(rows, width)
+    weights = logits.new_empty(rows, width)
+    weights[:, vocabulary:] = 0
     of_tokens = torch.sub(logits, largest[:, None], out=weights[:, :vocabulary])
     if temperature != 1:
         of_tokens /= temperature
     of_tokens.exp_()
     blocks = weights.view(rows, -1, BLOCK)
-    up_to_block = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # (n, blocks)
+    up_to_block = blocks.sum(-1).cumsum(-1, dtype=torch.float64)  # (n, blocks)
     target = numbers.to(torch.float64) * up_to_block[:, -1]
     block = _first_above(up_to_block, target)
     before = torch.where(block > 0, up_to_block.gather(1, (block - 1).clamp(min=0)[:, None])[:, 0], 0.0)

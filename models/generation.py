@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 
@@ -16,6 +17,7 @@ import forest
 from models.batching import Batching
 from models.cache_probe import obstacle, segments_attention
 from models.draws import Finish, Request, Sampling
+from models.packed_weights import can_pack, packed_weights
 from models.scorer import Scorer
 from models.transformers_sampling import sample_by_transformers
 from utils import log
@@ -55,7 +57,10 @@ def generate_draws(
     with torch.compiler.set_stance("force_eager"):
         reason = obstacle(policy, prompts[0] if prompts else (), sampling.pad_id, longest)
         if not reason:
-            with segments_attention(policy):
+            rows = min(batch_size, len(requests))
+            steps = len(requests) * sampling.max_new_tokens // max(rows, 1)
+            packed = can_pack(policy, rows, steps)
+            with segments_attention(policy), packed_weights(policy, rows) if packed else nullcontext():
                 Batching(*work).run()
             return
         name = type(policy.model).__name__
