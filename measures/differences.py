@@ -6,6 +6,7 @@ of one question, are drawn or exchanged together, with a fixed seed.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Sequence
 
@@ -65,15 +66,20 @@ def sign_flip_p(sums: np.ndarray, seed: int = 0) -> float:
         numbers = np.arange(2 ** len(sums))
         signs = 1 - 2 * ((numbers[:, None] >> np.arange(len(sums))) & 1)  # (2 ** M, M)
         return float((np.abs(signs @ sums) >= observed).mean())
-    rng = np.random.default_rng(seed)
     at_once = max(FLIPS_AT_ONCE // len(sums), 1)
     as_far = 0
     for first in range(0, FLIPS, at_once):
-        size = (min(at_once, FLIPS - first), len(sums))
-        flipped = rng.integers(0, 2, size, dtype=np.int8)
-        totals = sums.sum() - 2 * (flipped @ sums)
+        flipped = _random_flips(first, min(at_once, FLIPS - first), len(sums), seed)
+        totals = sums.sum() - 2 * (flipped.astype(float) @ sums)
         as_far += int((np.abs(totals) >= observed).sum())
     return (as_far + 1) / (FLIPS + 1)
+
+
+@functools.lru_cache(maxsize=32)  # the metrics of a report have the same questions
+def _random_flips(first: int, count: int, clusters: int, seed: int) -> np.ndarray:
+    """(count, clusters) 0 or 1: whose sign flips, from the flip numbered `first` on."""
+    rng = np.random.default_rng([seed, first])
+    return rng.integers(0, 2, (count, clusters), dtype=np.int8)
 
 
 def summarize_contrast_difference(

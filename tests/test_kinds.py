@@ -355,3 +355,24 @@ def test_numbers_beyond_measure_are_shown_briefly():
         tables.format_cell({"value": -51.25, "low": -60.0, "high": -40.0, "n": 2})
         == "-51.250 [-60.000, -40.000]"
     )
+
+
+# --- differences --------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_are_compared_on_every_kind_by_what_both_have(evaluate_groups):
+    rows = [*map(sft, range(6)), pair(0), pair(1), ranked(1), ranked(2), beliefs(0), beliefs(1)]
+    labels = {f"s{i}": {"labels": (i % 2 == 0,)} for i in range(4)}
+    found, _ = evaluate_groups(rows, labels)
+    run, tiny = found["checkpoints"]["run"], found["checkpoints"]["tiny"]
+    by_metric = {difference["metric"]: difference for difference in found["differences"]}
+    compared = {"nll", "nll_by_prompt", "logp_auc", "logp_accuracy", "logp_best", "js_distance_probability"}
+    assert compared <= set(by_metric)
+    assert not {"auc", "margin", "reference_nll"} & set(by_metric)  # the model alone has no reference
+    for metric, difference in by_metric.items():
+        assert (difference["a"], difference["b"]) == ("run", "tiny")
+        assert metric in report.TITLES[difference["kind"]]
+        assert difference["value"] == pytest.approx(run[metric]["value"] - tiny[metric]["value"], abs=1e-9)
+        assert difference["n"] == run[metric]["n"]
+        assert difference["low"] <= difference["value"] <= difference["high"]
+        assert 0 < difference["p"] <= difference["p_holm"] <= 1
