@@ -19,7 +19,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
 from options import EMBEDDED_MODEL, Parser, add_data_options, positive  # noqa: E402
 

@@ -20,7 +20,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
 import numpy as np  # noqa: E402
 from options import EMBEDDED_MODEL, ROOT, Parser, positive  # noqa: E402

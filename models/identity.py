@@ -1,9 +1,11 @@
-"""What determines the outcome of a policy's passes, as plain values: the name of a result that is kept.
+"""What determines the outcome of a policy's passes, as plain JSON values: the name of a result that is kept.
 
 Contract: two policies with one identity give the same numbers, up to what a device's kernels leave open.
 """
 
 from __future__ import annotations
+
+import json
 
 from models.scorer import Scorer, device_of, versions
 from models.weights import fingerprint
@@ -11,9 +13,11 @@ from models.weights import fingerprint
 
 def identity(policy: Scorer) -> dict[str, object]:
     """Weights (as a hash), config, dtypes, attention, device and versions. A call for all ranks."""
+    config = json.loads(policy.model.config.to_json_string(use_diff=False))
+    config.pop("_name_or_path", None)  # wherever it lies
     return {
         "weights": fingerprint(policy),
-        "config": policy.model.config.to_dict(),
+        "config": config,
         "generation": str(policy.model.generation_config),
         "dtypes": [str(next(policy.parameters()).dtype), str(policy.compute_dtype)],
         "attention": policy.attention,

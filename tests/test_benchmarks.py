@@ -1,5 +1,6 @@
 """The benchmarks beside throughput.py: ratios, predictions, mistakes named on one line, a quick --help."""
 
+import importlib.util
 import json
 import sys
 
@@ -12,6 +13,17 @@ from utils import UserError
 import compare  # isort: skip
 import scaling  # isort: skip
 import throughput  # isort: skip
+
+
+def load_sampling():
+    """benchmarks/generation.py, whose name is that of a package, too."""
+    spec = importlib.util.spec_from_file_location("sampling_benchmark", BENCHMARKS / "generation.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+sampling = load_sampling()
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +57,9 @@ def ranked(tmp_path_factory):
         (scaling, "--random-shape llama-tiny --max-tokens 100", "raise it"),
         (scaling, "--batch 2,x", "--batch"),
         (scaling, "--batch 2", "two different values"),
+        (sampling, "--peers hf", "no peer hf"),
+        (sampling, "--data RANKED --split nowhere", "split"),
+        (sampling, "--data RANKED --split all --new-tokens 600", "max_new_tokens=600"),
     ],
 )
 def test_mistakes_are_named_on_one_line(script, options, message, model, ranked, monkeypatch):
@@ -104,7 +119,7 @@ def test_a_missing_peer_says_how_to_install_it(model, ranked):
     assert "pip install trl==1.16.0" in done.stderr
 
 
-@pytest.mark.parametrize("script", ["throughput", "compare", "scaling", "peer_trl"])
+@pytest.mark.parametrize("script", ["throughput", "compare", "scaling", "peer_trl", "generation"])
 def test_help_is_quick(script):
     done = call("-X", "importtime", BENCHMARKS / f"{script}.py", "--help")
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
@@ -181,3 +196,20 @@ def test_scaling_end_to_end(tmp_path, capsys, monkeypatch):
     assert set(result["sweeps"]) == set(scaling.SWEEPS)
     assert plot.stat().st_size > 5000
     assert [p["tokens"] for p in result["sweeps"]["responses"]["points"]] == [12, 16]
+
+
+# --- generation ---------------------------------------------------------------------------------------------
+
+
+def test_sampling_is_timed_beside_transformers_on_the_same_work(model, ranked, capsys, monkeypatch):
+    options = f"--model {model} --data {ranked} --split all --prompts 3 --samples 2 --new-tokens 6"
+    result = last_object(
+        sampling.main, f"{options} --batch-size 4 --threads 1 --repeats 2", capsys, monkeypatch
+    )
+    assert set(result["systems"]) == {"grove", "transformers"}
+    for of_system in result["systems"].values():
+        assert len(of_system["seconds"]) == 2
+        assert 0 < of_system["tokens_a_response"] <= 6
+    ours, theirs = (result["systems"][name]["seconds"] for name in ("grove", "transformers"))
+    ratios = sorted(b / a for a, b in zip(ours, theirs))
+    assert result["over_transformers"]["low"] == pytest.approx(ratios[0], rel=0.05)

@@ -1,16 +1,20 @@
 """Sampling: a sample belongs to its seed, prompt and number; kept keys and values change no logit."""
 
+import json
 import logging
 
 import numpy as np
 import pytest
 import torch
 from families import FAMILIES, GROUPED, family_config, family_model
-from helpers import EOS, PAD, VOCAB, tiny_policy
+from helpers import EOS, PAD, VOCAB, byte_tokenizer, tiny_policy
 from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM, BloomConfig, Gemma3TextConfig, MistralConfig, Phi3Config
 
+import generation
+import groups
 import models
+from generation.local import LocalGenerator
 from models import cache_probe, draws
 from utils import UserError
 
@@ -263,3 +267,65 @@ def test_settings_that_a_model_ships_are_named_since_they_are_ignored():
     policy.model.generation_config.top_k = 20
     policy.model.generation_config.eos_token_id = [EOS, 5]
     assert models.ignored_settings(policy) == {"repetition_penalty": 1.3, "top_k": 20}
+
+
+# --- the local generator ------------------------------------------------------------------------------------
+
+
+def generator(policy=None, count=6, **limits):
+    limits = groups.Limits(**{"max_length": 64, "max_prompt_length": 32, **limits})
+    return LocalGenerator(policy or tiny_policy(), byte_tokenizer(), limits, count, 3, "tiny")
+
+
+def written_by(engine, prompts, draws, decoding="t1"):
+    found = {}
+    engine.write(prompts, draws, generation.decoding_of(decoding), 0, found.__setitem__)
+    return found
+
+
+def test_the_local_generator_writes_what_the_model_samples():
+    prompts = [groups.Group("a", "Say one", ()), groups.Group("b", "Say more than that", ())]
+    draws = [generation.Draw(i, number) for i in (1, 0) for number in range(3)]
+    policy, tokenizer = tiny_policy(), byte_tokenizer()
+    found = written_by(generator(policy), prompts, draws)
+    encoded = [tuple(tokenizer(group.prompt)["input_ids"]) for group in prompts]
+    expected = samples_of(policy, encoded, sampling(6), batch_size=2)
+    assert set(found) == set(expected)
+    for draw, (ids, finish) in expected.items():
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        assert found[draw] == generation.Written(text, finish, len(ids) + (finish == "stop"))
+
+
+def test_a_prompt_without_room_is_an_error_before_anything_is_written():
+    prompts = [groups.Group("a", "Say", ()), groups.Group("b", "x" * 600, ())]
+    with pytest.raises(UserError, match="max_new_tokens=6 takes 606 tokens, but the model has positions for"):
+        written_by(generator(max_prompt_length=None), prompts, [generation.Draw(0, 0)])
+
+
+def test_a_prompt_longer_than_the_sliding_window_is_continued():
+    policy = policy_of(MistralConfig(**GROUPED, sliding_window=6))
+    found = written_by(generator(policy), [groups.Group("a", "Say something", ())], [generation.Draw(0, 0)])
+    assert len(found) == 1
+    assert policy.cache_probe == models.CacheProbe("", None)
+
+
+def test_an_identity_names_all_that_changes_responses():
+    first = generator().identity()
+    assert json.loads(json.dumps(first)) == first
+    assert generator().identity() == first
+    others = [generator(tiny_policy(seed=1)), generator(count=7), generator(max_prompt_length=31)]
+    assert all(other.identity() != first for other in others)
+    other_ends = tiny_policy()
+    other_ends.model.generation_config.eos_token_id = [EOS, 5]
+    assert generator(other_ends).identity()["ends"] != first["ends"]
+
+
+def test_a_generator_says_once_which_settings_it_ignores(caplog):
+    policy = tiny_policy()
+    policy.model.generation_config.top_k = 20
+    with caplog.at_level(logging.INFO, "grove"):
+        engine = generator(policy)
+        written_by(engine, [groups.Group("a", "Say", ())], [generation.Draw(0, 0)])
+    assert caplog.text.count("top_k=20") == 1
+    engine.close()
+    assert engine.policy is None

@@ -188,6 +188,14 @@ def test_lines_of_other_weights_under_the_same_name_are_refused(tmp_path, tiny, 
     assert len(asked) == 6 and len(lines_in(folder)) == 6
 
 
+def test_lines_of_a_model_that_moved_are_used(tmp_path, tiny, asked):
+    evaluation(f"ckpt={tiny}", *QUICK, f"output={tmp_path}/report")
+    moved = (tmp_path / "tiny").rename(tmp_path / "report" / "tiny")
+    asked.clear()
+    evaluation(f"ckpt={moved}", *QUICK, f"output={tmp_path}/report")
+    assert asked == []
+
+
 def test_lines_of_a_checkpoint_that_is_not_evaluated_now_are_refused(tmp_path, tiny, asked):
     other = save_tiny(tmp_path / "other", seed=1, max_position_embeddings=2048)
     folder = tmp_path / "report"
