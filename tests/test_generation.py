@@ -122,11 +122,13 @@ def test_compiled_blocks_sample_the_same():
     assert samples_of(policy, PROMPTS, sampling(4)) == samples_of(tiny_policy(), PROMPTS, sampling(4))
 
 
-def test_samples_in_bfloat16_are_drawn_from_the_models_own_tables():
-    policy = tiny_policy()
-    policy.compute_dtype, policy.casts = torch.bfloat16, True
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_samples_in_bfloat16_come_from_kept_keys_and_values(dtype):
+    policy = tiny_policy().to(dtype)
+    policy.compute_dtype, policy.casts = torch.bfloat16, dtype == torch.float32
     found = samples_of(policy, PROMPTS, sampling(8))
     assert policy.cache_probe.problem == ""
+    assert policy.casts == (dtype == torch.float32)
     assert all(finish == "stop" or len(ids) == 8 for ids, finish in found.values())
 
 
