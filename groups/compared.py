@@ -15,7 +15,7 @@ import numpy as np
 
 from groups.draws import rng_of
 from groups.needs import check_beliefs, check_examples
-from groups.record import Example, Group, in_wholes
+from groups.record import Example, Group, rows_by_example
 from groups.rows import Drops, why_dropped
 from groups.splits import Marks
 from groups.views import view, with_fewer_responses
@@ -114,7 +114,7 @@ def parts(member: Member, settings: TrainSettings, needs: Needs) -> Iterator[Som
             wanted = member.chosen[low:high] - start
         if len(wanted):
             some = compare(member.groups[first : last + 1], settings, needs, Counter())
-            examples = list(in_wholes(some.examples))
+            examples = list(rows_by_example(some.examples))
             yield _only(some, [row for i in wanted for row in examples[i]], first)
 
 

@@ -64,7 +64,7 @@ class Example(NamedTuple):
     row: int = 0
 
 
-def in_wholes(rows: Sequence[Example]) -> Iterator[list[Example]]:
+def rows_by_example(rows: Sequence[Example]) -> Iterator[list[Example]]:
     """The rows of every example, one example after the other."""
     whole: list[Example] = []
     for row in rows:

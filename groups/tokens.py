@@ -15,7 +15,7 @@ import numpy as np
 
 from groups.endings import check_ending, ending_of
 from groups.prompts import AddBos, check_specials, encode_prompts, encode_texts
-from groups.record import CLASSES, Example, Group, Prompt, Response, in_wholes
+from groups.record import CLASSES, Example, Group, Prompt, Response, rows_by_example
 from trees import Ids, TokenTree
 from utils import UserError
 
@@ -132,7 +132,7 @@ def encode_examples(
     no_room = ""
     cut_prompts: set[int] = set()
     cut_responses: set[tuple[int, int]] = set()
-    for rows in in_wholes(examples):
+    for rows in rows_by_example(examples):
         fitted: list[TokenTree] = []
         for example in rows:
             group = groups[example.group]
