@@ -1,7 +1,8 @@
 """Groups of responses, from text to token trees: records, readers, views, tokens and the audit."""
 
 from groups.audit import Audit, audit_groups
-from groups.beliefs import draw_pairs, read_opinions
+from groups.beliefs import read_opinions
+from groups.drawing import draw_pairs
 from groups.draws import rng_of
 from groups.endings import ending_ids, stop_ids
 from groups.files import (

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from groups.beliefs import draw_pairs, read_opinions
+from groups.beliefs import read_opinions
 from groups.contents import identity_of
+from groups.drawing import draw_pairs
 from groups.files import DATA, open_table
 from groups.formats import Format, choose_format, read_groups
 from groups.record import Group
