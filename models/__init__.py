@@ -20,14 +20,16 @@ from models.draws import Finish, Sampling
 from models.embedded import EMBEDDED, embedded_model, resolve_name
 from models.generation import Draw, OnSample, end_ids, generate, generate_draws, ignored_settings
 from models.head import LogitShape, LogProbs, Reads
+from models.identity import identity
 from models.loading import load_archive, load_folder, load_policy, load_tokenizer, load_weights
 from models.making import empty_policy, make_policy
-from models.scorer import Scorer, class_distributions, device_of, score, versions
+from models.scorer import CacheProbe, Scorer, class_distributions, device_of, score, versions
 from models.sharding import blocks, compile_blocks, gradient_checkpointing, shard
 from models.spec import Lora, PolicySpec, spec_of
 from models.weights import fingerprint, keeps_names, local_part
 
 __all__ = [
+    "CacheProbe",
     "Draw",
     "EMBEDDED",
     "Finish",
@@ -59,6 +61,7 @@ __all__ = [
     "end_ids",
     "generate",
     "generate_draws",
+    "identity",
     "ignored_settings",
     "gradient_checkpointing",
     "keeps_names",

@@ -101,5 +101,5 @@ def ignored_settings(policy: Scorer) -> dict[str, object]:
     return {
         name: value
         for name, value in sorted(named.items())
-        if name not in NO_SAMPLING and not name.endswith(("_token_id", "_token_ids"))
+        if name not in NO_SAMPLING and not name.endswith("_token_id") and not name.startswith("output_")
     }
