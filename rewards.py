@@ -2,32 +2,21 @@
 
 Contract: pure functions of text. Every satisfaction is in [0, 1], and 1 exactly where the constraint is met;
 what has degrees (a length, a share of words) gets partial credit. A response without a word meets nothing.
-All take time linear in the response. Whether it is true or sensible is not asked.
+Whether a response is true or sensible is not asked.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from constraints import KINDS, SCRIPTS, composed, words_of
 from utils import UserError
 
 MOST = 10.0  # the reward of a response that meets all constraints
-SCRIPTS = ("latin", "greek", "cyrillic")
-ENDS = (".", "!", "?", "…", "。", "！", "？")  # of sentences
-CLOSING = "\"'”’»)]*_"  # may stand behind the end of a sentence
-ABBREVIATIONS = {"mr.", "mrs.", "ms.", "dr.", "st.", "vs.", "e.g.", "i.e."}
-DASHES = str.maketrans("—–", "  ")  # they part words
-BULLETS = ("- ", "* ", "• ", "+ ")
-LIST_MARK = re.compile(r"(?:[-*•+]|\d{1,9}[.)])\s+")
-BOLD = re.compile(r"\*\*[^*\n]+\*\*")
-FENCE = "```"
-
-Argument = int | str | tuple[str, ...]
+MOST_COUNTED = 10**6
+Argument = int | str | list[str]
 
 
 class Constraint(NamedTuple):
@@ -44,7 +33,7 @@ def reward(constraints: Sequence[Constraint], response: str) -> float:
 
 def satisfaction(constraint: Constraint, response: str) -> float:
     """How far a response meets a constraint: 0 to 1, which is that it does."""
-    text = unicodedata.normalize("NFC", response).strip()
+    text = composed(response).strip()
     if not words_of(text):
         return 0.0
     return KINDS[constraint.kind].met(text, **constraint.arguments)
@@ -63,43 +52,25 @@ def constraints_of(rows: object, where: str) -> tuple[Constraint, ...]:
 def _constraint_of(row: object, where: str) -> Constraint:
     kind = row.get("kind") if isinstance(row, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"{where}: field constraints: kind {kind!r} is unknown; take one of {', '.join(KINDS)}")
-    arguments = {name: _frozen(value) for name, value in row.items() if name != "kind"}
+        raise UserError(
+            f"{where}: field constraints: kind {kind!r} is unknown; take one of {', '.join(KINDS)}"
+        )
     needed, taken = KINDS[kind].needed, KINDS[kind].needed + KINDS[kind].optional
-    for name in arguments:
+    arguments = {name: value for name, value in row.items() if name != "kind"}
+    for name, value in arguments.items():
         if name not in taken:
             raise _wrong(where, kind, name, f"is unknown; {kind} takes {', '.join(taken) or 'no others'}")
-        if not _is_argument(name, arguments[name]):
-            raise _wrong(where, kind, name, f"{row[name]!r} is impossible; give {ARGUMENTS[name]}")
+        if not FORMS[name].fits(value):
+            raise _wrong(where, kind, name, f"{value!r} is impossible; give {FORMS[name].words}")
     for name in needed:
         if name not in arguments:
-            raise _wrong(where, kind, name, f"is missing; give {ARGUMENTS[name]}")
+            raise _wrong(where, kind, name, f"is missing; give {FORMS[name].words}")
     if "at_least" in taken:
         _check_range(arguments, where, kind)
     return Constraint(kind, arguments)
 
 
-def _frozen(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _is_argument(name: str, value: object) -> bool:
-    if name in ("at_least", "at_most", "percent"):
-        return type(value) is int and 0 <= value <= (100 if name == "percent" else 10**6) and (
-            value > 0 or name != "percent"
-        )
-    if name in ("keys", "texts"):
-        return isinstance(value, tuple) and bool(value) and all(isinstance(v, str) and v.strip() for v in value)
-    if not isinstance(value, str) or not value.strip():
-        return False
-    if name == "script":
-        return value in SCRIPTS
-    if name == "letter":
-        return len(value) == 1 and value.isalpha()
-    return True
-
-
-def _check_range(arguments: Mapping[str, Argument], where: str, kind: str) -> None:
+def _check_range(arguments: Mapping[str, object], where: str, kind: str) -> None:
     least, most = arguments.get("at_least"), arguments.get("at_most")
     if least is None and most is None:
         raise _wrong(where, kind, "at_least", "is missing, and so is at_most; give one or both")
@@ -111,310 +82,42 @@ def _wrong(where: str, kind: str, name: str, problem: str) -> UserError:
     return UserError(f"{where}: field constraints: {kind}: {name} {problem}")
 
 
-# --- parts of a text ----------------------------------------------------------------------------------------
+# --- arguments ----------------------------------------------------------------------------------------------
 
 
-def words_of(text: str) -> list[str]:
-    """Its words in lower case: what stands between spaces and dashes, without the marks around it."""
-    bare = (_bare(token) for token in text.translate(DASHES).split())
-    return [unicodedata.normalize("NFC", word.casefold()) for word in bare if word]
+class Form(NamedTuple):
+    """What an argument may be, and how to say it."""
 
+    fits: Callable[[object], bool]
+    words: str
 
-def _bare(token: str) -> str:
-    """A token without punctuation, symbols and control characters at its two ends."""
-    first, end = 0, len(token)
-    while first < end and unicodedata.category(token[first])[0] in "PSC":
-        first += 1
-    while end > first and unicodedata.category(token[end - 1])[0] in "PSC":
-        end -= 1
-    return token[first:end]
 
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MOST_COUNTED
 
-def sentences_of(text: str) -> list[str]:
-    """Its sentences: each ends with a stop before a space, or with its line."""
-    sentences = []
-    for line in lines_of(text):
-        tokens: list[str] = []
-        for token in _without_list_mark(line).replace("。", "。 ").replace("！", "！ ").split():
-            tokens.append(token)
-            if token.rstrip(CLOSING).endswith(ENDS) and token.casefold() not in ABBREVIATIONS:
-                sentences.append(" ".join(tokens))
-                tokens = []
-        sentences.append(" ".join(tokens))
-    return [sentence for sentence in sentences if words_of(sentence)]
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
-def lines_of(text: str) -> list[str]:
-    """Its lines that are not blank, without spaces around them."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
+def _is_list(value: object, fits: Callable[[object], bool]) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(fits, value))
 
-def _without_list_mark(line: str) -> str:
-    mark = LIST_MARK.match(line)
-    return line[mark.end() :] if mark else line
 
+def _is_phrase(value: object) -> bool:
+    return isinstance(value, str) and bool(words_of(value))
 
-def _times(text: str, phrase: str) -> int:
-    """How often the words of a phrase stand in a text, one after the other."""
-    wanted, words = words_of(phrase), words_of(text)
-    padded = " " + "  ".join(words) + " "
-    return padded.count(" " + "  ".join(wanted) + " ")
 
-
-# --- degrees ------------------------------------------------------------------------------------------------
-
-
-def in_range(count: int, at_least: int = 0, at_most: int | None = None) -> float:
-    """1 within the range; below it the share that is there, above it the share that would do."""
-    if count < at_least:
-        return count / at_least
-    if at_most is not None and count > at_most:
-        return (at_most + 1) / (count + 1)
-    return 1.0
-
-
-def _share(flags: Sequence[bool]) -> float:
-    """The share that is true; 0 of none."""
-    return sum(flags) / len(flags) if flags else 0.0
-
-
-# --- the kinds ----------------------------------------------------------------------------------------------
-
-
-def _words(text: str, at_least: int = 0, at_most: int | None = None) -> float:
-    return in_range(len(words_of(text)), at_least, at_most)
-
-
-def _sentences(text: str, at_least: int = 0, at_most: int | None = None) -> float:
-    return in_range(len(sentences_of(text)), at_least, at_most)
-
-
-def _paragraphs(text: str, at_least: int = 0, at_most: int | None = None) -> float:
-    """Between blank lines."""
-    is_blank = [not line.strip() for line in text.splitlines()]
-    starts = [not blank and before for before, blank in zip([True, *is_blank], is_blank)]
-    return in_range(sum(starts), at_least, at_most)
-
-
-def _lines(text: str, at_least: int = 0, at_most: int | None = None) -> float:
-    return in_range(len(lines_of(text)), at_least, at_most)
-
-
-def _bullets(text: str, at_least: int = 0, at_most: int | None = None) -> float:
-    """Lines that begin with a bullet and a space."""
-    return in_range(sum(line.startswith(BULLETS) for line in lines_of(text)), at_least, at_most)
-
-
-def _steps(text: str, at_least: int = 0, at_most: int | None = None) -> float:
-    """Lines that begin with 1. or 1), 2., 3. and so on, in this order."""
-    number = 1
-    for line in lines_of(text):
-        number += line.startswith((f"{number}.", f"{number})"))
-    return in_range(number - 1, at_least, at_most)
-
-
-def _items(text: str, at_least: int = 0, at_most: int | None = None) -> float:
-    """Between commas."""
-    return in_range(sum(bool(words_of(part)) for part in text.split(",")), at_least, at_most)
-
-
-def _marks(text: str, mark: str, at_least: int = 0, at_most: int | None = None) -> float:
-    """How often a mark stands there, a question mark, say."""
-    return in_range(text.count(mark), at_least, at_most)
-
-
-def _repeats(text: str, phrase: str, at_least: int = 0, at_most: int | None = None) -> float:
-    return in_range(_times(text, phrase), at_least, at_most)
-
-
-def _bold(text: str, at_least: int = 0, at_most: int | None = None) -> float:
-    """Passages between two asterisks each."""
-    return in_range(len(BOLD.findall(text)), at_least, at_most)
-
-
-def _hashtags(text: str, at_least: int = 0, at_most: int | None = None) -> float:
-    is_tag = [token[0] == "#" and token[1:2].isalnum() for token in text.split()]
-    return in_range(sum(is_tag), at_least, at_most)
-
-
-def _includes(text: str, texts: Sequence[str]) -> float:
-    return _share([_times(text, phrase) > 0 for phrase in texts])
-
-
-def _excludes(text: str, texts: Sequence[str]) -> float:
-    return _share([_times(text, phrase) == 0 for phrase in texts])
-
-
-def _starts_with(text: str, phrase: str) -> float:
-    """The share of the phrase's words that stand in their places at the start."""
-    wanted = words_of(phrase)
-    return _leading(wanted, words_of(text)) / len(wanted)
-
-
-def _ends_with(text: str, phrase: str) -> float:
-    wanted = words_of(phrase)
-    return _leading(wanted[::-1], words_of(text)[::-1]) / len(wanted)
-
-
-def _leading(wanted: Sequence[str], words: Sequence[str]) -> int:
-    """How many words are as wanted before the first that is not."""
-    for count, (of_phrase, of_text) in enumerate(zip(wanted, words)):
-        if of_phrase != of_text:
-            return count
-    return min(len(wanted), len(words))
-
-
-def _lower_case(text: str) -> float:
-    """The share of letters with case that are small."""
-    return _share([c.islower() for c in text if c.lower() != c.upper()])
-
-
-def _upper_case(text: str) -> float:
-    return _share([c.isupper() for c in text if c.lower() != c.upper()])
-
-
-def _title_case(text: str) -> float:
-    """The share of words that begin with a capital, among those that could."""
-    first = [_bare(token)[:1] for token in text.translate(DASHES).split()]
-    return _share([c.isupper() or c.istitle() for c in first if c.lower() != c.upper()])
-
-
-def _json_object(text: str, keys: Sequence[str]) -> float:
-    """A JSON object, in a code fence or not: half for that, half for the keys that it shares with `keys`.
-
-    Where it is none, a quarter for the keys that stand there in quotes.
-    """
-    try:
-        value = json.loads(_unfenced(text))
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        return 0.25 * _share([f'"{key}"' in text for key in keys])
-    return 0.5 + 0.5 * len(set(value) & set(keys)) / len(set(value) | set(keys))
-
-
-def _unfenced(text: str) -> str:
-    if not (text.startswith(FENCE) and text.endswith(FENCE) and "\n" in text):
-        return text
-    return text.split("\n", 1)[1].removesuffix(FENCE)
-
-
-def _no_digits(text: str) -> float:
-    return in_range(sum(map(str.isdigit, text)), at_most=0)
-
-
-def _no_commas(text: str) -> float:
-    return in_range(sum(c in ",，、،" for c in text), at_most=0)
-
-
-def _lipogram(text: str, letter: str) -> float:
-    """The share of words without a letter; an accented one is another letter."""
-    return _share([letter.casefold() not in word for word in words_of(text)])
-
-
-def _script(text: str, script: str) -> float:
-    """The share of letters that are of an alphabet."""
-    return _share([unicodedata.name(c, "").startswith(script.upper()) for c in text if c.isalpha()])
-
-
-def _title(text: str) -> float:
-    """The first line in square brackets; half where brackets stand elsewhere."""
-    lines = lines_of(text)
-    if lines[0].startswith("[") and lines[0].endswith("]") and words_of(lines[0]):
-        return 1.0
-    return 0.5 * any("[" in line and "]" in line.partition("[")[2] for line in lines)
-
-
-def _quoted(text: str) -> float:
-    """Double quotes around the whole; half for each side."""
-    return 0.5 * text.startswith(('"', "“")) + 0.5 * (text.endswith(('"', "”")))
-
-
-def _postscript(text: str) -> float:
-    """The last line begins with P.S.; half where another one does."""
-    is_postscript = [line.casefold().startswith(("p.s.", "ps:", "p.s:")) for line in lines_of(text)]
-    return 1.0 if is_postscript[-1] else 0.5 * any(is_postscript)
-
-
-def _alphabetical(text: str) -> float:
-    """The share of neighbouring lines whose words are in order; 0 of a single line."""
-    lines = [words_of(_without_list_mark(line)) for line in lines_of(text)]
-    return _share([one <= other for one, other in zip(lines, lines[1:])])
-
-
-def _initials(text: str, letter: str, percent: int) -> float:
-    """Words that begin with a letter: the share of them, against the share that is wanted."""
-    share = _share([word.startswith(letter.casefold()) for word in words_of(text)])
-    return min(1.0, 100 * share / percent)
-
-
-def _acrostic(text: str, phrase: str) -> float:
-    """The share of lines that begin with the letter in their place, of as many lines as letters."""
-    first = [(words_of(line) or [" "])[0][0] for line in lines_of(text)]
-    fits = sum(one == other for one, other in zip(first, phrase.casefold()))
-    return fits / max(len(first), len(phrase))
-
-
-def _word_length(text: str, at_most: int) -> float:
-    """The share of words of at most so many characters."""
-    return _share([len(word) <= at_most for word in words_of(text)])
-
-
-def _sentence_words(text: str, at_most: int) -> float:
-    """The share of sentences of at most so many words."""
-    return _share([len(words_of(sentence)) <= at_most for sentence in sentences_of(text)])
-
-
-class Kind(NamedTuple):
-    """A kind of constraint: how far a text meets it, and the arguments that say what is asked."""
-
-    met: Callable[..., float]
-    needed: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-
-
-ARGUMENTS = {
-    "at_least": "a whole number of 0 or more",
-    "at_most": "a whole number of 0 or more",
-    "percent": "a whole number of 1 to 100",
-    "keys": "a list of texts",
-    "texts": "a list of texts",
-    "phrase": "a text",
-    "mark": "a text",
-    "letter": "one letter",
-    "script": f"one of {', '.join(SCRIPTS)}",
-}
-RANGE = ("at_least", "at_most")
-KINDS = {
-    "words": Kind(_words, (), RANGE),
-    "sentences": Kind(_sentences, (), RANGE),
-    "paragraphs": Kind(_paragraphs, (), RANGE),
-    "lines": Kind(_lines, (), RANGE),
-    "bullets": Kind(_bullets, (), RANGE),
-    "steps": Kind(_steps, (), RANGE),
-    "items": Kind(_items, (), RANGE),
-    "marks": Kind(_marks, ("mark",), RANGE),
-    "repeats": Kind(_repeats, ("phrase",), RANGE),
-    "bold": Kind(_bold, (), RANGE),
-    "hashtags": Kind(_hashtags, (), RANGE),
-    "includes": Kind(_includes, ("texts",)),
-    "excludes": Kind(_excludes, ("texts",)),
-    "starts_with": Kind(_starts_with, ("phrase",)),
-    "ends_with": Kind(_ends_with, ("phrase",)),
-    "lower_case": Kind(_lower_case),
-    "upper_case": Kind(_upper_case),
-    "title_case": Kind(_title_case),
-    "json_object": Kind(_json_object, ("keys",)),
-    "no_digits": Kind(_no_digits),
-    "no_commas": Kind(_no_commas),
-    "lipogram": Kind(_lipogram, ("letter",)),
-    "script": Kind(_script, ("script",)),
-    "title": Kind(_title),
-    "quoted": Kind(_quoted),
-    "postscript": Kind(_postscript),
-    "alphabetical": Kind(_alphabetical),
-    "initials": Kind(_initials, ("letter", "percent")),
-    "acrostic": Kind(_acrostic, ("phrase",)),
-    "word_length": Kind(_word_length, ("at_most",)),
-    "sentence_words": Kind(_sentence_words, ("at_most",)),
+COUNT = Form(_is_count, f"a whole number of 0 to {MOST_COUNTED}")
+PHRASE = Form(_is_phrase, "a text with a word in it")
+FORMS = {
+    "at_least": COUNT,
+    "at_most": COUNT,
+    "percent": Form(lambda value: _is_count(value) and 1 <= value <= 100, "a whole number of 1 to 100"),
+    "keys": Form(lambda value: _is_list(value, _is_text), "a list of texts"),
+    "texts": Form(lambda value: _is_list(value, _is_phrase), "a list of texts with a word in each"),
+    "phrase": PHRASE,
+    "mark": Form(_is_text, "a text"),
+    "letter": Form(lambda value: _is_text(value) and len(value) == 1 and value.isalpha(), "one letter"),
+    "script": Form(lambda value: value in SCRIPTS, f"one of {', '.join(SCRIPTS)}"),
 }

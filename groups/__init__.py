@@ -6,6 +6,8 @@ from groups.draws import rng_of
 from groups.endings import ending_ids, stop_ids
 from groups.files import (
     DATA,
+    INSTRUCTION_SPLITS,
+    INSTRUCTIONS,
     OPINION_GROUPS,
     OPINION_SPLITS,
     SUFFIXES,
@@ -13,6 +15,7 @@ from groups.files import (
     read_rows,
 )
 from groups.formats import FORMATS, OWN, Format, choose_format, read_groups
+from groups.instructions import Instruction, constraints_by_id, read_instructions, read_ranked_instructions
 from groups.needs import check_beliefs, check_examples
 from groups.own import parse_group
 from groups.prompts import encode_prompt
@@ -38,6 +41,9 @@ __all__ = [
     "Drops",
     "Example",
     "Group",
+    "INSTRUCTIONS",
+    "INSTRUCTION_SPLITS",
+    "Instruction",
     "Limits",
     "Loaded",
     "OPINION_GROUPS",
@@ -57,6 +63,7 @@ __all__ = [
     "OWN",
     "Format",
     "choose_format",
+    "constraints_by_id",
     "read_groups",
     "class_token_ids",
     "cut_prompt",
@@ -68,7 +75,9 @@ __all__ = [
     "open_table",
     "parse_group",
     "prompt_ids",
+    "read_instructions",
     "read_opinions",
+    "read_ranked_instructions",
     "read_rows",
     "response_text",
     "rng_of",
