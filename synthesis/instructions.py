@@ -23,7 +23,7 @@ from groups import Instruction, Limits, read_instructions
 from ranks import World
 from runs.folder import find_model
 from settings import SynthesisSettings
-from utils import UserError, atomic_path, one_line
+from utils import UserError, atomic_path
 
 LIMITS = Limits(max_length=512, max_prompt_length=256)
 Texts = dict[tuple[str, int], str]  # (the instruction's id, the response's number): the response
@@ -109,6 +109,17 @@ def _row(instruction: Instruction, texts: Texts, count: int) -> dict[str, object
     return {"id": instruction.id, "prompt": instruction.group().prompt, "responses": responses}
 
 
+def _parsed(line: str) -> tuple[str, int, str] | None:
+    """A kept line: the instruction's id, the response's number and its text; None where it is damaged."""
+    try:
+        match json.loads(line):
+            case [str(name), int(number), str(text)]:
+                return name, number, text
+    except ValueError:
+        pass
+    return None
+
+
 class _Kept:
     """The responses so far, a line each, beside the file that they are for; the first line says of what."""
 
@@ -123,18 +134,16 @@ class _Kept:
     def _read(self) -> None:
         """Take what is there; a last line that was cut is left out. Raises UserError for other settings."""
         *lines, _cut = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
-        if lines and lines[0] != self.lines[0]:
+        if lines[:1] != self.lines:
             raise UserError(
                 f"{self.path}: holds responses of another model, other prompts or other settings; remove it, "
                 "or give another output"
             )
         for number, line in enumerate(lines[1:], 2):
-            try:
-                name, of_name, text = json.loads(line)
-            except ValueError as error:
-                problem = f"line {number} is damaged ({one_line(error)})"
-                raise UserError(f"{self.path}: {problem}; remove the line") from error
-            self.texts[name, of_name] = text
+            response = _parsed(line)
+            if response is None:
+                raise UserError(f"{self.path}: line {number} is damaged; remove the line")
+            self.texts[response[:2]] = response[2]
             self.lines.append(line)
 
     def __enter__(self) -> None:
