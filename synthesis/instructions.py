@@ -8,6 +8,7 @@ that the same command goes on where one was stopped.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from groups import Instruction, Limits, read_instructions
 from ranks import World
 from runs.folder import find_model
 from settings import SynthesisSettings
-from utils import UserError, atomic_path
+from utils import UserError, atomic_path, log
 
 LIMITS = Limits(max_length=512, max_prompt_length=256)
 Texts = dict[tuple[str, int], str]  # (the instruction's id, the response's number): the response
@@ -40,11 +41,28 @@ def sample_instructions(settings: SynthesisSettings, path: Path) -> dict[str, fl
     instructions = read_instructions(settings.split)
     generator = _generator(settings)
     kept = _Kept(path, _key(settings, generator.identity(), instructions))
-    draws = [
-        Draw(prompt, number) for prompt in range(len(instructions)) for number in range(settings.n_samples)
-    ]
-    missing = [draw for draw in draws if (instructions[draw.prompt].id, draw.number) not in kept.texts]
-    with kept, tqdm(total=len(draws), initial=len(draws) - len(missing), unit="response") as bar:
+    _write_missing(generator, instructions, settings, kept)
+    rows = [_row(instruction, kept.texts, settings.n_samples) for instruction in instructions]
+    rows = [row for row in rows if row["responses"]]
+    if len(rows) < len(instructions):
+        log.warning("%d prompts have blank responses alone: left out", len(instructions) - len(rows))
+    if not rows:
+        raise UserError(f"ckpt={settings.ckpt}: every response is blank; give another model or temperature")
+    with atomic_path(path) as temporary:
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        temporary.write_text("".join(lines), encoding="utf-8")
+    kept.path.unlink()
+    return spread(rows)
+
+
+def _write_missing(
+    generator: LocalGenerator, instructions: Sequence[Instruction], settings: SynthesisSettings, kept: _Kept
+) -> None:
+    """Sample what is not kept yet."""
+    every = itertools.product(range(len(instructions)), range(settings.n_samples))
+    draws = [Draw(*of) for of in every if (instructions[of[0]].id, of[1]) not in kept.texts]
+    total = len(instructions) * settings.n_samples
+    with kept, tqdm(total=total, initial=total - len(draws), unit="response") as bar:
 
         def done(draw: Draw, written: Written) -> None:
             kept.add(instructions[draw.prompt].id, draw.number, written.text)
@@ -52,13 +70,7 @@ def sample_instructions(settings: SynthesisSettings, path: Path) -> dict[str, fl
 
         decoding = Decoding(f"t{settings.temperature:g}", settings.temperature)
         prompts = [instruction.group() for instruction in instructions]
-        generator.write(prompts, missing, decoding, settings.seed, done)
-    rows = [_row(instruction, kept.texts, settings.n_samples) for instruction in instructions]
-    with atomic_path(path) as temporary:
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        temporary.write_text("".join(lines), encoding="utf-8")
-    kept.path.unlink()
-    return spread(rows)
+        generator.write(prompts, draws, decoding, settings.seed, done)
 
 
 def spread(rows: Sequence[Mapping]) -> dict[str, float]:

@@ -278,3 +278,18 @@ def test_weights_without_their_model_are_one_line(sample, tmp_path):
     (tmp_path / "policy.pt").touch()
     with pytest.raises(UserError, match="ckpt=.*policy.pt: a file of weights; give a folder with its model"):
         sample("a.jsonl", f"ckpt={tmp_path}/policy.pt")
+
+
+def test_a_prompt_with_blank_responses_alone_is_left_out(sample, monkeypatch):
+    blank = ROWS[5]["id"]
+    add = sampling._Kept.add
+
+    def add_blank(kept, name, number, text):
+        add(kept, name, number, " \n" if name == blank else "words")
+
+    monkeypatch.setattr(sampling._Kept, "add", add_blank)
+    rows = [json.loads(line) for line in sample("a.jsonl").splitlines()]
+    assert [row["id"] for row in rows] == [ROWS[4]["id"], ROWS[6]["id"]]
+    monkeypatch.setattr(sampling._Kept, "add", lambda kept, *of, **_: add(kept, of[0], of[1], ""))
+    with pytest.raises(UserError, match="every response is blank; give another model or temperature"):
+        sample("b.jsonl")
