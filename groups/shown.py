@@ -68,7 +68,7 @@ class Look(NamedTuple):
 
 def read(asked: Asked) -> list[Part]:
     """The splits. Raises UserError for an unknown name or split, or an invalid row."""
-    if not loading.is_opinions(asked.name):
+    if loading.embedded_splits(asked.name) is None:
         for split in asked.splits:
             open_table(asked.name, split)  # an unknown split is said before anything is read
     parts: list[Part] = []
