@@ -20,7 +20,7 @@ from helpers import (
     tiny_policy,
 )
 from omegaconf import OmegaConf
-from servers import fails, likely, says, server
+from servers import likely, says, server
 from test_predictions import asked, cheap_judge, said, tiny  # noqa: F401 - fixtures
 
 from evaluation import answers, engines, fill_settings, find_checkpoints
@@ -165,24 +165,6 @@ def test_class_probabilities_are_a_servers_where_it_offers_log_probs(tmp_path):
         evaluation("ckpt=openai:gpt", *quick)
     found = json.loads((tmp_path / "r" / "report.json").read_text())["checkpoints"]["gpt"]
     assert found["class_mass"]["value"] == pytest.approx(2.718281828**-0.5 + 2.718281828**-1.5)
-
-
-@pytest.mark.parametrize("offers_logprobs", [True, False])
-def test_no_reply_is_asked_for_again_where_a_server_left_in_the_middle(tmp_path, offers_logprobs):
-    def answer(request):
-        if gone and len(served.answered) >= 3:
-            return fails(401)
-        return likely("4", {"4": -0.5, "5": -1.5}) if offers_logprobs else says("4<Somewhat good job>Fine.")
-
-    gone = [True]
-    quick = ["n_prompts=4", "n_samples=2", "api.concurrency=1", f"output={tmp_path}/r"]
-    with server(answer) as served:
-        with pytest.raises(UserError, match="the key was refused"):
-            evaluation("ckpt=openai:gpt", f"api.base_url={served.url}", *quick)
-        gone.clear()
-        evaluation("ckpt=openai:gpt", f"api.base_url={served.url}", *quick)
-    assert len(served.answered) == 4 * 2 + (4 if offers_logprobs else 1)
-    assert not (tmp_path / "r" / "unfinished").exists()
 
 
 def test_every_ckpt_is_the_servers_where_it_generates(tmp_path, tiny):  # noqa: F811
