@@ -301,7 +301,7 @@ def _used(
     settings: EvaluationSettings,
     predictions: Predictions,
 ) -> Responses:
-    """The responses that were asked for, of all that are known."""
+    """The responses that were asked for, of all that are known. Raises UserError where all are empty."""
     written: dict[str, list[list[Written]]] = {}
     numbers = range(settings.n_samples)
     for decoding, made_by in keys.items():
@@ -310,5 +310,8 @@ def _used(
         predictions.use(name, [(key, number) for key in made_by for number in numbers])
     texts = [response.text for of_decoding in written.values() for some in of_decoding for response in some]
     if texts and not any(text.strip() for text in texts):
-        log.warning("%s: all %d responses are empty, the model ends at once", name, len(texts))
+        raise UserError(
+            f"ckpt {name}: all {len(texts)} responses are empty, the model ends at once; see that its chat "
+            "template and end tokens fit the prompts, or set n_samples=0 for its probabilities alone"
+        )
     return written

@@ -26,9 +26,12 @@ from utils import UserError, log
 
 def check_engines(checkpoints: Sequence[Checkpoint], settings: EvaluationSettings) -> None:
     """Raises UserError where an engine that is needed is not there, as far as no model tells: the server's
-    key, the package, settings that do not go together.
+    key, the package, an embedded model, settings that do not go together.
     """
     served = [checkpoint for checkpoint in checkpoints if checkpoint.served is not None]
+    for checkpoint in checkpoints:
+        if checkpoint.served is None:
+            models.resolve_name(checkpoint.source)  # of an embedded model: is it there?
     if served:
         chat.endpoint_of(settings.api)
     if settings.shard and len(served) == len(checkpoints):

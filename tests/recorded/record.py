@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -92,12 +93,13 @@ def report(folder: Path) -> dict:
     """What one evaluation said."""
     found = json.loads((folder / "report.json").read_text())
     predictions = (folder / "predictions.jsonl").read_text().splitlines()
+    of_any_version = [re.sub(r'"made_by": "[^"]*"', "", line) for line in predictions]
     return {
         "checkpoints": found["checkpoints"],
         "settings": sorted(found["settings"]),
         "predictions": len(predictions),
         "prediction_keys": sorted(json.loads(predictions[0])),
-        "predictions_hash": hashlib.sha256("\n".join(predictions).encode()).hexdigest(),
+        "predictions_hash": hashlib.sha256("\n".join(of_any_version).encode()).hexdigest(),
     }
 
 
