@@ -31,7 +31,7 @@ def check_engines(checkpoints: Sequence[Checkpoint], settings: EvaluationSetting
     served = [checkpoint for checkpoint in checkpoints if checkpoint.served is not None]
     for checkpoint in checkpoints:
         if checkpoint.served is None:
-            models.resolve_name(checkpoint.source)  # of an embedded model: is it there?
+            models.check_name(checkpoint.source)
     if served:
         chat.endpoint_of(settings.api)
     if settings.shard and len(served) == len(checkpoints):

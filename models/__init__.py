@@ -17,7 +17,7 @@ from models.checks import (
 )
 from models.cost import PassBytes, forward_flops, matmul_rate, pass_bytes
 from models.draws import Finish, Sampling
-from models.embedded import EMBEDDED, embedded_model, resolve_name
+from models.embedded import EMBEDDED, check_name, embedded_model, resolve_name
 from models.generation import Draw, OnSample, end_ids, generate, generate_draws, ignored_settings
 from models.head import LogitShape, LogProbs, Reads
 from models.identity import identity
@@ -47,6 +47,7 @@ __all__ = [
     "attention_mask",
     "blocks",
     "check_lengths",
+    "check_name",
     "check_prompts",
     "check_room",
     "check_trees",

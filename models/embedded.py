@@ -44,16 +44,28 @@ def resolve_name(name_or_path: str) -> str:
     return str(embedded_model(name_or_path.removeprefix(EMBEDDED)))
 
 
+def check_name(name_or_path: str) -> None:
+    """Raises UserError for `embedded:NAME` where no such model is known. Nothing is made."""
+    if name_or_path.startswith(EMBEDDED):
+        _carried(name_or_path.removeprefix(EMBEDDED))
+
+
+def _carried(name: str) -> str:
+    """The whole name of an embedded model. Raises UserError for one that is not known."""
+    whole = SHORT_NAMES.get(name, name)
+    if whole not in EMBEDDED_MODELS:
+        known = ", ".join(EMBEDDED + n for n in EMBEDDED_MODELS)
+        raise UserError(f"model {EMBEDDED}{name}: no such embedded model; there is {known}")
+    return whole
+
+
 def embedded_model(name: str) -> Path:
     """The HF folder of a model that a package carries, dequantized once into the user's cache (by rename).
 
     Raises UserError where the package or its file is missing or cannot be read, with the command that brings
     it.
     """
-    name = SHORT_NAMES.get(name, name)
-    if name not in EMBEDDED_MODELS:
-        known = ", ".join(EMBEDDED + n for n in EMBEDDED_MODELS)
-        raise UserError(f"model {EMBEDDED}{name}: no such embedded model; there is {known}")
+    name = _carried(name)
     package, module, filename, version = EMBEDDED_MODELS[name]
     folder = cache_dir() / "models" / f"{name}-{version}"
     if _is_whole(folder):
