@@ -9,8 +9,8 @@ pairs: how implied rewards order the given responses (pair and set accuracy, Ken
 margin, KL to the reference, log-probs). With labels: implied rewards of desirable and undesirable responses,
 and how well they tell them apart. With one response, as SFT data has it: NLL a token and perplexity.
 
-Then report.json, predictions.jsonl, a plot and an HTML page. An evaluation that ends early goes on where it
-was with the same command.
+Then report.json, predictions.jsonl, distributions.jsonl, and of them a page and figures, which `report.py`
+makes again. An evaluation that ends early goes on where it was with the same command.
 """
 
 from __future__ import annotations
