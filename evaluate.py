@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from evaluation import Checkpoint, check_folder, default_output, fill_settings, find_checkpoints
 from settings import EvaluationSettings, evaluation_settings, names_of, text_keys
-from utils import UserError, guarded, keep_freed_memory, run_entry, setup_logging, with_texts_quoted
+from utils import (
+    UserError,
+    guarded,
+    keep_freed_memory,
+    run_entry,
+    setup_logging,
+    with_texts_quoted,
+    without_secrets,
+)
 
 
 def main(config: DictConfig) -> None:
@@ -174,7 +183,15 @@ def finish(outcome: report.Report | None, made: predictions.Predictions) -> None
     """Write the report, and show it; None on other ranks than the main one."""
     if outcome is not None:
         made.check_replaced(outcome.predictions)
+        outcome = outcome._replace(facts={**outcome.facts, **command_line()})
         show(outcome, report.write_report(made.folder, outcome))
+
+
+def command_line() -> dict[str, str]:
+    """What was typed, as a fact of the report; none where this module was called by another program."""
+    if Path(sys.argv[0]).name != "evaluate.py":
+        return {}
+    return {"command": without_secrets(shlex.join(["python", "evaluate.py", *sys.argv[1:]]))}
 
 
 def measure(

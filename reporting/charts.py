@@ -155,6 +155,7 @@ def _plot(height: int) -> figure:
     plot.toolbar.logo = None
     plot.toolbar.autohide = True
     plot.outline_line_color = None
+    plot.border_line_color = None
     return plot
 
 

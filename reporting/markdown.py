@@ -17,7 +17,7 @@ from reporting.sentence import answer_of
 from reporting.tables import Table, as_markdown, as_number, counts_table, differences_table, tables_of
 from reporting.words import CAPTIONS
 
-MARKUP = re.compile(r"([\\`*_\[\]|#~$])")
+MARKUP = re.compile(r"([\\`*_|#~$]|\](?=[(\[:]))")
 MOST_QUESTIONS = 200  # in the table of gaps
 PROMPT_CHARACTERS = 100
 

@@ -240,14 +240,17 @@ def _data_of(evaluation: Evaluation, colors: Mapping[str, str]) -> dict[str, obj
         "checkpoints": [{"name": name, "color": colors.get(name, "")} for name in names],
         "prompts": list(prompts.values()),
         "questions": [_question(i, of_prompt, gaps, place_of) for i, of_prompt in enumerate(shares)],
+        "decodings": list(dict.fromkeys(answer.decoding for answer in answers)),
+        "judged": any(answer.consistent is not None for answer in answers),
         "answers": [_answer(answer, names, place_of) for answer in answers],
-        "beliefs": {
-            place_of[of_prompt.id]: dict(
-                zip(of_prompt.classes, zip(of_prompt.options, of_prompt.belief_probs))
-            )
-            for of_prompt in evaluation.shares
-        },
+        "beliefs": {place_of[of_prompt.id]: _beliefs(of_prompt) for of_prompt in evaluation.shares},
     }
+
+
+def _beliefs(shares: Shares) -> dict[str, tuple[str, float]]:
+    """By the class label of what a prompt offers: the option's words, and its share of the group."""
+    held = zip(shares.classes, shares.options, shares.belief_probs, shares.offered)
+    return {label: (words, share) for label, words, share, offered in held if offered}
 
 
 def _question(

@@ -35,8 +35,8 @@ def read_story(paths: Sequence[str]) -> Story:
         if is_run:
             runs[Path(path).resolve()] = None
     evaluations = [read_evaluation(folder) for folder in folders]
-    for evaluation in evaluations:
-        runs |= dict.fromkeys(_runs_of(evaluation))
+    evaluated = [run for evaluation in evaluations for run in _runs_of(evaluation)]
+    runs = dict.fromkeys([*evaluated, *runs])  # in the order of the tables, where they stand in one
     return Story(evaluations, _named_apart([read_run(run) for run in runs]))
 
 

@@ -26,7 +26,7 @@ def answer_of(evaluation: Evaluation) -> str:
         return f"{_listed(evaluation.checkpoints)}: there is no number that says which is better."
     ranked = _ranked(evaluation, metric)
     best = ranked[0]
-    meaning, value = _meaning_of(metric), _in_words(evaluation, best, metric)
+    meaning, value = _meaning_of(evaluation, metric), _in_words(evaluation, best, metric)
     if len(ranked) == 1:
         return f"{best} has a {meaning} of {value}{_beside_guessing(evaluation, best, metric)}."
     most = "lowest" if better_side(metric) < 0 else "highest"
@@ -67,7 +67,9 @@ def _against(evaluation: Evaluation, best: str, second: str, metric: str) -> str
             f"but it cannot be told apart from {second}: the interval of their paired difference, "
             f"{interval}, holds 0"
         )
-    return f"{amount} (95% interval of the paired difference {interval}, p = {as_p(difference.p)})"
+    p = f", p = {as_p(difference.p)}" if difference.p is not None else ""
+    p = ", p < 0.001" if difference.p is not None and difference.p < 0.001 else p
+    return f"{amount} (95% interval of the paired difference {interval}{p})"
 
 
 def _difference(evaluation: Evaluation, best: str, second: str, metric: str) -> Difference | None:
@@ -93,7 +95,10 @@ def _beside_guessing(evaluation: Evaluation, best: str, metric: str) -> str:
     return f"; {gets}" if is_better else f"; {gets}, which is better than every checkpoint"
 
 
-def _meaning_of(metric: str) -> str:
+def _meaning_of(evaluation: Evaluation, metric: str) -> str:
+    baseline = evaluation.settings.get("baseline")
+    if "win_rate" in metric and isinstance(baseline, str):
+        return f"{MEANINGS[metric]} against {baseline}"
     if metric in MEANINGS:
         return MEANINGS[metric]
     return next(titles[metric] for titles in TITLES.values() if metric in titles)

@@ -46,7 +46,7 @@ def test_the_gdpo_script_end_to_end_on_a_tiny_model(tmp_path):
         for line in (tmp_path / "out" / "gdpo" / "report" / "predictions.jsonl").read_text().splitlines()
     ]
     assert len(rows) == 3 * 39 * 2
-    assert (tmp_path / "out" / "gdpo" / "report" / "index.html").read_text().count("<tr>") > 5
+    assert (tmp_path / "out" / "gdpo" / "report" / "report.html").read_text().count("<tr>") > 5
     assert (tmp_path / "out" / "gdpo" / "report" / "distributions.png").stat().st_size > 10_000
 
 

@@ -34,7 +34,7 @@
 
   function paint(plot) {
     const ink = color("--muted"), line = color("--line");
-    plot.setv({ background_fill_color: color("--bg"), border_fill_color: color("--bg") });
+    plot.setv({ background_fill_color: null, border_fill_color: null });
     for (const part of [...plot.below, ...plot.left]) {
       part.setv({ axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: line,
         major_tick_line_color: line, minor_tick_line_color: null, axis_label_text_font_style: "normal",
@@ -43,13 +43,21 @@
     for (const grid of plot.center) grid.setv({ grid_line_color: line });
   }
 
+  function dragToZoom(plot) {  // with a finger, dragging scrolls the page
+    plot.toolbar.tools.find((tool) => tool.type === "BoxZoomTool").active = true;
+  }
+
   const plots = [];
 
   async function draw() {
     for (const data of document.querySelectorAll(".plot-data")) {
       const views = await Bokeh.embed.embed_item(json(data), data.dataset.target);
-      for (const view of views.roots ?? views) plots.push(view.model);
-      plots.forEach(paint);
+      for (const { model } of views.roots) {
+        if (model.type !== "Figure") continue;  // a document has other roots of Bokeh's own
+        plots.push(model);
+        paint(model);
+        if (matchMedia("(pointer: fine)").matches) dragToZoom(model);
+      }
     }
     root.dataset.drawn = plots.length;
   }
@@ -162,7 +170,7 @@
     options(form.of, [["", "all checkpoints"], ...data.checkpoints.map(({ name }, i) => [String(i), name])]);
     const hasBeliefs = data.questions.length > 0;
     form.belief.hidden = !hasBeliefs;
-    form.verdict.hidden = !data.answers.some((answer) => "verdict" in answer);
+    form.verdict.hidden = !data.judged;
     const groups = grouped(data, hasBeliefs);
     const count = section.querySelector(".count");
     function found({ text, of, verdict, belief }) {
@@ -197,7 +205,7 @@
 
   function beliefOf(prompt, label, beliefs) {
     const held = beliefs?.[label];
-    if (!held) return { prompt, words: label ? `class ${label}` : "no belief stated", share: 0, kind: "none", answers: [] };
+    if (!held) return { prompt, words: label ? `class ${label}, no option of the question` : "no belief stated", share: 0, kind: "none", answers: [] };
     const largest = Math.max(...Object.values(beliefs).map(([, share]) => share));
     return { prompt, words: held[0], share: held[1], kind: held[1] < largest ? "minority" : "majority", answers: [] };
   }
@@ -226,7 +234,9 @@
     if ("score" in answer) said.push(`score ${answer.score}`);
     if ("preference" in answer) said.push(`preference ${answer.preference.toFixed(2)}`);
     if (answer.fits === false) said.push("class and words disagree");
-    if ("finish" in answer) said.push(`ended by ${answer.finish}`);
+    if ("finish" in answer) said.push(answer.finish === "length" ? "cut at the limit" : answer.finish);
+    if (data.decodings.length > 1) said.push(answer.d);
+    mark.hidden = !data.judged;
     if (said.length) text.append(make("small", "", said.join(", ")));
     row.append(who, mark, text);
     return row;
