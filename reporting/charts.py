@@ -74,7 +74,7 @@ def differences_chart(differences: Differences) -> Chart:
     plot.add_tools(
         _hover([bars, points], [("", "@pair"), ("difference", "@words"), ("p", "@p"), ("n", "@n")])
     )
-    names = [f"{shortened(d.a, 14)} − {shortened(d.b, 14)}" for d in rows]
+    names = [f"{shortened(d.a, 17)} − {shortened(d.b, 17)}" for d in rows]
     _name_rows(plot, places, names)
     side = {-1: "Lower is better.", 1: "Higher is better.", 0: ""}[differences.side]
     return Chart(differences.title, side, json_item(plot))

@@ -5,11 +5,10 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
-from helpers import ROOT, command, json_lines
+from helpers import ROOT, json_lines
 from report_helpers import HOSTILE, write_evaluation, write_run
 
 from reporting import curves, sentence
@@ -260,99 +259,7 @@ def test_the_page_loads_nothing():
         assert "http" not in text and "innerHTML" not in text and "@import" not in text
 
 
-# --- damaged files ------------------------------------------------------------------------------------------
-
-
-def damage_line(path, number, change):
-    lines = path.read_text().splitlines()
-    values = json.loads(lines[number - 1])
-    change(values)
-    lines[number - 1] = json.dumps(values)
-    path.write_text("\n".join(lines) + "\n")
-
-
-@pytest.mark.parametrize(
-    "file,change,message",
-    [
-        (
-            "distributions.jsonl",
-            lambda line: line.pop("prompt"),
-            "line 2: prompt must be a text, or messages",
-        ),
-        ("distributions.jsonl", lambda line: line.update(offered=[True]), "offered must be 6 entries"),
-        ("distributions.jsonl", lambda line: line.update(belief_probs=[1, 1, 0, 0, 0, 0]), "that sum to 1"),
-        (
-            "distributions.jsonl",
-            lambda line: line["checkpoints"].update(sft=[-1, 2, 0, 0, 0, 0]),
-            "sft must be 6",
-        ),
-        ("predictions.jsonl", lambda line: line.update(response=3), "line 2: response must be a text"),
-        ("predictions.jsonl", lambda line: line.update(similarity="high"), "similarity must be a number"),
-        (
-            "report.json",
-            lambda line: line.update(checkpoints=[]),
-            "checkpoints must be an object",
-        ),
-        (
-            "report.json",
-            lambda line: line["differences"][0].pop("value"),
-            r"differences\[0\]: value must be a",
-        ),
-        (
-            "report.json",
-            lambda line: line["checkpoints"]["sft"].update(cbc={}),
-            "sft, cbc: n must be a number",
-        ),
-    ],
-)
-def test_a_damaged_file_is_named_with_line_field_and_remedy(tmp_path, file, change, message):
-    folder = evaluation_at(tmp_path, num_prompts=3)
-    damage_line(folder / file, 1 if file == "report.json" else 2, change)
-    with pytest.raises(UserError, match=f"{file}.*{message}.*; run evaluate.py again") as raised:
-        write_page([str(folder)])
-    assert "\n" not in str(raised.value)
-
-
-def test_a_line_of_metrics_that_is_none_is_named_unless_it_is_still_being_written(tmp_path):
-    run = write_run(tmp_path / "run", torn=True)
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write("\n")
-    with pytest.raises(UserError, match=r"metrics.jsonl, line 37: is no JSON .*; restore the file"):
-        write_page([str(run)])
-
-
-def test_an_older_evaluation_has_a_page_of_what_it_has(tmp_path):
-    folder = evaluation_at(tmp_path)
-    (folder / "distributions.jsonl").unlink()
-    (folder / "predictions.jsonl").unlink()
-    found = json.loads((folder / "report.json").read_text())
-    del found["differences"], found["settings"]["scope"]
-    (folder / "report.json").write_text(json.dumps(found))
-    page = Elements(write_page([str(folder)]).read_text())
-    assert "table" in page.tags and "noscript" in page.tags
-
-
-@pytest.mark.parametrize("path", ["nowhere", "."])
-def test_a_path_that_is_neither_run_nor_evaluation_is_refused(tmp_path, monkeypatch, path):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="give a run .outputs/gdpo. or an evaluation"):
-        write_page([path])
-
-
-# --- the command and the browser ----------------------------------------------------------------------------
-
-
-def test_the_command_makes_the_page_without_torch_and_refuses_what_is_none(tmp_path):
-    run = write_run(tmp_path / "run", num_steps=5)
-    script = (
-        "import runpy, sys; sys.argv = ['report.py', sys.argv[1]]; "
-        "runpy.run_path('report.py', run_name='__main__'); "
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
-    )
-    done = command(sys.executable, "-c", script, str(run))
-    assert done.stdout.startswith("report: ") and done.stdout.strip().endswith("curves/report.html")
-    done = command(sys.executable, "report.py", str(tmp_path / "none"), code=2)
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+# --- in a browser ------------------------------------------------------------------------------------------
 
 
 BROWSER_TEST = """
