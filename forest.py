@@ -15,7 +15,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from trees import Ids, Layout, Placed, Row, Segment, TokenTree, column, deviations, plant, tree_tokens
+from trees import (
+    Ids,
+    Layout,
+    Placed,
+    Row,
+    Segment,
+    TokenTree,
+    column,
+    deviations,
+    example_starts,
+    plant,
+    tree_tokens,
+)
 
 __all__ = [
     "ForestBatch",
@@ -27,6 +39,7 @@ __all__ = [
     "column",
     "dense_mask",
     "deviations",
+    "example_starts",
     "pack",
     "tree_tokens",
     "visible",
@@ -76,7 +89,8 @@ class ForestBatch(NamedTuple):
     valid: torch.Tensor  # (N, K) bool
     class_probs: torch.Tensor  # (N, C)
     is_majority: torch.Tensor  # (N,) 1, 0, or -1 for no beliefs
-    weight: torch.Tensor  # (N,) how many examples each counts as
+    weight: torch.Tensor  # (N,) how many examples each counts as; less than one where it is a row of one
+    num_examples: int  # a whole group is one, in the pack of its first row
     segments: tuple[tuple[Segment, ...], ...]  # of each row, in order; together they cover its tokens
     read_starts: tuple[int, ...]  # R + 1 host integers: position r has the reads read_starts[r] .. [r + 1]
     num_spans: int
@@ -161,6 +175,7 @@ def _to_batch(
         **_answer_tables(members, shape.answers),
         **_belief_tables(members, shape.classes),
         weight=torch.tensor([tree.weight for tree in members], dtype=torch.float32),
+        num_examples=sum(tree.row == 0 for tree in members),
         segments=tuple(tuple(row.segments) for row in layout.rows) or ((),),
         num_spans=layout.num_spans,
         num_tokens=sum(len(row.ids) for row in layout.rows),

@@ -176,7 +176,7 @@ def _asked(args: argparse.Namespace) -> shown.Asked:
         raise UserError("give a --max-length of 2 or more, and a --max-prompt-length of 1 or more")
     if args.responses is not None and args.responses not in VIEWS:
         raise UserError(f"responses={args.responses}: choose one of {', '.join(VIEWS)}")
-    splits = args.splits or (OPINION_SPLITS if loading.is_opinions(args.name) else ("train", "eval"))
+    splits = args.splits or loading.embedded_splits(args.name) or ("train", "eval")
     reading = Reading(args.seed, classes, pairs_per_prompt=16, eval_fraction=0.05, format=args.format)
     limits = Limits(args.max_length, args.max_prompt_length)
     return shown.Asked(args.name, splits, reading, args.responses, limits)
@@ -215,7 +215,9 @@ def _parse_arguments() -> argparse.Namespace:
         description="Print what a data set was taken for, with lengths, drops and examples.",
     )
     parser.add_argument("name", help="a known name, a file, a folder, a pattern in quotes, or a hub id")
-    parser.add_argument("splits", nargs="*", help="default: all splits of opinions, train and eval of others")
+    parser.add_argument(
+        "splits", nargs="*", help="default: all splits of embedded data, train and eval of others"
+    )
     views = ", ".join(VIEWS)
     parser.add_argument("--responses", help=f"the view, by default the one that fits: {views}")
     parser.add_argument("--format", help="of the rows, where it is not recognised; see docs/data.md")

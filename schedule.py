@@ -86,23 +86,33 @@ def weight_of(trees: Sequence[TokenTree], examples: Sequence[int]) -> float:
 class Order:
     """The order in which examples are seen; every epoch sees each once, and its last step may be smaller.
 
-    `prompt_of[i]` numbers the prompt of example i. `shuffle="prompts"` permutes prompts and keeps the
-    examples of one prompt together, so that they share its tree; "examples" permutes examples. A function of
-    (seed, step): what it remembers is the last epoch's permutation.
+    `prompt_of[i]` numbers the prompt of example i, whose trees are starts[i] ... starts[i + 1] (None: tree
+    i). `shuffle="prompts"` permutes prompts and keeps the examples of one prompt together, so that they share
+    its tree; "examples" permutes examples. A function of (seed, step): it remembers an epoch's permutation.
     """
 
     def __init__(
-        self, prompt_of: Sequence[int] | np.ndarray, batch_size: int, seed: int, shuffle: str = "examples"
+        self,
+        prompt_of: Sequence[int] | np.ndarray,
+        batch_size: int,
+        seed: int,
+        shuffle: str = "examples",
+        starts: np.ndarray | None = None,
     ):
-        self.prompt_of = np.asarray(prompt_of)
+        self.prompt_of, self.starts = np.asarray(prompt_of), starts
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self._last: tuple[int, np.ndarray] | None = None
 
     def examples(self, step: int) -> list[int]:
-        """The examples of optimizer step `step` (from 0)."""
+        """The examples of optimizer step `step` (from 0), by the numbers of their trees."""
         epoch, within = divmod(step, self.steps_per_epoch)
         order = self._of_epoch(epoch)
-        return order[within * self.batch_size : (within + 1) * self.batch_size].tolist()
+        return self._trees(order[within * self.batch_size : (within + 1) * self.batch_size]).tolist()
+
+    def _trees(self, examples: np.ndarray) -> np.ndarray:
+        if self.starts is None:
+            return examples
+        return np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in examples])
 
     def _of_epoch(self, epoch: int) -> np.ndarray:
         last = self._last
@@ -128,18 +138,25 @@ class Order:
         return epochs * self.steps_per_epoch + math.ceil(rest / self.batch_size)
 
     def seen(self, num_examples: int) -> np.ndarray | None:
-        """The examples that a run of `num_examples` sees; None: all. A short run on large data needs no
+        """The trees that a run of `num_examples` sees; None: all. A short run on large data needs no
         reference of the rest.
         """
         steps = math.ceil(num_examples / self.batch_size)
         if steps * self.batch_size >= len(self.prompt_of):
             return None
-        return self._of_epoch(0)[: steps * self.batch_size]
+        return self._trees(self._of_epoch(0)[: steps * self.batch_size])
 
 
 def order_of(trees: Sequence[TokenTree], batch_size: int, seed: int, shuffle: str) -> Order:
-    """The order of these trees."""
-    return Order(forest.column(trees, "group"), batch_size, seed, shuffle)
+    """The order of these trees' examples."""
+    starts = forest.example_starts(trees)
+    prompt_of = forest.column(trees, "group")[starts[:-1]]
+    return Order(prompt_of, batch_size, seed, shuffle, starts if len(starts) <= len(trees) else None)
+
+
+def num_examples(trees: Sequence[TokenTree]) -> int:
+    """How many examples these trees are; a whole group is one."""
+    return len(forest.example_starts(trees)) - 1
 
 
 def batches(
@@ -168,10 +185,11 @@ class Step(NamedTuple):
     """What a rank computes in one optimizer step, in the CPU's memory."""
 
     number: int  # from 0; -1: of no step
-    examples: Sequence[int]  # of all ranks
+    examples: Sequence[int]  # of all ranks, by the numbers of their trees
     weight: float  # how many examples they count as
     packs: list[ForestBatch]
     mismatched: list[ForestBatch] | None  # packs of the mismatched pairs, where the loss asks for them
+    num_examples: int = 0  # of all ranks; a whole group is one
 
 
 def step_of(data: Data, order: Order, packing: Packing, world: World, number: int) -> Step:
@@ -185,7 +203,8 @@ def packs_of(data: Data, examples: Sequence[int], packing: Packing, world: World
     if data.mismatched is not None:
         mismatched = list(packed(data.mismatched, examples, packing, world))
     packs = list(packed(data.trees, examples, packing, world))
-    return Step(-1, examples, weight_of(data.trees, examples), packs, mismatched)
+    count = int((forest.column(data.trees, "row")[np.asarray(examples)] == 0).sum())
+    return Step(-1, examples, weight_of(data.trees, examples), packs, mismatched, count)
 
 
 class Ahead:
@@ -243,9 +262,8 @@ def batch_of(trees: Trees, rows: Pack, packing: Packing) -> ForestBatch:
 
 # --- planning -----------------------------------------------------------------------------------------------
 
-Row = tuple[
-    int, list[int]
-]  # (tokens used, examples); a bundle of examples that must share a row looks the same
+# (tokens used, examples); a bundle of examples that must share a row looks the same
+Row = tuple[int, list[int]]
 
 
 def plan_step(trees: Trees, examples: Sequence[int], packing: Packing, world_size: int) -> list[Pack]:

@@ -213,8 +213,15 @@ class EvaluationSettings:
 class SynthesisSettings:
     """config/synthesize.yaml."""
 
-    task: Literal["survey", "check"]
-    output: str
+    task: Literal["survey", "check", "instructions"]
+    output: str | None
+    ckpt: str
+    split: Literal["train", "eval", "test"] | None
+    n_samples: Annotated[int, AtLeast(1)]
+    max_new_tokens: Annotated[int, AtLeast(1)]
+    temperature: Annotated[float, AtLeast(0)]
+    batch_size: Annotated[int, AtLeast(1)]
+    seed: Annotated[int, AtLeast(0)]
 
 
 # --- from configs to records --------------------------------------------------------------------------------

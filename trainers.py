@@ -8,6 +8,7 @@ runs.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+import forest
 import metrics
 import models
 import schedule
@@ -59,7 +61,7 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
     finite, with no checkpoint of such weights.
     """
     order = schedule.order_of(train_data.trees, settings.batch_size, settings.seed, settings.shuffle)
-    num_examples = settings.total_examples(len(train_data.trees))
+    num_examples = settings.total_examples(schedule.num_examples(train_data.trees))
     last_step = order.num_steps(num_examples)
     meter, watch, stop = Meter(learner.policy, learner.world), Watch(learner.world), StopFlag()
     validation = Validation(learner, eval_data, run, settings, stop)
@@ -75,8 +77,8 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
             rate = learning_rate(step, settings.lr, settings.warmup_steps)
             grad_norm = learn(learner, work, rate, meter, watch, check)
             before = run.state.examples
-            run.update(step=step + 1, examples=before + len(work.examples))
-            bar.update(len(work.examples))
+            run.update(step=step + 1, examples=before + work.num_examples)
+            bar.update(work.num_examples)
 
             due_eval = passed(settings.eval_every, before, run.state.examples)
             due_save = passed(settings.save_every, before, run.state.examples)
@@ -291,8 +293,9 @@ def validate(
     """Every metric of the training log on a whole split, under `_eval` names; None where a signal came."""
     world = learner.world
     meter = Meter(learner.policy, world)
-    numbers = range(len(data.trees))
-    chunks = [list(numbers[i : i + batch_size]) for i in numbers[::batch_size]]
+    starts = forest.example_starts(data.trees)
+    edges = [*starts[:-1:batch_size], len(data.trees)]
+    chunks = [list(range(first, end)) for first, end in itertools.pairwise(edges)]
     for examples in tqdm(chunks, desc="eval", leave=False, disable=not world.is_main):
         if stop and agree(stop.signum or 0, 0, world)[0]:
             return None

@@ -39,6 +39,8 @@ class TokenTree(NamedTuple):
     whether the accepted belief is the most common one of p* (None: no beliefs). `reference` is filled by
     `reference.reference_logps`: nats per answer. `group` numbers the prompt that the example belongs to;
     `truncated` says which answers lost their end. An example of weight 2 counts as two in a step's mean.
+    An example that is a whole group is several trees, one behind the other: `row` counts them from 0, and
+    their weights sum to that of the example.
     """
 
     prompt: Ids
@@ -52,6 +54,7 @@ class TokenTree(NamedTuple):
     group: int = 0
     truncated: tuple[bool, ...] = ()
     weight: float = 1.0
+    row: int = 0
 
     @property
     def path_tokens(self) -> int:
@@ -74,6 +77,11 @@ def column(trees: Sequence[TokenTree], name: str) -> np.ndarray:
         return of_store(name)
     kind, number_of = COLUMNS[name]
     return np.fromiter((number_of(tree) for tree in trees), kind, len(trees))
+
+
+def example_starts(trees: Sequence[TokenTree]) -> np.ndarray:
+    """(E + 1,) where each example's trees begin, and where the last one's end."""
+    return np.append(np.flatnonzero(column(trees, "row") == 0), len(trees))
 
 
 def path_keys(tree: TokenTree) -> list[bytes | None]:
@@ -184,6 +192,7 @@ def tree_tokens(trees: Sequence[TokenTree], share: bool = True) -> int:
 COLUMNS: dict[str, tuple[type, Callable[[TokenTree], float]]] = {
     "group": (np.int32, lambda tree: tree.group),
     "weight": (np.float64, lambda tree: tree.weight),
+    "row": (np.int32, lambda tree: tree.row),
     "path_tokens": (np.int32, lambda tree: tree.path_tokens),
     "largest_id": (np.int32, lambda tree: tree.largest_id),
     "tokens_shared": (np.int32, lambda tree: tree_tokens([tree])),

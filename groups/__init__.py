@@ -1,11 +1,14 @@
 """Groups of responses, from text to token trees: records, readers, views, tokens and the audit."""
 
 from groups.audit import Audit, audit_groups
-from groups.beliefs import draw_pairs, read_opinions
+from groups.beliefs import read_opinions
+from groups.drawing import draw_pairs
 from groups.draws import rng_of
 from groups.endings import ending_ids, stop_ids
 from groups.files import (
     DATA,
+    INSTRUCTION_SPLITS,
+    INSTRUCTIONS,
     OPINION_GROUPS,
     OPINION_SPLITS,
     SUFFIXES,
@@ -13,6 +16,7 @@ from groups.files import (
     read_rows,
 )
 from groups.formats import FORMATS, OWN, Format, choose_format, read_groups
+from groups.instructions import Instruction, constraints_by_id, read_instructions, read_ranked_instructions
 from groups.needs import check_beliefs, check_examples
 from groups.options import read_option_map
 from groups.own import parse_group
@@ -40,6 +44,9 @@ __all__ = [
     "Drops",
     "Example",
     "Group",
+    "INSTRUCTIONS",
+    "INSTRUCTION_SPLITS",
+    "Instruction",
     "Limits",
     "Loaded",
     "OPINION_GROUPS",
@@ -59,6 +66,7 @@ __all__ = [
     "OWN",
     "Format",
     "choose_format",
+    "constraints_by_id",
     "read_groups",
     "read_option_map",
     "class_token_ids",
@@ -71,7 +79,9 @@ __all__ = [
     "open_table",
     "parse_group",
     "prompt_ids",
+    "read_instructions",
     "read_opinions",
+    "read_ranked_instructions",
     "read_rows",
     "response_text",
     "rng_of",

@@ -49,7 +49,8 @@ class Auditor:
         self.encoded_prompts = Prompts()  # as ids
         self.prompt_characters, self.answer_characters = array("q"), array("q")
         self.rewards, self.answer_tokens = array("d"), array("q")
-        self.preferred_beliefs: Counter[str] = Counter()
+        self.preferred_beliefs: defaultdict[str, float] = defaultdict(float)  # as many examples
+        self.weight = self.majority_weight = 0.0  # of trees
 
     def add_groups(self, groups: Sequence[Group]) -> None:
         """Count prompts, responses and rewards."""
@@ -74,7 +75,8 @@ class Auditor:
         for example in examples:
             responses = groups[example.group].responses
             preferred = example.columns[0]
-            self.counts["examples"] += 1
+            self.counts["examples"] += example.row == 0
+            self.counts["rows"] += 1
             self.counts["one_sided"] += None in example.columns
             for one, other in _compared(responses, example):
                 same = one.text == other.text and one.belief == other.belief
@@ -83,16 +85,18 @@ class Auditor:
                 continue
             self.counts["with_preferred"] += 1
             if responses[preferred].belief:
-                self.preferred_beliefs[responses[preferred].belief.label] += 1
+                self.preferred_beliefs[responses[preferred].belief.label] += example.weight
 
     def add_trees(self, trees: Sequence[TokenTree]) -> None:
         """Count tokens. Trees of one prompt that come together share it."""
         by_prompt: defaultdict[tuple[int, ...], list[TokenTree]] = defaultdict(list)
         for tree in trees:
             by_prompt[tree.prompt].append(tree)
-            self.counts["trees"] += 1
+            self.counts["trees"] += tree.row == 0
+            self.counts["rows_of_trees"] += 1
             self.counts["with_majority"] += tree.is_majority is not None
-            self.counts["majority"] += bool(tree.is_majority)
+            self.weight += tree.weight
+            self.majority_weight += tree.weight * bool(tree.is_majority)
             above = len(tree.prompt) + len(tree.belief) - 1
             for answer in filter(None, tree.answers):
                 self.answer_tokens.append(len(answer))
@@ -117,6 +121,9 @@ class Auditor:
             "examples": self.counts["trees"] or self.counts["examples"],
             "dropped": {reason: count for reason, count in sorted(drops.items()) if count},
         }
+        rows = self.counts["rows_of_trees"] or self.counts["rows"]
+        if rows > result["examples"]:
+            result["weighted_rows"] = rows  # of the examples that are whole groups
         if notes:
             result["notes"] = notes
         if in_train:
@@ -145,7 +152,7 @@ class Auditor:
             "saved_by_sharing": round(1 - shared / one_by_one, 4),
         }
         if self.counts["with_majority"]:
-            result["majority_share"] = round(self.counts["majority"] / self.counts["trees"], 4)
+            result["majority_share"] = round(self.majority_weight / self.weight, 4)
         return result
 
     def _characters(self) -> Audit:
@@ -161,7 +168,8 @@ class Auditor:
         if self.counts["one_sided"]:
             result["desirable_share"] = round(self.counts["with_preferred"] / self.counts["examples"], 4)
         if self.preferred_beliefs:
-            result["preferred_beliefs"] = dict(sorted(self.preferred_beliefs.items()))
+            beliefs = sorted(self.preferred_beliefs.items())
+            result["preferred_beliefs"] = {label: _number(count) for label, count in beliefs}
         if self.rewards:
             result["reward"] = _summary(self.rewards)
         return result
@@ -204,6 +212,11 @@ def _prompt_length(group: Group) -> int:
     if isinstance(group.prompt, str):
         return len(group.prompt)
     return sum(len(message["content"]) for message in group.prompt)
+
+
+def _number(count: float) -> float:
+    """A count of whole examples as an int, one of parts of them to four digits."""
+    return int(count) if count.is_integer() else round(count, 4)
 
 
 def _summary(values: Sequence[float] | np.ndarray) -> dict[str, float]:

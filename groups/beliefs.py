@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from groups.draws import rng_of
+from groups.drawing import draw_pairs
 from groups.files import DATA, OPINION_GROUPS, OPINION_SPLITS, read_rows
 from groups.options import answers_of, labels_by_position, options_of_rows
-from groups.record import CLASSES, Belief, Group, Pair, Response
+from groups.record import CLASSES, Belief, Group, Response
 from groups.rows import PairsOfPrompt, Row, Rows, Source, is_share, text_field
 from groups.values import is_absent, label_of, parsed
 from utils import UserError
@@ -69,37 +67,6 @@ def _opinion_group(row: Row, question: Row, party: str, classes: Sequence[str]) 
         question=row["id"],
         options=tuple(response.belief for response in responses),
     )
-
-
-def draw_pairs(group: Group, classes: Sequence[str], num_pairs: int, seed: int) -> tuple[Pair, ...]:
-    """GDPO's pairing: b_w is drawn from p*, b_l uniformly from the other beliefs that have a response.
-
-    Fixed by (seed, group id). Raises UserError where fewer than two beliefs have a response, or where p* is 0
-    for all that have one.
-    """
-    members = [_indices_under(group, label) for label in classes]
-    present = [k for k, indices in enumerate(members) if indices]
-    weights = np.asarray([group.belief_probs[k] for k in present], float)
-    if len(present) < 2 or weights.sum() <= 0:
-        raise UserError(
-            f"{group.where}: field responses: needs answers under at least two beliefs, "
-            "one with belief_probs > 0, to draw pairs; add some or give pairs"
-        )
-    rng = rng_of(seed, group.id)
-    pairs = []
-    for belief_w in rng.choice(len(present), num_pairs, p=weights / weights.sum()):
-        belief_l = rng.integers(len(present) - 1)
-        if belief_l >= belief_w:  # any belief but b_w
-            belief_l += 1
-        winner = rng.choice(members[present[belief_w]])
-        loser = rng.choice(members[present[belief_l]])
-        pairs.append((int(winner), int(loser)))
-    return tuple(pairs)
-
-
-def _indices_under(group: Group, label: str) -> list[int]:
-    """The responses that hold a belief."""
-    return [i for i, r in enumerate(group.responses) if r.belief is not None and r.belief.label == label]
 
 
 # --- the GDPO authors' files --------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 
 from groups.draws import rng_of
 from groups.needs import check_beliefs, check_examples
-from groups.record import Example, Group
+from groups.record import Example, Group, rows_by_example
 from groups.rows import Drops, why_dropped
 from groups.splits import Marks
 from groups.views import view, with_fewer_responses
@@ -34,7 +34,7 @@ class Member(NamedTuple):
     name: str
     groups: Sequence[Group]
     marks: Marks
-    counts: np.ndarray  # (G,) examples of each group
+    counts: np.ndarray  # (G,) examples of each group; several rows of a whole group are one
     dropped: Drops
     chosen: np.ndarray | None = None  # numbers of the examples that are taken, ascending; None: all
 
@@ -56,6 +56,11 @@ class Some(NamedTuple):
     groups: list[Group]
     examples: list[Example]  # their groups are numbered from 0 on
 
+    @property
+    def count(self) -> int:
+        """Examples; several rows of a whole group are one."""
+        return sum(example.row == 0 for example in self.examples)
+
 
 def count(
     name: str,
@@ -72,7 +77,7 @@ def count(
     counts = np.zeros(len(groups), np.int32)
     for first in range(0, len(groups), AT_ONCE):
         some = compare(groups[first : first + AT_ONCE], settings, needs, dropped)
-        members = [example.group for example in some.examples]
+        members = [example.group for example in some.examples if example.row == 0]
         counts[first : first + len(some.groups)] = np.bincount(members, minlength=len(some.groups))
     return Member(name, groups, marks, counts, dropped)
 
@@ -82,7 +87,7 @@ def compare(groups: Sequence[Group], settings: TrainSettings, needs: Needs, drop
     if needs.beliefs:
         check_beliefs(groups, settings.loss.name)
     some = [with_fewer_responses(group, settings.max_responses, settings.seed) for group in groups]
-    examples = view(some, settings.responses, settings.seed, dropped)
+    examples = view(some, settings.responses, settings.seed, dropped, settings.belief_classes)
     if needs.pair_reward is not None and not needs.beliefs:
         examples = [_with_pair_rewards(example, needs.pair_reward) for example in examples]
     check_examples(some, examples, settings, needs)
@@ -109,7 +114,8 @@ def parts(member: Member, settings: TrainSettings, needs: Needs) -> Iterator[Som
             wanted = member.chosen[low:high] - start
         if len(wanted):
             some = compare(member.groups[first : last + 1], settings, needs, Counter())
-            yield _only(some, [some.examples[i] for i in wanted], first)
+            examples = list(rows_by_example(some.examples))
+            yield _only(some, [row for i in wanted for row in examples[i]], first)
 
 
 def _only(some: Some, examples: Sequence[Example], first: int) -> Some:

@@ -25,6 +25,8 @@ DATA = Path(__file__).parent.parent / "data"
 SUFFIXES = tuple(KINDS)  # each may be followed by one of CODECS
 OPINION_GROUPS = ("democrat", "independent", "republican", "strong_democrat", "strong_republican")
 OPINION_SPLITS = ("train", "eval", "test", "test_questions")
+INSTRUCTIONS = "instructions"  # the name of the embedded instructions
+INSTRUCTION_SPLITS = ("train", "eval", "test")
 GLOB_MARKS = re.compile(r"[*?\[]")
 # what stands beside the data of a folder and is none
 NO_DATA = re.compile(
@@ -50,8 +52,8 @@ def open_table(name: str, split: str) -> Table:
     parts = hub_name(name)
     if parts is None:
         raise UserError(
-            f"data set {name}: unknown; give opinions/{{{','.join(OPINION_GROUPS)}}}, {', '.join(ALIASES)}, "
-            f"a {', '.join(SUFFIXES)} file, a folder of them, or a hub id (owner/name)"
+            f"data set {name}: unknown; give opinions/{{{','.join(OPINION_GROUPS)}}}, {INSTRUCTIONS}, "
+            f"{', '.join(ALIASES)}, a {', '.join(SUFFIXES)} file, a folder of them, or a hub id (owner/name)"
         )
     return open_hub(name, parts, split)
 
@@ -107,7 +109,7 @@ def _check_files(paths: Sequence[Path]) -> None:
         if not path.is_file():
             raise UserError(
                 f"data set {path}: no such file; give a {', '.join(SUFFIXES)} file, a hub id, "
-                f"or one of opinions/{{{','.join(OPINION_GROUPS)}}}"
+                f"{INSTRUCTIONS}, or one of opinions/{{{','.join(OPINION_GROUPS)}}}"
             )
         kind = _kind_of(path)
         if not kind:

@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from groups.beliefs import draw_pairs, read_opinions
+from groups.beliefs import read_opinions
 from groups.contents import identity_of
-from groups.files import DATA, open_table
+from groups.drawing import draw_pairs
+from groups.files import DATA, INSTRUCTION_SPLITS, INSTRUCTIONS, OPINION_SPLITS, open_table
 from groups.formats import Format, choose_format, read_groups
+from groups.instructions import read_ranked_instructions
 from groups.record import Group
 from groups.rows import Drops, Row, Source, add_drops, why_dropped
 from groups.spilled import Chosen, Spilled
@@ -74,18 +76,29 @@ def split_of(everything: Everything, split: str, reading: Reading, dropped: Coun
     return Loaded(Chosen(groups, numbers), marks.of(numbers), split != "all")
 
 
-def is_opinions(name: str) -> bool:
-    """Is this the embedded data set?"""
-    return name == "opinions" or name.startswith("opinions/")
+def embedded_splits(name: str) -> Sequence[str] | None:
+    """The splits of an embedded data set; None where the name is another's."""
+    if name == INSTRUCTIONS:
+        return INSTRUCTION_SPLITS
+    if name == "opinions" or name.startswith("opinions/"):
+        return OPINION_SPLITS
+    return None
+
+
+def _embedded_groups(name: str, split: str, reading: Reading) -> list[Group]:
+    """The groups of an embedded data set. Raises UserError for an unknown one, or an unknown split."""
+    if name == INSTRUCTIONS:
+        return read_ranked_instructions(split)
+    return read_opinions(name, split, reading.seed, reading.pairs_per_prompt, reading.classes)
 
 
 def read_everything(name: str, split: str, reading: Reading) -> Everything:
     """All groups of a name. Raises UserError for an unknown name or split, or an invalid row."""
     dropped = Drops()
-    if is_opinions(name):
-        opinions = read_opinions(name, split, reading.seed, reading.pairs_per_prompt, reading.classes)
-        dropped["rows_read"] = len(opinions)
-        return Everything(*_spilled(name, opinions), False, dropped)
+    if embedded_splits(name):
+        embedded = _embedded_groups(name, split, reading)
+        dropped["rows_read"] = len(embedded)
+        return Everything(*_spilled(name, embedded), False, dropped)
     table = open_table(name, split)
     groups, marks = _spilled(name, _groups_of(name, table, reading, dropped))
     if not len(groups):
@@ -106,8 +119,8 @@ def _spilled(name: str, source: Iterable[Group]) -> tuple[Spilled[Group], Marks]
 
 def first_groups(name: str, split: str, reading: Reading) -> list[Group]:
     """Groups of the first rows: for checks that need not wait for the others. Raises UserError as above."""
-    if is_opinions(name):
-        return read_opinions(name, split, reading.seed, reading.pairs_per_prompt, reading.classes)
+    if embedded_splits(name):
+        return _embedded_groups(name, split, reading)
     table = open_table(name, split)
     rows = list(itertools.islice(table.rows(), LOOKED_AT))
     known = _format_of(name, table, rows, reading)
@@ -116,7 +129,7 @@ def first_groups(name: str, split: str, reading: Reading) -> list[Group]:
 
 def format_of(name: str, split: str, reading: Reading) -> Format | None:
     """Which format the rows are in; None for the embedded data. Raises UserError as above."""
-    if is_opinions(name):
+    if embedded_splits(name):
         return None
     table = open_table(name, split)
     return _format_of(name, table, list(itertools.islice(table.rows(), LOOKED_AT)), reading)
@@ -124,8 +137,8 @@ def format_of(name: str, split: str, reading: Reading) -> Format | None:
 
 def identity(name: str, split: str) -> str:
     """A hash of all that a data set's rows come from."""
-    if is_opinions(name):
-        return identity_of(sorted((DATA / "opinions").glob("*.jsonl")))
+    if embedded_splits(name):
+        return identity_of(sorted((DATA / name.split("/")[0]).glob("*.jsonl")))
     return open_table(name, split).identity()
 
 

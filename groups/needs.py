@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from groups.record import Example, Group
+from groups.views import VIEWS
 from settings import TrainSettings
 from utils import UserError
 
@@ -37,10 +38,11 @@ def check_examples(
     groups: Sequence[Group], examples: Sequence[Example], settings: TrainSettings, needs: Needs
 ) -> None:
     """Raises UserError where the examples do not have the columns or rewards that the loss reads."""
-    if needs.beliefs and not settings.responses.startswith("conditioned"):
+    chosen = VIEWS[settings.responses]
+    if needs.beliefs and not chosen.conditioned:
+        remedy = "expected.conditioned" if chosen.is_expected else "conditioned"
         raise UserError(
-            f"responses={settings.responses}: gdpo's answers stand under one belief; "
-            "set responses=conditioned"
+            f"responses={settings.responses}: gdpo's answers stand under one belief; set responses={remedy}"
         )
     _check_columns(examples, settings, needs)
     if needs.rewards:
@@ -51,9 +53,12 @@ def _check_columns(examples: Sequence[Example], settings: TrainSettings, needs: 
     if all(_has_columns(example.columns, needs.columns) for example in examples):
         return
     what, remedy, under_belief = COLUMNS[needs.columns]
+    remedy = under_belief if needs.beliefs else remedy
+    if VIEWS[settings.responses].is_expected and f"expected.{remedy}" in VIEWS:
+        remedy = f"expected.{remedy}"
     raise UserError(
         f"responses={settings.responses}: loss.name={settings.loss.name} compares {what}; "
-        f"set responses={under_belief if needs.beliefs else remedy}"
+        f"set responses={remedy}"
     )
 
 

@@ -148,7 +148,7 @@ def _encode(
             writer.append([tree._replace(group=some.numbers[tree.group] + before) for tree in trees])
             auditor.add_examples(some.groups, some.examples)
             auditor.add_trees(trees)
-            bar.update(len(some.examples))
+            bar.update(some.count)
             yield
     for first in range(0, len(member.groups), WRITTEN_AT_ONCE):
         auditor.add_groups(member.groups[first : first + WRITTEN_AT_ONCE])

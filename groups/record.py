@@ -5,6 +5,7 @@ Contract: records are frozen. Readers make groups, views make examples, and noth
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 # GDPO: 5 strongly positive ... 1 strongly negative, 0 don't know / refused
@@ -51,10 +52,25 @@ class Example(NamedTuple):
     """One row of a loss's table: which group and which of its responses (column 0 is the preferred one).
 
     `conditioned` says whether all of them stand under the first one's belief. `rewards` has one entry a
-    column where the view goes by reward, and none elsewhere.
+    column where the view goes by reward, and none elsewhere. Views of whole groups (`expected.*`) make one
+    example of several rows, one behind the other: `row` counts them from 0, and their weights sum to 1.
     """
 
     group: int
     columns: Columns
     conditioned: bool
     rewards: tuple[float, ...] = ()
+    weight: float = 1.0
+    row: int = 0
+
+
+def rows_by_example(rows: Sequence[Example]) -> Iterator[list[Example]]:
+    """The rows of every example, one example after the other."""
+    whole: list[Example] = []
+    for row in rows:
+        if whole and row.row == 0:
+            yield whole
+            whole = []
+        whole.append(row)
+    if whole:
+        yield whole

@@ -68,7 +68,7 @@ class Look(NamedTuple):
 
 def read(asked: Asked) -> list[Part]:
     """The splits. Raises UserError for an unknown name or split, or an invalid row."""
-    if not loading.is_opinions(asked.name):
+    if loading.embedded_splits(asked.name) is None:
         for split in asked.splits:
             open_table(asked.name, split)  # an unknown split is said before anything is read
     parts: list[Part] = []
@@ -114,7 +114,7 @@ def look(part: Part, asked: Asked, responses: str, tokenizer: PreTrainedTokenize
     # a terminal alone sees how far it is
     for first in tqdm(starts, f"looking at {part.split}", leave=False, disable=None):
         groups = part.groups[first : first + AT_ONCE]
-        examples = view(groups, responses, asked.reading.seed, dropped)
+        examples = view(groups, responses, asked.reading.seed, dropped, asked.reading.classes)
         auditor.add_groups(groups)
         auditor.add_examples(groups, examples)
         if encoder:
@@ -131,10 +131,14 @@ def look(part: Part, asked: Asked, responses: str, tokenizer: PreTrainedTokenize
 
 
 def _first_of_groups(groups: Sequence[Group], examples: Sequence[Example]) -> list[tuple[Group, Example]]:
-    """The first example of every group, numbered as of that group alone."""
+    """The first example of every group, numbered as of that group alone; of a whole group the row of most
+    weight.
+    """
     first: dict[int, Example] = {}
     for example in examples:
-        first.setdefault(example.group, example)
+        shown = first.setdefault(example.group, example)
+        if example.row and example.weight > shown.weight:
+            first[example.group] = example
     return [(groups[number], example._replace(group=0)) for number, example in first.items()]
 
 
@@ -157,6 +161,8 @@ def report(
     for of_split in looks:
         audit, split = of_split.audit, of_split.part.split
         of_prompts = f"{_count(audit['examples'], 'example')} of {_count(audit['prompts'], 'prompt')}"
+        if "weighted_rows" in audit:
+            of_prompts += f" ({_count(audit['weighted_rows'], 'weighted row')})"
         yield from _line(split, f"{of_prompts}, {_count(audit['responses'], 'response')}")
         yield from _left_out(of_split.dropped)
     yield from _line("tokens", note)
@@ -227,6 +233,8 @@ def _example(
     if group.belief_probs:
         shares = zip(asked.reading.classes, group.belief_probs)
         yield from _line("p*", ", ".join(f"{label}: {share:.3g}" for label, share in shares if share))
+    if example.weight < 1:
+        yield from _line("row", f"the one of most weight of its prompt's: {example.weight:.3g}")
     if tokenizer is None:
         yield from _as_text(group, example)
         return

@@ -29,7 +29,7 @@ MAJORITY = {None: -1, False: 0, True: 1}
 MAJORITY_OF = {number: value for value, number in MAJORITY.items()}
 
 
-# columns that follow from no others
+# columns that follow from no others; `row` follows from the view, which a run cannot change
 SEEN_BY_LOSS = (
     "prompt",
     "belief",
@@ -266,6 +266,7 @@ class _Part:
             group=int(self.numbers["group"][i]),
             truncated=tuple(map(bool, self.truncated[i])),
             weight=float(self.numbers["weight"][i]),
+            row=int(self.numbers["row"][i]),
         )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from groups.endings import check_ending, ending_of
 from groups.prompts import AddBos, check_specials, encode_prompts, encode_texts
-from groups.record import CLASSES, Example, Group, Prompt, Response
+from groups.record import CLASSES, Example, Group, Prompt, Response, rows_by_example
 from trees import Ids, TokenTree
 from utils import UserError
 
@@ -144,23 +144,36 @@ def encode_examples(
     no_room = ""
     cut_prompts: set[int] = set()
     cut_responses: set[tuple[int, int]] = set()
-    for example in examples:
-        group = groups[example.group]
-        branches = _branch(example, group, encoder)
-        prompt, room = _rooms(group, whole[example.group], branches, limits, encoder.tokenizer.bos_token_id)
-        if len(prompt) < len(whole[example.group]):
-            cut_prompts.add(example.group)
-        if room < 1:
-            audit["examples_without_room"] += 1
-            length = len(prompt) + len(branches.belief)
-            no_room = no_room or _no_room(group, length, limits.max_length)
-            continue
-        tree = _fit(example, group, prompt, branches, room, encoder)
-        trees.append(tree)
-        cut_responses |= {(example.group, c) for c, is_cut in zip(example.columns, tree.truncated) if is_cut}
+    for rows in rows_by_example(examples):
+        fitted: list[TokenTree] = []
+        for example in rows:
+            group = groups[example.group]
+            branches = _branch(example, group, encoder)
+            prompt, room = _rooms(
+                group, whole[example.group], branches, limits, encoder.tokenizer.bos_token_id
+            )
+            if len(prompt) < len(whole[example.group]):
+                cut_prompts.add(example.group)
+            if room < 1:
+                audit["examples_without_room"] += 1
+                length = len(prompt) + len(branches.belief)
+                no_room = no_room or _no_room(group, length, limits.max_length)
+                break
+            fitted.append(_fit(example, group, prompt, branches, room, encoder))
+        else:  # all rows have room: without one of them, the others would be another expectation
+            trees += fitted
+            cut_responses |= _cut_responses(rows, fitted)
     audit["prompts_truncated"] += len(cut_prompts)
     audit["responses_truncated"] += len(cut_responses)
     return trees, no_room
+
+
+def _cut_responses(rows: Sequence[Example], trees: Sequence[TokenTree]) -> set[tuple[int, int]]:
+    """The (group, response) of every answer that lost its end."""
+    cut = set()
+    for row, tree in zip(rows, trees, strict=True):
+        cut |= {(row.group, c) for c, is_cut in zip(row.columns, tree.truncated) if is_cut}
+    return cut
 
 
 def _rooms(
@@ -283,7 +296,8 @@ def _fit(
         is_majority=_is_majority(group, example, encoder.classes),
         group=example.group,
         truncated=tuple(len(answer) > room for answer in branches.answers),
-        weight=group.weight,
+        weight=group.weight * example.weight,
+        row=example.row,
     )
 
 
@@ -328,7 +342,9 @@ def mismatched(
         present = [answer for answer in donor.answers if answer]
         answer = present[rng.integers(len(present))]
         room = max_length - len(tree.prompt) - len(tree.belief)
-        yield TokenTree(tree.prompt, tree.belief, (answer[:room],), group=tree.group, weight=tree.weight)
+        yield TokenTree(
+            tree.prompt, tree.belief, (answer[:room],), group=tree.group, weight=tree.weight, row=tree.row
+        )
 
 
 def _draw_donor(prompt: Ids, donors: Sequence[TokenTree], rng: np.random.Generator) -> TokenTree:

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
+from groups.drawing import chances
 from groups.draws import rng_of
-from groups.record import Columns, Example, Group, Pair
+from groups.record import CLASSES, Columns, Example, Group, Pair
 from groups.rows import drop
 from trees import deviations, reward_levels
 from utils import UserError
@@ -30,6 +31,7 @@ class View(NamedTuple):
     takes_labels: bool = False  # where people said of each response alone whether it is desirable
     conditioned: bool = False  # all answers of an example stand under the preferred one's belief
     rewards_belief: bool = False  # its rewards are 1 for the preferred one's belief and 0 for other beliefs
+    is_expected: bool = False  # one example a group: every draw from p*, weighted by its probability
 
     def goes_by_reward(self, group: Group) -> bool:
         """Whether this view orders the group's responses by their rewards."""
@@ -38,9 +40,13 @@ class View(NamedTuple):
 
 
 def view(
-    groups: Sequence[Group], responses: str, seed: int = 0, dropped: Counter | None = None
+    groups: Sequence[Group],
+    responses: str,
+    seed: int = 0,
+    dropped: Counter | None = None,
+    classes: Sequence[str] = CLASSES,
 ) -> list[Example]:
-    """Turn groups into examples, as config key `responses` says.
+    """Turn groups into examples, as config key `responses` says. `classes`: in the order of belief_probs.
 
     - target: the preferred response alone; every desirable one where responses have labels.
     - pairs: the group's own pairs, else best against worst by reward, each response after its own belief.
@@ -53,6 +59,9 @@ def view(
     - ranked: all responses, best first.
     - by reward, whatever pairs are given: pairs.best_vs_worst, pairs.best_vs_random (drawn by the seed),
       pairs.best_vs_rest, pairs.all (ties left out).
+    - expected.target, .pairs, .own_belief, .conditioned: the expectation of these over pairs drawn from p*
+      (`draw_pairs`), whatever pairs are given: one example a prompt, of a row for every response or pair that
+      can be drawn, weighted by its probability. Prompts with nothing to draw are left out and counted.
 
     Rewards within `trees.REWARD_TOLERANCE` of one another are equal. Prompts whose rewards are all equal hold
     no preference: views by reward leave them out and count them in `dropped`. Raises UserError for an
@@ -65,6 +74,9 @@ def view(
     examples = []
     for number, group in enumerate(groups):
         _check_beliefs(group, chosen, responses)
+        if chosen.is_expected:
+            examples += _whole_group(number, group, chosen, classes, dropped)
+            continue
         if chosen.goes_by_reward(group):
             _check_rewards(group, responses)
             if not any(deviations(_rewards(group))):
@@ -110,6 +122,11 @@ def _check_beliefs(group: Group, chosen: View, responses: str) -> None:
             f"{group.where}: responses={responses} needs a belief on every response; "
             "add belief or set responses=pairs"
         )
+    if chosen.is_expected and not group.belief_probs:
+        raise UserError(
+            f"{group.where}: field belief_probs: missing, and responses={responses} needs it; add the "
+            f"group's distribution or set responses={responses.removeprefix('expected.')}"
+        )
 
 
 def _check_rewards(group: Group, responses: str) -> None:
@@ -140,6 +157,20 @@ def _examples(number: int, group: Group, chosen: View, seed: int, dropped: Count
         else:
             examples.append(Example(number, columns, chosen.conditioned, rewards))
     return examples
+
+
+def _whole_group(
+    number: int, group: Group, chosen: View, classes: Sequence[str], dropped: Counter
+) -> list[Example]:
+    """The rows of the one example of group `number`; a group with nothing to draw is counted."""
+    columns = chosen.columns(group, 0)
+    drawn = [(c, chance) for c, chance in zip(columns, chances(group, columns, classes)) if chance > 0]
+    if not drawn:
+        drop(dropped, "nothing_to_draw", group.where)
+    return [
+        Example(number, columns, chosen.conditioned, weight=chance, row=row)
+        for row, (columns, chance) in enumerate(drawn)
+    ]
 
 
 def _example_rewards(group: Group, chosen: View, columns: Columns) -> tuple[float, ...]:
@@ -226,6 +257,17 @@ def all_pairs(group: Group, seed: int) -> list[Pair]:
     return [(better, worse) for better, worse in ordered if levels[better] > levels[worse]]
 
 
+def every_believed(group: Group, seed: int) -> list[Columns]:
+    """Every response that holds a belief."""
+    return [(i,) for i, response in enumerate(group.responses) if response.belief]
+
+
+def across_beliefs(group: Group, seed: int) -> list[Pair]:
+    """Every ordered pair of responses under beliefs of different classes."""
+    label_of = {i: r.belief.label for i, r in enumerate(group.responses) if r.belief}
+    return [(i, j) for i in label_of for j in label_of if label_of[i] != label_of[j]]
+
+
 def _rewards(group: Group) -> list[float | None]:
     return [r.reward for r in group.responses]
 
@@ -248,4 +290,10 @@ VIEWS = {
     "pairs.best_vs_random": View(best_vs_random, by_reward="always"),
     "pairs.best_vs_rest": View(best_vs_rest, by_reward="always"),
     "pairs.all": View(all_pairs, by_reward="always"),
+    "expected.target": View(every_believed, by_reward="never", is_expected=True),
+    "expected.pairs": View(across_beliefs, by_reward="never", is_expected=True),
+    "expected.own_belief": View(across_beliefs, by_reward="never", needs_beliefs=True, is_expected=True),
+    "expected.conditioned": View(
+        across_beliefs, by_reward="never", needs_beliefs=True, conditioned=True, is_expected=True
+    ),
 }

@@ -63,7 +63,7 @@ class Meter:
             self.sums[name] += torch.stack([total, (holds * batch.weight).sum()])
         flops = models.forward_flops(self.policy, batch)
         padded = batch.input_ids.numel()
-        done = Work(batch.num_tokens, padded, batch.num_tokens_unshared, flops, len(batch.length))
+        done = Work(batch.num_tokens, padded, batch.num_tokens_unshared, flops, batch.num_examples)
         self.work = self.work.plus(done)
 
     def read(self, split: str) -> dict[str, float]:

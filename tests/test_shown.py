@@ -219,3 +219,11 @@ def test_tokens_of_one_character_stand_together():
 
 def test_what_a_terminal_would_obey_is_escaped():
     assert printable("a\n\x1b[31m\u202e\ud800é") == "a\\n\\x1b[31m\\u202e\\ud800é"
+
+
+def test_a_whole_group_is_shown_by_its_rows_and_the_one_of_most_weight(show):
+    alone = GOOD | {"prompt": "And now?", "belief_probs": [1, 0, 0, 0, 0, 0], "pairs": [[0, 1]]}
+    text = squeezed(show([GOOD, alone], "all", "--responses", "expected.conditioned"))
+    assert "all 1 example of 2 prompts (2 weighted rows)" in text
+    assert "left out 1 for nothing to draw (first: " in text
+    assert "row the one of most weight of its prompt's: 0.667" in text
