@@ -47,7 +47,7 @@ def test_the_gdpo_script_end_to_end_on_a_tiny_model(tmp_path):
     ]
     assert len(rows) == 3 * 39 * 2
     assert (tmp_path / "out" / "gdpo" / "report" / "report.html").read_text().count("<tr>") > 5
-    assert (tmp_path / "out" / "gdpo" / "report" / "distributions.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "gdpo" / "report" / "figures" / "distributions.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
