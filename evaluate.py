@@ -191,7 +191,14 @@ def command_line() -> dict[str, str]:
     """What was typed, as a fact of the report; none where this module was called by another program."""
     if Path(sys.argv[0]).name != "evaluate.py":
         return {}
-    return {"command": without_secrets(shlex.join(["python", "evaluate.py", *sys.argv[1:]]))}
+    return {"command": without_secrets(" ".join(["python evaluate.py", *map(quoted, sys.argv[1:])]))}
+
+
+def quoted(argument: str) -> str:
+    """An argument for a shell, in double quotes where it has single ones of its own and nothing to expand."""
+    if "'" in argument and not set(argument) & set('"$`\\!'):
+        return f'"{argument}"'
+    return shlex.quote(argument)
 
 
 def measure(

@@ -40,7 +40,10 @@ def test_the_gdpo_script_end_to_end_on_a_tiny_model(tmp_path):
             "rs",
             "majority_share",
         } <= set(metrics)
-        assert all(set(v) == {"value", "low", "high", "n"} and v["n"] == 39 for v in metrics.values())
+        assert all(set(v) == {"value", "low", "high", "n"} for v in metrics.values())
+        counts = {metric: v["n"] for metric, v in metrics.items()}
+        counts.pop("wasserstein_sampling", None)  # few of a tiny model's samples state a class
+        assert set(counts.values()) == {39}
     rows = [
         json.loads(line)
         for line in (tmp_path / "out" / "gdpo" / "report" / "predictions.jsonl").read_text().splitlines()
