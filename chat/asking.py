@@ -134,10 +134,13 @@ class Ending:
                 f"{named}: cannot be reached after {attempts} attempts ({error}); start the server, or "
                 "correct base_url"
             )
-        if self.failed_in_a_row < max(self.endpoint.concurrency, SHORTEST_ROUND):
+        most = max(self.endpoint.concurrency, SHORTEST_ROUND)
+        none_is_answered = not (self.known or self.answered)
+        if self.failed_in_a_row < (min(most, self.total) if none_is_answered else most):
             return None
-        remedy = "" if self.known or self.answered else "; see to the server and to base_url"
-        return f"{named}: {self.failed_in_a_row} requests in a row got no reply ({error}){remedy}"
+        remedy = "; see to the server and to base_url" if none_is_answered else ""
+        failed = "the only request" if self.total == 1 else f"{self.failed_in_a_row} requests in a row"
+        return f"{named}: {failed} got no reply ({error}){remedy}"
 
     def what_is_kept(self) -> str:
         """The end of the line that ends everything."""

@@ -5,10 +5,11 @@ Contract: a key comes from the environment alone, and no text that passes `hidde
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from chat.record import Endpoint, Request
 from settings import ApiSettings
@@ -78,10 +79,18 @@ def named_server(endpoint: Endpoint, request: Request) -> str:
 def hidden(text: str, endpoint: Endpoint) -> str:
     """The text on one line, shortened, without the endpoint's key and password and the environment's
     secrets."""
-    parts = urlsplit(endpoint.base_url or "")
-    for secret in (endpoint.key, parts.password, parts.query):
-        if secret and secret != NO_KEY and len(secret) >= SHORTEST_HIDDEN:
+    for secret in _secrets_of(endpoint):
+        if len(secret) >= SHORTEST_HIDDEN:
             text = text.replace(secret, "(hidden)")
     text = without_secrets(text)
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= LONGEST_WORDS else text[: LONGEST_WORDS - 3] + "..."
+
+
+def _secrets_of(endpoint: Endpoint) -> list[str]:
+    """The key, and what the address has: also as it is sent, in base64, which a server may repeat."""
+    parts = urlsplit(endpoint.base_url or "")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    sent = base64.b64encode(f"{user}:{password}".encode()).decode() if password else ""
+    key = "" if endpoint.key == NO_KEY else endpoint.key
+    return [secret for secret in (key, sent, parts.password, password, parts.query) if secret]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import chat
 import groups
 import models
 import ranks
@@ -93,8 +94,10 @@ def _ask_server(
     kept: Kept,
     predictions: Predictions,
 ) -> Answers:
-    """A server's answers; class probabilities where it offers log-probs."""
-    generator = served_generator(checkpoint, settings, world)
+    """A server's answers; class probabilities where it offers log-probs. No reply is paid for twice until the
+    report is written."""
+    store = chat.Store(kept.path("replies.jsonl"))
+    generator = served_generator(checkpoint, settings, world, store)
     try:
         determined_by = {
             **generator.identity(),

@@ -33,7 +33,7 @@ from evaluation.samples import (
     judge_all,
     shares_of,
 )
-from generation import Written
+from generation import Written, decodings_of
 from groups import Group
 from ranks import World
 from settings import EvaluationSettings
@@ -222,6 +222,8 @@ def _facts_of(
     judge = rules.belief.name if rules.belief else f"nearest reference answer ({rules.embedding.name})"
     facts = {
         "temperature": settings.temperature,
+        "decoding": [d.name for d in decodings_of(settings.decoding, settings.temperature)],
+        "generator": settings.generator,
         "max_new_tokens": settings.max_new_tokens,
         "unjudged": unjudged,
         "judge": judge,

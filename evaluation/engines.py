@@ -104,12 +104,17 @@ def _generator(
     )
 
 
-def served_generator(checkpoint: Checkpoint, settings: EvaluationSettings, world: World) -> ServedGenerator:
-    """The generator of a model that a server has; ranks share the requests that may be under way at once."""
+def served_generator(
+    checkpoint: Checkpoint, settings: EvaluationSettings, world: World, store: chat.Store | None = None
+) -> ServedGenerator:
+    """The generator of a model that a server has; ranks share the requests that may be under way at once.
+
+    store: of replies, see `ServedGenerator`.
+    """
     endpoint = chat.endpoint_of(settings.api)
     own_share = max(1, endpoint.concurrency // world.size)
     endpoint = dataclasses.replace(endpoint, concurrency=own_share)
-    return ServedGenerator(endpoint, checkpoint.served, settings.max_new_tokens)
+    return ServedGenerator(endpoint, checkpoint.served, settings.max_new_tokens, store)
 
 
 def folder_of(checkpoint: Checkpoint) -> Path:

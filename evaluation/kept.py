@@ -46,6 +46,12 @@ class Kept:
         self.paths.append(path)
         return value
 
+    def path(self, name: str) -> Path:
+        """A file of this name, which goes when the report is written; whoever asks for it writes it."""
+        path = self.folder / name
+        self.paths.append(path)
+        return path
+
     def clear(self) -> None:
         """Remove what this evaluation kept, once its report is written."""
         with contextlib.suppress(OSError):  # of another evaluation that is under way, or gone

@@ -76,6 +76,7 @@ class Predictions:
         self.served = {checkpoint.name: checkpoint.served is not None for checkpoint in checkpoints}
         self.decodings = decodings_of(settings.decoding, settings.temperature)
         self.entries: dict[tuple[str, Key | str], Entry] = {}  # by checkpoint and the line's key
+        self.copies: list[Entry] = []  # of entries: a report has a line for every prompt that is asked alike
         self.makers: dict[str, str] = {}  # by checkpoint: a hash of what answers
         self.used: set[tuple[str, Key | str]] = set()
 
@@ -87,10 +88,11 @@ class Predictions:
         paths = [self.path, *sorted(self.folder.glob(RANK_FILES))]
         for path in paths:
             for entry in self._read(path):
-                self.entries.setdefault((entry.checkpoint, entry.key), entry)
+                is_known = self.entries.setdefault((entry.checkpoint, entry.key), entry) is not entry
+                if is_known and path == self.path:
+                    self.copies.append(entry)
         self._keep(self._why_of_settings)
-        is_as_read = sum(len(entry.raw) for entry in self.entries.values()) == _size(self.path)
-        if len(paths) > 1 or not is_as_read:  # of other ranks, a torn line, one that is there twice
+        if len(paths) > 1 or len(self._content()) != _size(self.path):  # of other ranks, or a torn line
             self._write(self.path)
         for path in paths[1:]:
             path.unlink(missing_ok=True)
@@ -109,14 +111,20 @@ class Predictions:
             return []
 
     def _check_report(self) -> None:
-        """Raises UserError where a report of other checkpoints is there, with predictions or without."""
+        """Raises UserError where a report of other checkpoints is there, with predictions or without, or a
+        file of that name that is no report."""
         path = self.folder / "report.json"
+        if self.settings.overwrite or not path.exists():
+            return
         try:
             named = list(json.loads(path.read_bytes())["settings"]["sources"])
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            return  # none, or none that says
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{path}: is no report as this version writes them; set output=<another folder>, or "
+                "overwrite=true to replace it"
+            ) from error
         others = [name for name in named if name not in self.served]
-        if others and not self.settings.overwrite:
+        if others:
             raise UserError(f"{path}: is of checkpoint {others[0]}, which is not evaluated now; {REMEDY}")
 
     def expect(self, prompts: Sequence[Group], goes_on: bool = False) -> None:
@@ -180,6 +188,7 @@ class Predictions:
         self._write(aside)
         log.warning("%s held %s: a copy is now %s", self.path, reason, aside.name)
         self.entries = {key: entry for key, entry in self.entries.items() if not reasons[key]}
+        self.copies = [copy for copy in self.copies if (copy.checkpoint, copy.key) in self.entries]
         self._write(self.path)
 
     def _name_aside(self) -> Path:
@@ -192,7 +201,10 @@ class Predictions:
     def _write(self, path: Path) -> None:
         """Write all lines, whole or not at all."""
         with writing(self.folder), atomic_path(path) as temporary:
-            temporary.write_bytes(b"".join(entry.raw for entry in self.entries.values()))
+            temporary.write_bytes(self._content())
+
+    def _content(self) -> bytes:
+        return b"".join(entry.raw for entry in [*self.entries.values(), *self.copies])
 
     # --- one checkpoint's responses -------------------------------------------------------------------------
 

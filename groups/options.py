@@ -66,7 +66,7 @@ def answers_of(row: Row, options: Sequence[Belief], rewards: dict[str, float]) -
 def read_option_map(path: str, classes: Sequence[str]) -> dict[str, str]:
     """The user's map of options, {words: label of their class}. Raises UserError for a file that is none."""
     try:
-        given = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=list)
+        given = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=list)
     except (OSError, ValueError, RecursionError) as error:
         reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
         raise UserError(

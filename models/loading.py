@@ -216,7 +216,8 @@ def load_archive(model: nn.Module, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here, all of which mean: not a file of plain tensors
-        problem = f"not a checkpoint of plain tensors ({first_line(error)})"
+        reason = first_line(error).split(". ")[0]  # what follows tells how to read it without this guard
+        problem = f"not a checkpoint of plain tensors ({reason})"
         raise UserError(f"{path}: {problem}; give a policy.pt or an HF folder") from error
     state = state.get("state", state) if isinstance(state, dict) else {}
     own = model.state_dict()

@@ -247,6 +247,12 @@ def test_what_no_request_survives_ends_with_one_line_soon(answer, words):
     assert seen < 40
 
 
+@pytest.mark.parametrize("count,words", [(1, "the only request got"), (3, "3 requests in a row got")])
+def test_few_requests_that_all_fail_are_an_end_too(count, words):
+    with server(lambda asked: fails(500)) as s:
+        assert words in Asking(endpoint(s.url), questions(count)).error
+
+
 @pytest.mark.parametrize("last", [fails(401), fails(502)])
 def test_replies_that_came_together_with_an_end_are_delivered(last):
     def script(asked):

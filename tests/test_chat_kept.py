@@ -1,5 +1,6 @@
 """What the chat client keeps, through whatever ends it; servers, and keys that nothing shows."""
 
+import base64
 import logging
 import os
 import signal
@@ -259,3 +260,11 @@ def test_a_key_is_sent_and_stands_in_no_repr_hash_or_file(tmp_path):
         assert not any(secret in text for secret in (KEY, "pa55word"))
     other = chat.Endpoint(to.base_url, "another", 3, 3, 5.0)
     assert hash(to) == hash(other) and question().digest(to.base_url) == question().digest(to.server)
+
+
+def test_no_error_repeats_what_an_address_holds():
+    sent = base64.b64encode(b"user:pa@ss word").decode()
+    with server([fails(401, f"not taken: Basic {sent}, pa@ss word, pa%40ss%20word")]) as s:
+        asking = Asking(endpoint(s.url.replace("//", "//user:pa%40ss%20word@")), [question()])
+        assert s.asked[0].headers["authorization"] == f"Basic {sent}"
+    assert "not taken: Basic (hidden), (hidden), (hidden)" in asking.error

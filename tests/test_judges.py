@@ -204,6 +204,19 @@ def test_a_judge_whose_thoughts_have_no_end_is_not_asked_for_ever():
         assert s.count == 2 and judge.counts()["unparsable"] == 1
 
 
+def test_a_judge_without_room_for_more_thoughts_has_no_verdict_and_the_others_stand():
+    def script(asked):
+        if asked.body["max_tokens"] > 1000:
+            return fails(400, "context length exceeded")
+        return says("<think>hm", finish="length") if "at length" in asked.content else "Yes"
+
+    with server(script) as s:
+        judge = judge_at(s.url)
+        stated = [Stated("How?", "Good", answer) for answer in ("I like it.", "I like it at length.")]
+        assert judge.voices(stated) == [True, None]
+    assert (judge.counts()["unparsable"], judge.counts()["failed"]) == (1, 1)
+
+
 def test_a_real_model_is_asked_and_counted(real_server, monkeypatch):  # noqa: F811
     monkeypatch.setattr(chat_judge, "REPLY_TOKENS", 12)
     judge = ChatJudge(Endpoint(real_server.url, "none", concurrency=2), real_server.model)

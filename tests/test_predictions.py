@@ -213,6 +213,32 @@ def test_a_report_without_responses_of_another_checkpoint_is_refused(tmp_path, t
     refused(folder, "is of checkpoint other", f"ckpt={tiny}", "n_samples=0", "n_prompts=2")
 
 
+def test_a_refusal_leaves_the_lines_of_prompts_that_are_asked_twice(tmp_path, tiny):
+    (tmp_path / "mine.txt").write_text("One?\nTwo?\nOne?\n")
+    folder = tmp_path / "report"
+    command = [f"ckpt={tiny}", "task=prompts", f"prompts={tmp_path}/mine.txt", "max_new_tokens=4"]
+    evaluation(*command, f"output={folder}")
+    before = (folder / "predictions.jsonl").read_bytes()
+    assert [line["id"] for line in lines_in(folder)] == ["1", "2", "3"]
+    tiny_policy(seed=1, max_position_embeddings=2048).model.save_pretrained(tiny)
+    refused(folder, "responses of tiny by other weights", *command)
+    evaluation(*command, "overwrite=true", f"output={folder}")
+    aside = (folder / "predictions.replaced-1.jsonl").read_bytes()
+    assert sorted(aside.splitlines()) == sorted(before.splitlines())
+    assert [line["id"] for line in lines_in(folder)] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"accuracy": 0.5}', ""])
+def test_a_report_json_that_is_none_of_ours_is_refused(tmp_path, tiny, content):
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "report.json").write_text(content)
+    with pytest.raises(UserError, match="report.json: is no report as this version writes them"):
+        evaluation(f"ckpt={tiny}", "n_samples=0", "n_prompts=2", f"output={folder}")
+    assert (folder / "report.json").read_text() == content
+    evaluation(f"ckpt={tiny}", "n_samples=0", "n_prompts=2", f"output={folder}", "overwrite=true")
+
+
 def test_scores_of_given_responses_are_replaced_by_their_like_alone(tmp_path, tiny, ranked_file):
     command = [f"ckpt={tiny}", f"datasets=[{ranked_file}]", "split=all"]
     folder = tmp_path / "report"

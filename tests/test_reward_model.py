@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from helpers import CONFIGS, EOS, PAD, VOCAB, byte_tokenizer, save_tiny
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import AutoModelForSequenceClassification, BertConfig, RobertaConfig
 
 from evaluation.judges import Answered, Compared, RewardModelJudge, reward_model
 from utils import UserError
@@ -245,3 +245,19 @@ def test_a_conversation_that_the_template_refuses_is_named(tmp_path):
     judge = RewardModelJudge(save(tmp_path / "rm", template=TEMPLATE))
     prompt = [{"role": "system", "content": "Be brief."}, *CHAT]
     assert "no system here" in refused(lambda: judge.scores([(prompt, "Red.")]))
+
+
+def test_positions_that_count_on_from_the_padding_are_room_for_fewer_tokens(tmp_path):
+    config = RobertaConfig(**{**BERT.to_dict(), "pad_token_id": 1, "max_position_embeddings": 34})
+    config.num_labels = 1
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    judge = RewardModelJudge(str(tmp_path))
+    whole, cut = judge.scores([("a" * 10, "b" * 21), ("a" * 10, "b" * 40)])
+    assert judge.length == 32 and whole == cut and judge.counts()["truncated"] == 1
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    judge = RewardModelJudge(save(tmp_path, vocab_size=100, bos_token_id=1, eos_token_id=2, pad_token_id=3))
+    with pytest.raises(UserError, match="gives token id 198, and the model knows 100 tokens"):
+        judge.scores([("é", "ü")])

@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 from chat_helpers import KEY
+from helpers import evaluation
 from servers import echo, fails, in_turn, likely, refuses, says, server
+from test_predictions import cheap_judge  # noqa: F401 - a fixture
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import chat
@@ -163,6 +165,24 @@ def test_a_server_without_log_probs_gives_no_class_probabilities(script):
     with server(script) as s:
         assert generator(s.url).class_logprobs([group(f"p{i}") for i in range(9)], ["3", "4"]) is None
     assert s.count <= 2
+
+
+@pytest.mark.parametrize("offers_logprobs", [True, False])
+def test_no_reply_is_asked_for_again_where_a_server_left_in_the_middle(tmp_path, offers_logprobs):
+    def answer(request):
+        if gone and len(served.answered) >= 3:
+            return fails(401)
+        return likely("4", {"4": -0.5, "5": -1.5}) if offers_logprobs else says("4<Somewhat good job>Fine.")
+
+    gone = [True]
+    quick = ["n_prompts=4", "n_samples=2", "api.concurrency=1", f"output={tmp_path}/r"]
+    with server(answer) as served:
+        with pytest.raises(UserError, match="the key was refused"):
+            evaluation("ckpt=openai:gpt", f"api.base_url={served.url}", *quick)
+        gone.clear()
+        evaluation("ckpt=openai:gpt", f"api.base_url={served.url}", *quick)
+    assert len(served.answered) == 4 * 2 + (4 if offers_logprobs else 1)
+    assert not (tmp_path / "r" / "unfinished").exists()
 
 
 def test_no_prompts_and_no_draws_ask_nothing():

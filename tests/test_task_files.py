@@ -57,6 +57,26 @@ def test_both_forms_of_arena_hard_are_read(tmp_path):
     assert new.asked[0].id == "2edbb5f36f5b42be" and new.categories() == ["hard_prompt", "creative_writing"]
 
 
+def test_a_prompt_of_a_text_file_is_what_stands_between_two_line_ends(tmp_path):
+    file = tmp_path / "mine.TXT"
+    file.write_bytes("\ufeffOne\u2028 and more\r\n\r\n\x0cTwo\x85!\rThree".encode())
+    prompts = [question.prompt for question in read_questions(settings_of("prompts", file)).asked]
+    assert [prompt[0]["content"] for prompt in prompts] == ["One\u2028 and more", "Two\x85!", "Three"]
+
+
+@pytest.mark.parametrize(
+    "task,row,wanted",
+    [
+        ("alpaca_eval", {"instruction": "", "dataset": "koala"}, r"columns dataset\); it needs instruction"),
+        ("prompts", {"id": 1, "prompt": None}, r"columns id\); it needs prompt or"),
+        ("prompts", {"prompt": ""}, "all of it is empty"),
+    ],
+)
+def test_an_empty_column_is_not_said_to_be_there(tmp_path, task, row, wanted):
+    with pytest.raises(UserError, match=wanted):
+        questions_of(tmp_path, task, [row])
+
+
 def test_the_first_n_prompts_are_asked(tmp_path):
     assert len(questions_of(tmp_path, "alpaca_eval", ALPACA, n_prompts=2).asked) == 2
 
@@ -209,13 +229,16 @@ def test_arena_answers_have_the_keys_of_either_version(tmp_path):
     assert style["bold_count"] == {"**": 1, "__": 0} and isinstance(style["token_len"], int)
 
 
+SHEETS = ["greedy", "greedy-sample2", "t0.5", "t0.5-sample2"]
+
+
 def test_samples_and_decodings_have_files_or_choices_of_their_own(tmp_path):
     two = [(written("a"),), (written("b"),)]
     alpaca = questions_of(tmp_path, "alpaca_eval", ALPACA)
     answers = TaskAnswers("m", {"greedy": [two] * 3, "t0.5": [two] * 3}, {})
     names = [path.name for path in forms.write_answers(tmp_path / "a", alpaca, [answers])]
-    assert names == [f"model_outputs_m-{n}.json" for n in ("greedy", "greedy-2", "t0.5", "t0.5-2")]
-    assert [sheet.name for sheet in sheets_of(answers)] == ["m-greedy", "m-greedy-2", "m-t0.5", "m-t0.5-2"]
+    assert names == [f"model_outputs_m-{n}.json" for n in SHEETS]
+    assert [sheet.name for sheet in sheets_of(answers)] == [f"m-{n}" for n in SHEETS]
     arena = questions_of(tmp_path, "arena_hard", ARENA_V01)
     (path,) = forms.write_answers(tmp_path / "b", arena, [TaskAnswers("m", {"t1": [two] * 2}, {})])
     choices = json_lines(path)[0]["choices"]

@@ -1,5 +1,6 @@
 """Tasks: turns, wins and scores, and the command for each of them."""
 
+import itertools
 import json
 import math
 
@@ -191,6 +192,41 @@ def test_alpaca_eval_against_a_file_of_answers(tmp_path, tiny, judge):
     before = (tmp_path / "out" / "predictions.jsonl").read_bytes()
     evaluation(*command)  # nothing is written again
     assert (tmp_path / "out" / "predictions.jsonl").read_bytes() == before
+
+
+def test_a_file_of_answers_may_be_of_a_model_of_the_same_name(tmp_path, tiny, judge):
+    path = write(tmp_path / "q.jsonl", *ALPACA)
+    base = write(tmp_path / "base.jsonl", *({**row, "output": "x", "generator": "tiny"} for row in ALPACA))
+    command = ["task=alpaca_eval", f"ckpt={tiny}", f"prompts={path}", f"baseline={base}", f"judge={judge}"]
+    evaluation(*command, "max_new_tokens=6", f"output={tmp_path}/out")
+    found = report_of(tmp_path / "out")
+    assert found["settings"]["baseline"] == "tiny-baseline"
+    assert found["checkpoints"]["tiny"]["win_rate"]["n"] == 3
+
+
+def test_samples_of_one_checkpoint_are_not_written_over_another_s(tmp_path, tiny):
+    (tmp_path / "b").mkdir()
+    other = save_tiny(tmp_path / "b" / "tiny", seed=5, max_position_embeddings=4096)
+    path = write(tmp_path / "q.jsonl", *ALPACA)
+    command = ["task=alpaca_eval", f"prompts={path}", "max_new_tokens=6", "n_samples=2", "temperature=1"]
+    evaluation(*command, f"ckpt=[{tiny},{other}]", f"output={tmp_path}/out")
+    names = ["tiny", "tiny-sample2", "tiny-2", "tiny-2-sample2"]
+    files = {
+        name: json.loads((tmp_path / "out" / f"model_outputs_{name}.json").read_text()) for name in names
+    }
+    texts = [sorted(row["output"] for row in files[name]) for name in names]
+    assert all(a != b for a, b in itertools.combinations(texts, 2))
+    like_a_sample = save_tiny(tmp_path / "tiny-sample2", max_position_embeddings=4096)
+    with pytest.raises(UserError, match="into one file, tiny-sample2; evaluate them one by one"):
+        evaluation(*command, f"ckpt=[{tiny},{like_a_sample}]", f"output={tmp_path}/new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_checkpoint_is_not_compared_with_itself_alone(tmp_path, tiny, judge):
+    path = write(tmp_path / "q.jsonl", *ALPACA)
+    command = ["task=alpaca_eval", f"ckpt={tiny}", f"prompts={path}", f"baseline={tiny}", f"judge={judge}"]
+    with pytest.raises(UserError, match="is the checkpoint itself; give another one"):
+        evaluation(*command, f"output={tmp_path}/out")
 
 
 def test_arena_hard_against_another_checkpoint(tmp_path, tiny, judge):

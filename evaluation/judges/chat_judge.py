@@ -18,7 +18,7 @@ from evaluation.judges import replies
 from evaluation.judges.prompts import question
 from evaluation.judges.record import Answered, Compared, Stated
 from groups import Prompt
-from utils import log
+from utils import UserError, log
 
 Said = TypeVar("Said", bool, float)
 
@@ -87,10 +87,18 @@ class ChatJudge:
         answered = self._ask(questions, REPLY_TOKENS, what)
         thinking = [i for i, reply in enumerate(answered) if reply is not None and _is_thinking(reply)]
         if thinking:  # once more, with room to come to an end
-            longer = self._ask([questions[i] for i in thinking], THINKING_TOKENS, f"{what}, with more room")
+            longer = self._with_more_room([questions[i] for i in thinking], what)
             for i, reply in zip(thinking, longer):
-                answered[i] = reply
+                answered[i] = answered[i] if reply is None else reply
         return [self._read(reply, read) for reply in answered]
+
+    def _with_more_room(self, questions: Sequence[str], what: str) -> list[Reply | None]:
+        """Longer replies; none where the server, which has just answered, has no room for them."""
+        try:
+            return self._ask(questions, THINKING_TOKENS, f"{what}, with more room")
+        except UserError as error:
+            log.warning("%s; %d replies that were cut stay without a verdict", error, len(questions))
+            return [None] * len(questions)
 
     def _read(self, reply: Reply | None, read: Callable[[str], Said | None]) -> Said | None:
         """The verdict of a reply. A refusal is none, whatever word it begins with."""

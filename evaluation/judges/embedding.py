@@ -10,6 +10,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from transformers.utils import logging as transformers_logging
 
 from evaluation.judges.record import Verdict
 from evaluation.policies import DAMAGE
@@ -26,6 +27,7 @@ class EmbeddingJudge:
 
     def __init__(self, model: str | None = None):
         source = _source_of(model)
+        transformers_logging.disable_progress_bar()  # ours is the one that moves
         from sentence_transformers import SentenceTransformer
 
         try:

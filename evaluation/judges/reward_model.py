@@ -52,8 +52,6 @@ class RewardModelJudge:
                 "give a sequence-classification model that was trained with num_labels=1"
             )
         self.text_config = self.config.get_text_config()
-        positions = [n for name, n in self.text_config.to_dict().items() if name in POSITIONS and n]
-        self.length = min(self.tokenizer.model_max_length, *positions, math.inf)
         padding_id = self.text_config.pad_token_id  # some configs say -1 where there is none
         self.padding_id = None if padding_id is None or padding_id < 0 else padding_id
         self.counted = dict.fromkeys(("asked", "cached", "truncated", "prompt_tokens"), 0)
@@ -70,6 +68,21 @@ class RewardModelJudge:
             )
             models.refuse_strangers(self.source, info["missing_keys"], info["unexpected_keys"])
         return model.eval().to("cuda" if on_gpu else "cpu")
+
+    @functools.cached_property
+    def length(self) -> float:
+        """The most tokens of a conversation that the model takes."""
+        positions = [n for name, n in self.text_config.to_dict().items() if name in POSITIONS and n]
+        for name, table in self.model.named_modules():
+            if name.endswith("position_embeddings") and isinstance(table, torch.nn.Embedding):
+                first = 0 if table.padding_idx is None else table.padding_idx + 1  # as RoBERTa counts
+                positions.append(table.num_embeddings - first)
+        return min(self.tokenizer.model_max_length, *positions, math.inf)
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """How many token ids the model knows."""
+        return self.model.get_input_embeddings().weight.shape[0]
 
     @functools.cached_property
     def store(self) -> Store:
@@ -117,6 +130,11 @@ class RewardModelJudge:
             cut = {"truncation": True, "max_length": int(self.length)}
             ids = self.tokenizer(text, add_special_tokens=special, **cut)["input_ids"]
             self._note_truncated()
+        if max(ids, default=0) >= self.vocab_size:
+            raise UserError(
+                f"judge {self.name}: its tokenizer gives token id {max(ids)}, and the model knows "
+                f"{self.vocab_size} tokens; put the tokenizer into the folder that the model was trained with"
+            )
         return tuple(ids)
 
     def _text(self, answered: Answered) -> str:

@@ -60,7 +60,7 @@ def _open(settings: EvaluationSettings) -> tuple[str, str, Rows]:
     if given is None and settings.task == "prompts":
         raise UserError("task=prompts: has no prompts of its own; give prompts=<file or hub id>")
     place, path = (given, given) if given else hub.questions_of(settings.task)
-    if Path(path).suffix == TEXT_FILE:
+    if Path(path).suffix.lower() == TEXT_FILE:
         return place, path, _text_rows(Path(path))
     return place, path, list(open_table(path, "all" if Path(path).exists() else SPLIT).rows())
 
@@ -68,7 +68,7 @@ def _open(settings: EvaluationSettings) -> tuple[str, str, Rows]:
 def _text_rows(path: Path) -> Rows:
     """A prompt a line; blank lines are none. Raises UserError for a file that cannot be read or is empty."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a separator of Unicode is part of a prompt
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is no UTF-8 text"
         raise UserError(f"prompts {path}: cannot be read ({reason}); give a text file in UTF-8") from error
@@ -88,8 +88,13 @@ def _form_of(task: str, where: str, row: Row) -> str:
         if all(not is_absent(row.get(column)) for column in columns):
             return form
     wanted = " or ".join(" with ".join(columns) for _, columns in FORMS[task])
-    has = ", ".join(sorted(row)) or "nothing"
-    raise UserError(f"{where}: has no question of task={task} (columns {has}); it needs {wanted}")
+    raise UserError(f"{where}: has no question of task={task} ({_filled(row)}); it needs {wanted}")
+
+
+def _filled(row: Row) -> str:
+    """Which of a row's columns hold something, for errors."""
+    names = sorted(column for column, value in row.items() if not is_absent(value))
+    return f"columns {', '.join(names)}" if names else "all of it is empty"
 
 
 FORMS = {  # of each task: the columns that tell a form
@@ -160,8 +165,8 @@ def _plain_prompt(row: Row, where: str) -> Prompt:
     if "question" in columns and len(columns) == 2:
         columns.remove("question")
     if not columns:
-        has = ", ".join(sorted(row)) or "nothing"
-        raise UserError(f"{where}: has no prompt (columns {has}); name one {' or '.join(PROMPT_COLUMNS)}")
+        wanted = " or ".join(PROMPT_COLUMNS)
+        raise UserError(f"{where}: has no prompt ({_filled(row)}); it needs {wanted}")
     if len(columns) > 1:
         names = " and ".join(columns)
         raise UserError(f"{where}: fields {names}: which one is the prompt? remove the other")

@@ -6,7 +6,7 @@ of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,17 +102,25 @@ class Sheet(NamedTuple):
 
 def sheets_of(answered: TaskAnswers) -> list[Sheet]:
     """A sheet for each decoding and sample, the first of them under the checkpoint's own name."""
+    num_samples = len(next(iter(answered.samples.values()))[0])
     sheets = []
-    for decoding, of_questions in answered.samples.items():
-        for number in range(len(of_questions[0])):
-            parts = [answered.name]
-            if len(answered.samples) > 1:
-                parts.append(decoding)
-            if number:
-                parts.append(str(number + 1))
-            turns = [samples[number] for samples in of_questions]
-            sheets.append(Sheet("-".join(parts), decoding, number, turns))
+    for name, (decoding, number) in names_of_sheets(answered.name, answered.samples, num_samples).items():
+        turns = [samples[number] for samples in answered.samples[decoding]]
+        sheets.append(Sheet(name, decoding, number, turns))
     return sheets
+
+
+def names_of_sheets(name: str, decodings: Collection[str], num_samples: int) -> dict[str, tuple[str, int]]:
+    """What a checkpoint's sheets are called, each with its decoding and the number of its sample.
+
+    Checkpoints that share a name are told apart by `-2`; a sample says what it is.
+    """
+    names = {}
+    for decoding in decodings:
+        of_decoding = f"{name}-{decoding}" if len(decodings) > 1 else name
+        for number in range(num_samples):
+            names[f"{of_decoding}-sample{number + 1}" if number else of_decoding] = (decoding, number)
+    return names
 
 
 def as_file_name(name: str, suffix: str) -> Path:

@@ -22,7 +22,15 @@ from evaluation.tasks.forms import write_answers
 from evaluation.tasks.judging import Judged, preferences_of, scores_of, unjudged, write_annotations
 from evaluation.tasks.measures import LC, LC_WITHOUT, SCORE, SCORES_OF_TURNS, WIN_RATE
 from evaluation.tasks.prompts import read_questions
-from evaluation.tasks.record import ALPACA, FASTCHAT, Baseline, Questions, TaskAnswers
+from evaluation.tasks.record import (
+    ALPACA,
+    FASTCHAT,
+    Baseline,
+    Questions,
+    TaskAnswers,
+    as_file_name,
+    names_of_sheets,
+)
 from evaluation.tasks.results import make_report
 from generation import decodings_of
 from ranks import World
@@ -55,10 +63,17 @@ def has_wins(settings: EvaluationSettings) -> bool:
 def answering(checkpoints: Sequence[Checkpoint], settings: EvaluationSettings) -> list[Checkpoint]:
     """Whose answers a task needs: the checkpoints, and the baseline where it is another one.
 
-    Raises UserError for a baseline that cannot be found.
+    Raises UserError for a baseline that cannot be found or is all that is to be compared with it, and where
+    two of them would write one file.
     """
     baseline = _baseline_checkpoint(checkpoints, settings)
-    return [*checkpoints, *(() if baseline is None or baseline in checkpoints else (baseline,))]
+    if baseline is not None and list(checkpoints) == [baseline]:
+        raise UserError(
+            f"baseline={settings.baseline}: is the checkpoint itself; give another one, or a file of answers"
+        )
+    everyone = [*checkpoints, *(() if baseline is None or baseline in checkpoints else (baseline,))]
+    check_file_names([checkpoint.name for checkpoint in everyone], settings)
+    return everyone
 
 
 def _baseline_checkpoint(
@@ -71,8 +86,29 @@ def _baseline_checkpoint(
     same = next((c for c in checkpoints if c.source == found.source), None)
     if same is not None:
         return same
-    taken = any(checkpoint.name == found.name for checkpoint in checkpoints)
-    return found._replace(name=f"{found.name}-baseline") if taken else found
+    return found._replace(name=_name_beside([checkpoint.name for checkpoint in checkpoints], found.name))
+
+
+def _name_beside(names: Sequence[str], name: str) -> str:
+    """What a baseline is called in a report that has these names."""
+    while name in names:
+        name += "-baseline"
+    return name
+
+
+def check_file_names(names: Sequence[str], settings: EvaluationSettings) -> None:
+    """Raises UserError where the answers of two checkpoints would be written into one file."""
+    decodings = [decoding.name for decoding in decodings_of(settings.decoding, settings.temperature)]
+    writer_of: dict[str, str] = {}  # of a file, by its name
+    for name in names:
+        for sheet in names_of_sheets(name, decodings, settings.n_samples or 1):
+            file = as_file_name(sheet, "").name
+            other = writer_of.setdefault(file, name)
+            if other != name:
+                raise UserError(
+                    f"ckpt: answers of {other} and of {name} would be written into one file, {file}; "
+                    "evaluate them one by one, or give one of the folders another name"
+                )
 
 
 class Plan(NamedTuple):
@@ -124,7 +160,7 @@ def evaluate_task(
     if has_wins(settings):
         of_checkpoint = _baseline_checkpoint(checkpoints, settings)
         replies = answers[everyone.index(of_checkpoint)] if of_checkpoint else None
-        baseline = _of_checkpoint(replies) if replies else _of_file(of_file, answers[0])
+        baseline = _of_checkpoint(replies) if replies else _of_file(of_file, answers)
     judged, judge = _judge(questions, answers[: len(checkpoints)], baseline, settings)
     files += _annotations(predictions.folder, questions, answers, baseline, judged, judge)
     for path in files:
@@ -146,11 +182,12 @@ def _of_checkpoint(replies: TaskAnswers) -> Baseline:
     return Baseline(replies.name, texts)
 
 
-def _of_file(of_file: tuple[str, list[str]], like: TaskAnswers) -> Baseline:
-    """A file's answers, one a question, for every decoding and sample of a checkpoint's."""
+def _of_file(of_file: tuple[str, list[str]], answers: Sequence[TaskAnswers]) -> Baseline:
+    """A file's answers, one a question, for every decoding and sample of the checkpoints'."""
     name, texts = of_file
+    name = _name_beside([of_checkpoint.name for of_checkpoint in answers], name)
     samples = {}
-    for decoding, of_questions in like.samples.items():
+    for decoding, of_questions in answers[0].samples.items():
         samples[decoding] = [[text] * len(of_question) for text, of_question in zip(texts, of_questions)]
     return Baseline(name, samples)
 
