@@ -154,8 +154,7 @@ def _plot(height: int) -> figure:
     )
     plot.toolbar.logo = None
     plot.toolbar.autohide = True
-    plot.outline_line_color = None
-    plot.border_line_color = None
+    plot.outline_line_color = plot.background_fill_color = plot.border_fill_color = None  # the page's own
     return plot
 
 

@@ -34,7 +34,6 @@
 
   function paint(plot) {
     const ink = color("--muted"), line = color("--line");
-    plot.setv({ background_fill_color: null, border_fill_color: null, border_line_color: null });
     for (const part of [...plot.below, ...plot.left]) {
       part.setv({ axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: line,
         major_tick_line_color: line, minor_tick_line_color: null, axis_label_text_font_style: "normal",
