@@ -9,14 +9,15 @@ pairs: how implied rewards order the given responses (pair and set accuracy, Ken
 margin, KL to the reference, log-probs). With labels: implied rewards of desirable and undesirable responses,
 and how well they tell them apart. With one response, as SFT data has it: NLL a token and perplexity.
 
-Then report.json, predictions.jsonl, a plot and an HTML page. An evaluation that ends early goes on where it
-was with the same command.
+Then report.json, predictions.jsonl, distributions.jsonl, and of them a page and figures, which `report.py`
+makes again. An evaluation that ends early goes on where it was with the same command.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from evaluation import Checkpoint, check_folder, default_output, fill_settings, find_checkpoints
 from settings import EvaluationSettings, evaluation_settings, names_of, text_keys
-from utils import UserError, guarded, keep_freed_memory, run_entry, setup_logging, with_texts_quoted
+from utils import (
+    UserError,
+    guarded,
+    keep_freed_memory,
+    run_entry,
+    setup_logging,
+    with_texts_quoted,
+    without_secrets,
+)
 
 
 def main(config: DictConfig) -> None:
@@ -174,7 +183,22 @@ def finish(outcome: report.Report | None, made: predictions.Predictions) -> None
     """Write the report, and show it; None on other ranks than the main one."""
     if outcome is not None:
         made.check_replaced(outcome.predictions)
+        outcome = outcome._replace(facts={**outcome.facts, **command_line()})
         show(outcome, report.write_report(made.folder, outcome))
+
+
+def command_line() -> dict[str, str]:
+    """What was typed, as a fact of the report; none where this module was called by another program."""
+    if Path(sys.argv[0]).name != "evaluate.py":
+        return {}
+    return {"command": without_secrets(" ".join(["python evaluate.py", *map(quoted, sys.argv[1:])]))}
+
+
+def quoted(argument: str) -> str:
+    """An argument for a shell, in double quotes where it has single ones of its own and nothing to expand."""
+    if "'" in argument and not set(argument) & set('"$`\\!'):
+        return f'"{argument}"'
+    return shlex.quote(argument)
 
 
 def measure(

@@ -49,8 +49,11 @@ class BeliefResult(NamedTuple):
     of_prompts: list[PromptMetrics]  # averaged over decodings
     by_decoding: dict[str, list[PromptMetrics]]
     predictions: list[Line]
-    q: list[Sequence[float] | None]  # (P, C) to draw, normalised over the belief classes; None: not known
+    q: list[
+        Sequence[float] | None
+    ]  # (P, C) for the page, normalised over the belief classes; None: not known
     unjudged: dict[str, Unjudged]  # by decoding
+    is_sampled: bool  # q is the shares of samples: there are no class probabilities
 
 
 def evaluate_beliefs(
@@ -128,8 +131,9 @@ def measure(
     }
     if unjudged:
         log.info("%s: %s", name, json.dumps(add_unjudged(unjudged.values())._asdict()))
-    q = [_to_draw(i, group, answers, judged, rules) for i, group in enumerate(groups)]
-    return BeliefResult(of_prompts, by_decoding, _lines(groups, judged, line_of), q, unjudged)
+    q = [_distribution_of(i, group, answers, judged, rules) for i, group in enumerate(groups)]
+    is_sampled = answers.class_probs is None
+    return BeliefResult(of_prompts, by_decoding, _lines(groups, judged, line_of), q, unjudged, is_sampled)
 
 
 def _judged(
@@ -155,7 +159,7 @@ def _of_classes(groups: Sequence[Group], answers: Answers, rules: Rules) -> list
     return measured
 
 
-def _to_draw(
+def _distribution_of(
     number: int,
     group: Group,
     answers: Answers,
@@ -201,11 +205,12 @@ def part_of(
                 unjudged[of_decoding] = result.unjudged[decoding]._asdict()
     guesses = belief_metrics.reference_rows(groups, settings.belief_classes, settings.n_samples)
     q = {name: result.q for name, result in results.items()}
+    sampled = [name for name, result in results.items() if result.is_sampled]
     return Part(
         results={**rows, **guesses},
         facts=_facts_of(settings, rules, unjudged),
         predictions=[line for result in results.values() for line in result.predictions],
-        shown=shown.cases_of(groups, q, settings.belief_classes),
+        shares=shown.shares_of_prompts(groups, q, settings.belief_classes, sampled),
         differences=_differences_of(groups, results),
     )
 

@@ -9,30 +9,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import metrics
 from groups import Group
+from reporting.record import Difference
+
+__all__ = ["ByMetric", "ByPrompt", "Difference", "compared", "of_means", "pairs_of"]
 
 MOST_COMPARED = 6  # checkpoints of which all pairs are compared; where there are more, each with the last
 
 ByPrompt = Mapping[int, float]  # values by the prompt's number
 ByMetric = Mapping[str, ByPrompt]
-
-
-class Difference(NamedTuple):
-    """One metric of checkpoint `a` minus that of `b`, as in report.json."""
-
-    metric: str
-    kind: str  # of the prompts, see evaluation.kinds
-    a: str
-    b: str
-    value: float
-    low: float | None  # of the 95% interval; None where one question alone was asked
-    high: float | None
-    p: float | None  # two-sided, of no difference
-    p_holm: float | None  # adjusted by Holm's method for all pairs of this metric
-    n: int  # of prompts, or of labelled responses
 
 
 def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from utils import UserError
 
-FILES = ("predictions.jsonl", "report.json", "distributions.png", "index.html")
+FILES = ("predictions.jsonl", "distributions.jsonl", "report.json", "report.html", "report.md")
 
 
 def check_folder(folder: Path) -> None:

@@ -13,12 +13,22 @@ from typing import NamedTuple
 import groups as data
 from forest import deviations
 from groups import Example, Group
+from reporting.words import BELIEFS, LABELS, PREFERENCE, TARGET, TASK
 
-BELIEFS = "beliefs"  # p* of the group's people
-PREFERENCE = "preference"  # rewards that differ, or pairs
-LABELS = "labels"  # each response by itself is desirable or not
-TARGET = "target"  # one response, as SFT data has it
-TASK = "task"  # questions of a benchmark, which no data set is of
+__all__ = [
+    "BELIEFS",
+    "IN_WORDS",
+    "LABELS",
+    "PREFERENCE",
+    "TARGET",
+    "TASK",
+    "Prompts",
+    "examples_of",
+    "in_words",
+    "kind_of",
+    "measurable",
+]
+
 IN_WORDS = {
     BELIEFS: "with belief_probs",
     PREFERENCE: "with a preference",

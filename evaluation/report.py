@@ -1,8 +1,8 @@
-"""Reports: report.json, predictions.jsonl, a plot of distributions, and a page of them all.
+"""Reports: report.json, predictions.jsonl, distributions.jsonl, and a page and figures of them all.
 
 Contract: report.json is {"checkpoints": {name: {metric: {"value", "low", "high", "n"}}}, "differences":
-[{"metric", "kind", "a", "b", "value", "low", "high", "p", "p_holm", "n"}], "settings": {...}}; everything
-else shows the same numbers.
+[{"metric", "kind", "a", "b", "value", "low", "high", "p", "p_holm", "n"}], "settings": {...}}; the page is
+made of these files alone, so that `report.py` can make it again.
 """
 
 from __future__ import annotations
@@ -17,20 +17,12 @@ from evaluation.checkpoints import Checkpoint
 from evaluation.differences import Difference
 from evaluation.folder import writing
 from evaluation.kinds import BELIEFS, Prompts, in_words
-from evaluation.page import Page, html_page
-from evaluation.plots import Shown, plot, plot_intervals
-from evaluation.tables import (
-    TITLES,
-    Judges,
-    Results,
-    counts_table,
-    differences_table,
-    markdown_differences,
-    markdown_tables,
-    panels_of,
-    tables_of,
-)
 from metrics import Summary
+from reporting.reading import DISTRIBUTIONS, PREDICTIONS, REPORT
+from reporting.record import Results, Shares
+from reporting.tables import Judges, markdown_differences, markdown_tables
+from reporting.words import TITLES
+from reporting.writing import write_page
 from settings import EvaluationSettings, names_of
 from utils import atomic_path, write_json
 
@@ -45,7 +37,7 @@ class Part(NamedTuple):
     results: Results
     facts: Facts  # how it was made, beside what `make_report` says; `judges` names them by metric
     predictions: Sequence[Mapping[str, Any]]  # lines of predictions.jsonl
-    shown: Sequence[Shown] = ()  # distributions to draw
+    shares: Sequence[Shares] = ()  # belief distributions, prompt by prompt
     differences: Sequence[Difference] = ()  # of checkpoints, pair by pair
 
 
@@ -55,7 +47,7 @@ class Report(NamedTuple):
     results: Results
     facts: Facts  # how it was made, `n_samples` among them: report.json's "settings"
     predictions: Sequence[Mapping[str, Any]]  # lines of predictions.jsonl
-    shown: Sequence[Shown]  # distributions to draw; (): no plot
+    shares: Sequence[Shares]  # belief distributions, prompt by prompt; (): there are none
     scope: str  # one line, see `scope_of`
     differences: Sequence[Difference] = ()
 
@@ -79,7 +71,7 @@ def make_report(
         results,
         facts,
         predictions=[line for part in parts for line in part.predictions],
-        shown=[case for part in parts for case in part.shown],
+        shares=[of_prompt for part in parts for of_prompt in part.shares],
         scope=scope_of(prompts, settings),
         differences=[difference for part in parts for difference in part.differences],
     )
@@ -138,27 +130,29 @@ def in_terminal(report: Report) -> str:
 
 
 def write_report(folder: Path, report: Report) -> Path:
-    """Write predictions.jsonl, report.json, distributions.png and index.html into `folder`; return the page's
-    path. Raises UserError where the disk refuses them.
+    """Write predictions.jsonl, distributions.jsonl, report.json and what `reporting` makes of them into
+    `folder`; return the page's path. Raises UserError where the disk refuses them.
     """
     with writing(folder):
-        return _write_files(folder, report)
+        _write_lines(folder / PREDICTIONS, report.predictions)
+        distributions = folder / DISTRIBUTIONS
+        if report.shares:
+            _write_lines(distributions, [shares._asdict() for shares in report.shares])
+        else:
+            distributions.unlink(missing_ok=True)
+        found = {
+            "checkpoints": report.results,
+            "differences": [difference._asdict() for difference in report.differences],
+            "settings": {"scope": report.scope, **report.facts},
+        }
+        write_json(folder / REPORT, found)
+        return write_page([str(folder)], folder)
 
 
-def _write_files(folder: Path, report: Report) -> Path:
-    _write(folder / "predictions.jsonl", b"".join(map(_line, report.predictions)))
-    found = {
-        "checkpoints": report.results,
-        "differences": [difference._asdict() for difference in report.differences],
-        "settings": report.facts,
-    }
-    write_json(folder / "report.json", found)
-    image = plot(report.shown) if report.shown else b""
-    if image:
-        _write(folder / "distributions.png", image)
-    page = folder / "index.html"
-    _write(page, html_page(_page_of(report, image)).encode())
-    return page
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write JSON lines, all of them or none."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(b"".join(map(_line, rows)))
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
@@ -166,22 +160,3 @@ def _line(row: Mapping[str, Any]) -> bytes:
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
         return json.dumps(row).encode() + b"\n"
-
-
-def _page_of(report: Report, distributions: bytes) -> Page:
-    n_samples, judges = report.facts["n_samples"], report.judges
-    panels = panels_of(report.results, n_samples, judges)
-    return Page(
-        tables_of(report.results, n_samples, judges),
-        differences_table(report.differences, n_samples, judges),
-        counts_table(report.facts.get("unjudged", {})),
-        {name: fact for name, fact in report.facts.items() if name != "unjudged"},
-        plot_intervals(panels) if panels else b"",
-        distributions,
-    )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)

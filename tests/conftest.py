@@ -22,6 +22,7 @@ from helpers import compose, save_tiny  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from servers import real_server  # noqa: E402, F401
 
+import reporting.writing  # noqa: E402
 import train  # noqa: E402
 
 # the same examples in every run, so that a change is what makes a test fail; HYPOTHESIS_PROFILE=search looks
@@ -36,6 +37,18 @@ torch.set_num_threads(1)  # tiny models: a second thread costs more than it comp
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("GROVE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def figures():
+    """For tests that look at the figures of a report."""
+
+
+@pytest.fixture(autouse=True)
+def quick_reports(request, monkeypatch):
+    """Reports without figures, which take two seconds each, except where a test asks for them."""
+    if "figures" not in request.fixturenames:
+        monkeypatch.setattr(reporting.writing, "figures_of", lambda story: ())
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM
 import evaluate
 import forest
 import models
-from evaluation import answers, kept, report, scoring, tables
+from evaluation import answers, kept, report, scoring
 from evaluation.checkpoints import find_checkpoints
+from reporting import tables
 from settings import evaluation_settings
 from utils import UserError
 

@@ -74,7 +74,7 @@ def test_a_run_that_is_refused_changes_nothing(bench):
 def test_files_of_others_in_a_runs_folder_stay(bench):
     run = bench.go("run", "n_examples=12")
     files = {".config.yaml.swp": "x", ".saving-plans/a": "x", ".latest.old": "x", "step-000001/notes": "x"}
-    files |= {"step-000077/notes": "x", "step-000001-kept/notes": "x", "report/index.html": "x"}
+    files |= {"step-000077/notes": "x", "step-000001-kept/notes": "x", "report/report.html": "x"}
     plant(run, files)
     bench.go("run")
     for name, text in files.items():

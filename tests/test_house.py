@@ -24,11 +24,11 @@ FLOORS = [
     ["models"],
     ["groups"],
     ["runs", "generation"],
-    ["reference", "preference_datasets", "synthesis"],
+    ["reference", "preference_datasets", "synthesis", "reporting"],
     ["trainers", "evaluation"],
-    ["train", "evaluate", "synthesize"],
+    ["train", "evaluate", "synthesize", "report"],
 ]
-DOORS = ("train", "evaluate", "synthesize", "preference_datasets")  # that are commands
+DOORS = ("train", "evaluate", "synthesize", "report", "preference_datasets")  # that are commands
 # slow or optional packages that only a few runs need; each is imported in the one function that uses it
 OPTIONAL = {
     "accelerate",

@@ -6,11 +6,13 @@ import math
 import pytest
 from data_helpers import write
 from helpers import EOS, byte_tokenizer, evaluation, json_lines, run_of, save_tiny, tiny_policy
+from markupsafe import escape
 
 import forest
 import models
 import preference_datasets as data
-from evaluation import kinds, order, page, report, tables
+from evaluation import kinds, order, report
+from reporting import tables, words
 
 BETA = 0.1
 
@@ -249,7 +251,7 @@ def test_each_kind_is_measured_on_the_prompts_that_are_of_it(evaluate_groups, ca
     said = capsys.readouterr().out
     assert "2 with belief_probs, 3 with a preference, 1 with labelled responses, 2 with a target" in said
     assert "1 left out: several responses without a preference" in said
-    for kind, caption in page.CAPTIONS.items():
+    for kind, caption in words.CAPTIONS.items():
         assert (f"{caption}:\n\n|" in said) == (kind != kinds.TASK)
 
 
@@ -343,9 +345,10 @@ def test_every_metric_of_a_report_has_a_title_in_one_table(evaluate_groups):
 
 def test_the_page_explains_the_kinds_that_it_shows_and_no_others(evaluate_rows, models_of):
     evaluate_rows(sft(0), pair(0))
-    shown = (models_of[1] / "report" / "index.html").read_text()
-    for kind, caption in page.CAPTIONS.items():
-        assert (f"<h2>{caption}</h2><p>{page.ABOUT[kind]}</p>" in shown) == (kind in ("preference", "target"))
+    shown = (models_of[1] / "report" / "report.html").read_text()
+    for kind, caption in words.CAPTIONS.items():
+        is_shown = kind in ("preference", "target")
+        assert (f"<h2>{caption}</h2>" in shown) == (str(escape(words.ABOUT[kind])) in shown) == is_shown
 
 
 def test_numbers_beyond_measure_are_shown_briefly():

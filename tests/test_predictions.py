@@ -9,7 +9,7 @@ import pytest
 from bench import die, forked
 from helpers import CPU, evaluation, json_lines, save_tiny, tiny_policy
 
-from evaluation import predictions, report
+from evaluation import predictions
 from evaluation.checkpoints import Checkpoint
 from evaluation.judges import EmbeddingJudge
 from evaluation.lines import read_lines
@@ -23,7 +23,7 @@ JUDGED = {"class", "belief", "answer", "similarity"}
 
 @pytest.fixture(autouse=True)
 def cheap_judge(monkeypatch):
-    """Embeddings of no model, and no plot: what is judged is the same, and quick."""
+    """Embeddings of no model: what is judged is the same, and quick."""
 
     def made(self, model=None):
         self.name, self.known = "cheap", {}
@@ -33,7 +33,6 @@ def cheap_judge(monkeypatch):
 
     monkeypatch.setattr(EmbeddingJudge, "__init__", made)
     monkeypatch.setattr(EmbeddingJudge, "embed", embed)
-    monkeypatch.setattr(report, "plot", lambda *_: b"")
 
 
 @pytest.fixture

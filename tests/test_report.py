@@ -11,11 +11,12 @@ import pytest
 from data_helpers import write
 from helpers import ROOT, evaluation, json_lines, save_tiny
 
-from evaluation import beliefs, plots, predictions, report, tables
+from evaluation import beliefs, predictions, report
 from evaluation.answers import Answers
 from evaluation.judges import EmbeddingJudge, Judges
 from generation import Written
 from metrics import wasserstein_distance
+from reporting import words
 from utils import UserError
 
 WORDS = {"4": "Good", "2": "Poor", "0": "No opinion"}
@@ -126,7 +127,6 @@ def evaluate_scripted(tmp_path, monkeypatch):
         monkeypatch.setattr(beliefs, "ask", ask)
         monkeypatch.setattr(beliefs, "make_judges", lambda settings: judges or Judges(embedding()))
         monkeypatch.setattr(predictions.Predictions, "line_of", line_of)
-        monkeypatch.setattr(plots, "plot", lambda shown: b"")
         path = write(tmp_path / "rows.jsonl", *rows())
         output = tmp_path / "report"
         given = [f"ckpt=[{','.join(folders)}]", f"datasets=[{path}]", "split=all", "n_samples=3"]
@@ -233,6 +233,22 @@ def test_lines_keep_what_was_written_and_add_what_was_judged(evaluate_scripted):
     }
 
 
+def test_the_distributions_of_every_prompt_are_kept_and_give_the_reports_jsd(evaluate_scripted):
+    found, _, folder = evaluate_scripted()
+    of_prompts = json_lines(folder / "distributions.jsonl")
+    for name, seed in (("one", 0), ("two", 1)):
+        q = np.array([line["checkpoints"][name] for line in of_prompts])
+        assert q == pytest.approx(class_probs_of(seed) / 0.7, abs=1e-5)
+        gaps = [js(line["belief_probs"], row) for line, row in zip(of_prompts, q)]
+        assert found["checkpoints"][name]["js_distance_probability"]["value"] == pytest.approx(
+            sum(gaps) / 4, abs=1e-5
+        )
+    assert [line["belief_probs"] for line in of_prompts] == [pytest.approx(p) for p in P]
+    assert of_prompts[0]["options"] == ["0", "1", "Poor", "3", "Good", "5"]
+    assert of_prompts[0]["offered"] == [True, False, True, False, True, False]
+    assert of_prompts[1]["offered"] == [False, False, True, False, True, False]
+
+
 # --- differences --------------------------------------------------------------------------------------------
 
 
@@ -250,9 +266,10 @@ def test_a_report_says_by_how_much_its_checkpoints_differ(evaluate_scripted, cap
     assert set(found) == {"checkpoints", "differences", "settings"}
     said = capsys.readouterr().out
     assert "Paired differences" in said and "two - one" in said
-    page = (folder / "index.html").read_text()
-    assert "<h2>Paired differences</h2>" in page and "<td>class mass</td><td>two - one</td>" in page
-    assert "<h2>Not judged</h2>" in page and "<th>without known option</th>" in page
+    page = (folder / "report.html").read_text()
+    assert "<h2>Paired differences</h2>" in page
+    assert '<th scope="row">class mass</th><td>two - one</td>' in page
+    assert '<th scope="col">without known option</th>' in page
 
 
 # --- judges -------------------------------------------------------------------------------------------------
@@ -278,8 +295,8 @@ def test_a_chat_model_is_asked_once_a_checkpoint_and_what_it_does_not_say_is_lef
     assert silent > 0 and found["settings"]["unjudged"]["one"]["without_verdict"] == silent
     assert found["settings"]["judges"] == {"bpc": "openai clever", "rs": "letters"}
     assert found["settings"]["judge_counts"] == asked.counts()
-    page = (folder / "index.html").read_text()
-    assert "<th>BPC (openai clever)</th>" in page and "<th>RS (letters)</th>" in page
+    page = (folder / "report.html").read_text()
+    assert '<th scope="col">BPC (openai clever)</th>' in page and '<th scope="col">RS (letters)</th>' in page
 
 
 def test_a_reward_model_adds_its_mean_score_and_bpc_stays_by_embedding(evaluate_scripted):
@@ -335,7 +352,9 @@ def test_a_server_without_class_probabilities_is_measured_by_its_samples(evaluat
     row = found["checkpoints"]["one"]
     assert not {"js_distance_probability", "wasserstein_probability", "class_mass"} & set(row)
     assert {"js_distance_sampling", "bpc", "rs", "cbc"} <= set(row)
-    assert (folder / "index.html").exists()
+    assert (folder / "report.html").exists()
+    of_prompts = json_lines(folder / "distributions.jsonl")
+    assert [line["sampled"] for line in of_prompts] == [["one", "two"]] * 4
 
 
 def test_an_option_map_that_is_none_is_refused_before_anything_is_asked(evaluate_scripted, monkeypatch):
@@ -359,5 +378,5 @@ def test_every_measure_stands_in_the_table_of_measures():
     named = {name.strip(" `") for cells in table for name in cells[1].split(",")}
     assert named == {metric for titles in report.TITLES.values() for metric in titles}
     assert all(len(cells) == 8 and all(cell.strip() for cell in cells[1:-1]) for cells in table)
-    for metric in tables.HEADLINE:
+    for metric in words.HEADLINE:
         assert metric in named

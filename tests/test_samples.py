@@ -173,6 +173,7 @@ def test_what_a_group_holds_is_offered_and_drawn_once():
         True,
         False,
     ]  # 0 has no answer
-    case = shown.case_of(group, {}, CLASSES)
-    assert case.options == ["0", "Poor", "Good / Fine"]
-    assert case.distributions["group"] == [0.1, 0.3, 0.6]
+    (shares,) = shown.shares_of_prompts([group], {}, CLASSES)
+    assert shares.options == ["0", "1", "Poor", "3", "Good / Fine", "5"]
+    assert shares.offered == [True, False, True, False, True, False]
+    assert shares.belief_probs == [0.1, 0, 0.3, 0, 0.6, 0]

@@ -40,14 +40,17 @@ def test_the_gdpo_script_end_to_end_on_a_tiny_model(tmp_path):
             "rs",
             "majority_share",
         } <= set(metrics)
-        assert all(set(v) == {"value", "low", "high", "n"} and v["n"] == 39 for v in metrics.values())
+        assert all(set(v) == {"value", "low", "high", "n"} for v in metrics.values())
+        counts = {metric: v["n"] for metric, v in metrics.items()}
+        counts.pop("wasserstein_sampling", None)  # few of a tiny model's samples state a class
+        assert set(counts.values()) == {39}
     rows = [
         json.loads(line)
         for line in (tmp_path / "out" / "gdpo" / "report" / "predictions.jsonl").read_text().splitlines()
     ]
     assert len(rows) == 3 * 39 * 2
-    assert (tmp_path / "out" / "gdpo" / "report" / "index.html").read_text().count("<tr>") > 5
-    assert (tmp_path / "out" / "gdpo" / "report" / "distributions.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "gdpo" / "report" / "report.html").read_text().count("<tr>") > 5
+    assert (tmp_path / "out" / "gdpo" / "report" / "figures" / "distributions.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

@@ -9,86 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from evaluation.differences import Difference
-from evaluation.kinds import BELIEFS, LABELS, PREFERENCE, TARGET, TASK
-from evaluation.page import CAPTIONS
-from evaluation.plots import Interval, Panel
-from metrics import Summary
+from measures.summaries import Summary
+from reporting.record import Difference, Results
+from reporting.words import CAPTIONS, HEADLINE, LABELS, TITLES
 
-TITLES = {  # of each kind's metrics
-    BELIEFS: {
-        "js_distance_probability": "JSD (probability)",
-        "js_distance_sampling": "JSD (sampling)",
-        "js_distance_floor": "floor of JSD (sampling)",
-        "wasserstein_probability": "Wasserstein (probability)",
-        "wasserstein_sampling": "Wasserstein (sampling)",
-        "wasserstein_floor": "floor of Wasserstein (sampling)",
-        "cbc": "CBC",
-        "bpc": "BPC",
-        "rs": "RS",
-        "judge_score": "judge score",
-        "majority_share": "majority share",
-        "class_mass": "class mass",
-    },
-    PREFERENCE: {
-        "pair_accuracy": "pair accuracy",
-        "set_accuracy": "set accuracy",
-        "kendall_tau": "Kendall's tau",
-        "negative_mass": "mass on Y-",
-        "margin": "margin",
-        "kl_reference": "KL to reference",
-        "logp_best": "log-prob of the best",
-        "logp_others": "log-prob of the others",
-        "logp_accuracy": "accuracy of log-probs a token",
-    },
-    LABELS: {
-        "auc": "AUC",
-        "reward_difference": "difference",
-        "reward_desirable": "reward of desirable",
-        "reward_undesirable": "reward of undesirable",
-        "logp_desirable": "log-prob of desirable",
-        "logp_undesirable": "log-prob of undesirable",
-        "logp_auc": "AUC of log-probs a token",
-    },
-    TARGET: {
-        "nll": "NLL a token",
-        "reference_nll": "reference's NLL a token",
-        "nll_by_prompt": "NLL a token, by prompt",
-        "perplexity": "perplexity",
-        "reference_perplexity": "reference's perplexity",
-    },
-    TASK: {
-        "win_rate": "WR",
-        "length_controlled_win_rate": "LC-WR",
-        "length_controlled_win_rate_without_difficulty": "LC-WR without difficulty",
-        "score": "score",
-        "score_turn_1": "score of turn 1",
-        "score_turn_2": "score of turn 2",
-        "characters": "characters",
-        "baseline_characters": "baseline's characters",
-        "tokens": "tokens",
-        "cut_share": "share cut",
-        "empty_share": "share empty",
-        "withheld_share": "share withheld",
-    },
-}
-HEADLINE = (  # metrics whose differences stand in the terminal; the others are in the files
-    "js_distance_probability",
-    "js_distance_sampling",
-    "bpc",
-    "rs",
-    "pair_accuracy",
-    "set_accuracy",
-    "logp_accuracy",
-    "auc",
-    "nll",
-    "win_rate",
-    "length_controlled_win_rate",
-    "score",
-)
 LARGE = 1e5  # from here on, decimals say nothing
 
-Results = Mapping[str, Mapping[str, Summary]]  # by checkpoint or reference distribution, then by metric
 Judges = Mapping[str, str]  # by metric: the judge's name
 NO_JUDGES: Judges = {}
 
@@ -133,11 +59,12 @@ def markdown_tables(results: Results, n_samples: int, judges: Judges = NO_JUDGES
     """The tables with aligned columns, readable in a terminal and as Markdown; several have captions."""
     tables = tables_of(results, n_samples, judges)
     if len(tables) == 1:
-        return _markdown(tables[0])
-    return "\n\n".join(f"{CAPTIONS[table.kind]}:\n\n{_markdown(table)}" for table in tables)
+        return as_markdown(tables[0])
+    return "\n\n".join(f"{CAPTIONS[table.kind]}:\n\n{as_markdown(table)}" for table in tables)
 
 
-def _markdown(table: Table) -> str:
+def as_markdown(table: Table) -> str:
+    """A table with aligned columns."""
     widths = [max(map(len, column)) for column in zip(table.header, *table.rows)]
     rule = "|".join("-" * (width + 2) for width in widths)
     lines = [_line(row, widths) for row in table.rows]
@@ -150,7 +77,7 @@ def markdown_differences(
     """As above, of the metrics that a reader looks for first; "" where there are none."""
     headline = [difference for difference in differences if difference.metric in HEADLINE]
     table = differences_table(headline, n_samples, judges)
-    return _markdown(table) if table.rows else ""
+    return as_markdown(table) if table.rows else ""
 
 
 def differences_table(differences: Sequence[Difference], n_samples: int, judges: Judges = NO_JUDGES) -> Table:
@@ -160,12 +87,13 @@ def differences_table(differences: Sequence[Difference], n_samples: int, judges:
     for d in differences:
         of = f"{d.a} - {d.b}"
         value = format_cell({"value": d.value, "low": d.low, "high": d.high, "n": d.n})
-        row = [title_of(d.metric, d.kind, n_samples, judges), of, value, _p(d.p), _p(d.p_holm), str(d.n)]
+        row = [title_of(d.metric, d.kind, n_samples, judges), of, value, as_p(d.p), as_p(d.p_holm), str(d.n)]
         rows.append(row)
     return Table("differences", header, rows)
 
 
-def _p(p: float | None) -> str:
+def as_p(p: float | None) -> str:
+    """A p-value for readers."""
     if p is None:
         return "-"
     return f"{p:.3f}" if p >= 0.0005 else f"{p:.0e}"
@@ -180,23 +108,6 @@ def counts_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
     return Table("counts", header, rows if some else [])
 
 
-def panels_of(results: Results, n_samples: int, judges: Judges = NO_JUDGES) -> list[Panel]:
-    """The metrics that a reader looks for first, to draw: a row for whatever has the metric."""
-    panels = []
-    for kind, titles in TITLES.items():
-        for metric in filter(HEADLINE.__contains__, titles):
-            intervals = [
-                Interval(
-                    name, summaries[metric]["value"], summaries[metric]["low"], summaries[metric]["high"]
-                )
-                for name, summaries in results.items()
-                if metric in summaries and summaries[metric]["value"] is not None
-            ]
-            if intervals:
-                panels.append(Panel(title_of(metric, kind, n_samples, judges), intervals))
-    return panels
-
-
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     padded = [cell.ljust(width) for cell, width in zip(cells, widths)]
     return "| " + " | ".join(padded) + " |"
@@ -206,11 +117,12 @@ def format_cell(summary: Summary | None) -> str:
     """A mean with its interval, where there is one."""
     if summary is None or summary["value"] is None:
         return "-"
-    value = _number(summary["value"])
+    value = as_number(summary["value"])
     if summary["low"] is None or summary["high"] is None:
         return value
-    return f"{value} [{_number(summary['low'])}, {_number(summary['high'])}]"
+    return f"{value} [{as_number(summary['low'])}, {as_number(summary['high'])}]"
 
 
-def _number(value: float) -> str:
+def as_number(value: float) -> str:
+    """Three decimals, where they say something."""
     return f"{value:.3f}" if abs(value) < LARGE else f"{value:.3g}"
