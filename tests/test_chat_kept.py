@@ -129,7 +129,13 @@ utils.run_entry(main)
 
 def client(url, path, count, concurrency):
     arguments = [sys.executable, "-c", CLIENT, url, str(path), str(count), str(concurrency)]
-    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(arguments, cwd=ROOT, preexec_fn=hear_interrupts, **pipes)
+
+
+def hear_interrupts():
+    """What a shell runs in the background ignores SIGINT, and so does what that starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_until(condition):

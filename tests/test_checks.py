@@ -127,7 +127,7 @@ def test_token_ids_and_positions_are_checked_before_any_pass():
         models.check_trees(policy, [tree._replace(answers=((3,) * 31,))], 259)
     models.check_prompts(policy, [(1,) * 20, (2,)], (5,), 12)
     with pytest.raises(
-        UserError, match="max_new_tokens=13 takes 33 tokens, but the model has positions for 32"
+        UserError, match="max_new_tokens=13: 1 of 2 prompts leave no room; the longest takes 20 tokens"
     ):
         models.check_prompts(policy, [(1,) * 20, (2,)], (5,), 13)
     for prompts, classes in (([(1, 300)], ()), ([(1,)], (300,))):

@@ -300,7 +300,9 @@ def test_the_local_generator_writes_what_the_model_samples():
 
 def test_a_prompt_without_room_is_an_error_before_anything_is_written():
     prompts = [groups.Group("a", "Say", ()), groups.Group("b", "x" * 600, ())]
-    with pytest.raises(UserError, match="max_new_tokens=6 takes 606 tokens, but the model has positions for"):
+    with pytest.raises(
+        UserError, match="max_new_tokens=6: 1 of 2 prompts leave no room; the longest takes 600"
+    ):
         written_by(generator(max_prompt_length=None), prompts, [generation.Draw(0, 0)])
 
 

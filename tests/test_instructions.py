@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import Counter
 
 import pytest
@@ -166,7 +167,7 @@ def test_an_unknown_split_is_one_line(split):
 
 
 def test_the_audit_shows_all_splits():
-    done = command("python", "preference_datasets.py", "instructions", "--json")
+    done = command(sys.executable, "preference_datasets.py", "instructions", "--json")
     audits = json.loads(done.stdout)["instructions"]
     assert [audits[split]["rows_read"] for split in ("train", "eval", "test")] == [271, 30, 80]
 

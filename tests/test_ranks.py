@@ -240,7 +240,9 @@ def test_this_machine_has_memory_and_cores():
     assert 1e8 < ranks.free_memory() < 1e14
 
 
-@pytest.mark.parametrize("entry,own", [("train.py", []), ("evaluate.py", ["ckpt=embedded:x", "output=HERE"])])
+@pytest.mark.parametrize(
+    "entry,own", [("train.py", []), ("evaluate.py", ["ckpt=embedded:smollm2", "output=HERE"])]
+)
 def test_a_command_with_too_many_processes_is_one_line(tmp_path, entry, own):
     own = [part.replace("HERE", str(tmp_path)) for part in own]
     done = command(sys.executable, entry, "nproc=5000", *own, code=2)
