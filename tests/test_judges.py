@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import compose
 from omegaconf import OmegaConf
-from servers import fails, real_server, refuses, says, server  # noqa: F401 (a fixture)
+from servers import fails, refuses, says, server
 
 from chat import Endpoint
 from evaluation import judges
@@ -215,19 +215,6 @@ def test_a_judge_without_room_for_more_thoughts_has_no_verdict_and_the_others_st
         stated = [Stated("How?", "Good", answer) for answer in ("I like it.", "I like it at length.")]
         assert judge.voices(stated) == [True, None]
     assert (judge.counts()["unparsable"], judge.counts()["failed"]) == (1, 1)
-
-
-def test_a_real_model_is_asked_and_counted(real_server, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(chat_judge, "REPLY_TOKENS", 12)
-    judge = ChatJudge(Endpoint(real_server.url, "none", concurrency=2), real_server.model)
-    beliefs = asks(judge, "voices", ["It went well.", "It went badly."])
-    pairs = asks(judge, "preferences", ["Blue."])
-    scores = asks(judge, "scores", ["Blue."])
-    assert {*beliefs, *pairs, *scores} <= {None, True, False, *np.arange(0, 10.5, 0.25)}
-    counts = judge.counts()
-    assert counts["asked"] == 5 and counts["failed"] == 0 and counts["completion_tokens"] > 0
-    replies_none = beliefs.count(None) + scores.count(None)
-    assert counts["unparsable"] >= replies_none
 
 
 # --- a user's function --------------------------------------------------------------------------------------

@@ -3,16 +3,19 @@
 import logging
 import math
 
+import numpy as np
 import pytest
 import torch
 from chat_helpers import KEY
 from helpers import evaluation
 from servers import echo, fails, in_turn, likely, refuses, says, server
+from test_judges import asks
 from test_predictions import cheap_judge  # noqa: F401 - a fixture
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import chat
 from chat import workers
+from evaluation.judges import ChatJudge, chat_judge
 from generation import Draw, ServedGenerator, Written, decoding_of
 from groups import Group, Response, with_shots
 from utils import UserError
@@ -244,3 +247,16 @@ def test_a_real_server_says_that_it_has_no_such_model(real_server):
     endpoint = chat.Endpoint(real_server.url, "none", retries=0)
     with pytest.raises(UserError, match="model nothing: "):
         written(ServedGenerator(endpoint, "nothing", 4), [group("a")], [Draw(0, 0)])
+
+
+def test_a_real_model_judges_and_is_counted(real_server, monkeypatch):
+    monkeypatch.setattr(chat_judge, "REPLY_TOKENS", 12)
+    judge = ChatJudge(chat.Endpoint(real_server.url, "none", concurrency=2), real_server.model)
+    beliefs = asks(judge, "voices", ["It went well.", "It went badly."])
+    pairs = asks(judge, "preferences", ["Blue."])
+    scores = asks(judge, "scores", ["Blue."])
+    assert {*beliefs, *pairs, *scores} <= {None, True, False, *np.arange(0, 10.5, 0.25)}
+    counts = judge.counts()
+    assert counts["asked"] == 5 and counts["failed"] == 0 and counts["completion_tokens"] > 0
+    replies_none = beliefs.count(None) + scores.count(None)
+    assert counts["unparsable"] >= replies_none
