@@ -187,7 +187,7 @@ class EvaluationSettings:
     temperature: Annotated[float | None, AtLeast(0)]
     decoding: Annotated[list[str] | None, DECODINGS]
     generator: Literal["hf", "vllm", "openai"]
-    batch_size: Annotated[int, AtLeast(1)]
+    batch_size: Annotated[int | None, AtLeast(1)]
     nproc: Annotated[int | None, AtLeast(1)]
     shard: bool
     overwrite: bool

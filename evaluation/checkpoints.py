@@ -34,6 +34,7 @@ FROM_RUN = {  # settings that a run's config fills where they are null, and thei
 }
 OF_PROMPTS = {"n_samples": 8, "max_new_tokens": 64, "temperature": 1.0}  # where they are null
 OF_TASKS = {"n_samples": 1, "max_new_tokens": 2048, "temperature": 0.0}
+MOST_AT_ONCE, LEAST_AT_ONCE, TOKENS_AT_ONCE = 256, 16, 65_536  # responses at work, and their new tokens
 NULLABLE = ("max_prompt_length",)  # there null says something: no limit
 
 
@@ -201,6 +202,11 @@ def default_output(checkpoints: Sequence[Checkpoint], task: str | None) -> Path:
     return (_last_run(checkpoints) or Path("outputs")) / (task or "report")
 
 
+def at_once(max_new_tokens: int) -> int:
+    """How many responses to have at work: many read the weights once together, long ones take memory."""
+    return min(MOST_AT_ONCE, max(LEAST_AT_ONCE, TOKENS_AT_ONCE // max_new_tokens))
+
+
 def fill_settings(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint]) -> EvaluationSettings:
     """Settings that are null come from the last checkpoint that belongs to a run, else from the defaults.
 
@@ -225,6 +231,8 @@ def fill_settings(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint
         filled.pop("max_prompt_length", None)
     usual = OF_TASKS if settings.task else OF_PROMPTS
     filled |= {key: value for key, value in usual.items() if given[key] is None}
+    if settings.batch_size is None:
+        filled["batch_size"] = at_once(filled.get("max_new_tokens", given["max_new_tokens"]))
     if settings.decoding is not None:
         filled["temperature"] = None  # each decoding has its own
     try:

@@ -82,6 +82,12 @@ def test_decodings_are_asked_one_by_one_and_greedy_once(tmp_path):
     assert again.draws == []
 
 
+def test_fewer_long_responses_are_at_work_at_once():
+    for overrides, at_once in (([], 256), (["max_new_tokens=2048"], 32), (["batch_size=7"], 7)):
+        assert settings_of("ckpt=openai:m", *overrides)[0].batch_size == at_once
+    assert settings_of("ckpt=openai:m", "max_new_tokens=1000000")[0].batch_size == 16
+
+
 def test_no_samples_are_no_responses(tmp_path):
     generator = Scripted()
     texts, lines = responses(tmp_path, generator, "n_samples=0")
