@@ -8,8 +8,6 @@ depend on `batch_size`, which is memory and speed. Where the model is sharded ov
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -53,7 +51,7 @@ class LocalGenerator:
             "engine": "hf",
             "sampler": SAMPLER,
             **models.identity(policy),
-            "tokenizer": _fingerprint(self.tokenizer),
+            "tokenizer": groups.tokenizer_identity(self.tokenizer),
             "limits": list(self.limits),
             "max_new_tokens": self.max_new_tokens,
             "ends": self._ends(policy),
@@ -107,10 +105,3 @@ class LocalGenerator:
 
     def _ends(self, policy: models.Scorer) -> list[int]:
         return models.end_ids(policy, groups.stop_ids(self.tokenizer))
-
-
-def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of how text becomes ids and back: the vocabulary, its rules and the chat template."""
-    rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else ""
-    parts = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), rules, tokenizer.chat_template]
-    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
