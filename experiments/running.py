@@ -172,8 +172,8 @@ def send(process: subprocess.Popen, signum: int) -> None:
 
 
 def environment(jobs: int) -> dict[str, str]:
-    """Of a cell: its share of the cores, unless OMP_NUM_THREADS says otherwise, and who its launcher is, whose
-    death ends it.
+    """Of a cell: its share of the cores, unless OMP_NUM_THREADS says otherwise, and the process whose death
+    ends it.
     """
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     return {"OMP_NUM_THREADS": str(threads), **os.environ, LAUNCHER: str(os.getpid())}
