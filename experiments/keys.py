@@ -20,7 +20,7 @@ from checking import AtLeast, Rule, record
 from utils import UserError, one_line
 
 NAME = Rule("must be a name that a folder may have", r"[\w.-]*\w[\w.-]*")
-NUMBERS = Rule("must be a list of different names", distinct=True)
+DIFFERENT = Rule("must be a list of different names, [a,b]", distinct=True)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Common:
     @property
     def folder(self) -> Path:
         """Of runs, evaluations, records and logs."""
-        return Path(self.output_dir).resolve() / self.name
+        return Path(self.output_dir) / self.name
 
 
 Settings = TypeVar("Settings", bound=Common)
@@ -50,11 +50,12 @@ Settings = TypeVar("Settings", bound=Common)
 def read_keys(
     kind: type[Settings], file: Path, arguments: Sequence[str], variables: Mapping[str, str]
 ) -> Settings:
-    """The record of an experiment's keys. variables: by variable of the environment, the key that it sets.
+    """The record of an experiment's keys. variables: by variable of the environment, the argument that
+    it stands for, "model={}".
 
     Raises UserError for an argument that is no key=value, an unknown key, and a value of another kind.
     """
-    given = [f"{key}={os.environ[name]}" for name, key in variables.items() if os.environ.get(name)]
+    given = [form.format(os.environ[name]) for name, form in variables.items() if os.environ.get(name)]
     known = [field.name for field in fields(kind)]
     for argument in arguments:
         key, equals, _ = argument.partition("=")
@@ -72,8 +73,9 @@ def _hint(key: str, is_pair: bool, known: Sequence[str], file: Path) -> str:
     if not is_pair:
         return f"must be key=value; the keys stand in experiments/{file.name}"
     near = difflib.get_close_matches(key, known, n=1)
-    meant = f"did you mean {near[0]}=?" if near else f"the keys stand in experiments/{file.name}"
-    return f"unknown key {key}; {meant} Keys of train.py go in train=[{key}=...], of evaluate.py in evaluate="
+    meant = f"did you mean {near[0]}=...? " if near else ""
+    others = f"keys of train.py go in train=[{key}=...], those of evaluate.py in evaluate=[{key}=...]"
+    return f"unknown key {key}; {meant}the keys stand in experiments/{file.name}; {others}"
 
 
 def numbers_of(key: str, texts: Sequence[str], kind: type[int] | type[float], least: float) -> list:
