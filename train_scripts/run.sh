@@ -47,16 +47,19 @@ if [ "$MODEL" = smollm2 ]; then  # sized for 12 minutes on two cores: one valida
   common=(warmup_steps=5 n_eval_examples=null do_first_eval=false eval_every=1000000)
   sft=(lr=5e-5 n_epochs=1 batch_size=32 shuffle=prompts)
   case $loss in
-    infonca*|nca|swepo*) preference=(lr=5e-5 n_epochs=3 batch_size=8);;  # one example a prompt
+    infonca*|nca|swepo*)  # one example a prompt
+      preference=(lr=5e-5 n_epochs=3 batch_size=8)
+      [ "$DATASET" != instructions ] || preference=(lr=5e-5 n_epochs=1 batch_size=8);;
     kto) preference=(lr=5e-5 n_epochs=1 batch_size=16 pairs_per_prompt=2);;  # two examples a pair
     *) preference=(lr=5e-5 n_epochs=1 batch_size=16 pairs_per_prompt=4);;
   esac
-  if [ "$DATASET" = instructions ]; then evaluation=(); else evaluation=(n_samples=6 max_new_tokens=48); fi
+  evaluation=()
+  case $DATASET in opinions*) evaluation=(n_samples=6 max_new_tokens=48);; esac
 else
   common=(optimizer=RMSprop batch_size=32 warmup_steps=150 patience=4 n_epochs=20 shuffle=prompts)
   sft=(lr=5e-7)
   preference=(lr=5e-7)
-  if [ "$DATASET" = instructions ]; then evaluation=(); else evaluation=(n_samples=8); fi
+  evaluation=()
 fi
 common+=(model="$MODEL" "datasets=[$DATASET]" output_dir="$OUTPUT_DIR")
 shared=()
