@@ -249,17 +249,17 @@ def test_an_override_of_the_user_takes_the_place_of_the_recipes():
 
 
 def test_recipes_are_the_scripts_own():
-    assert recipes.recipe("smollm2", "gdpo", "preference")[-4:] == [
+    assert recipes.recipe("smollm2", "opinions/democrat", "gdpo", "preference")[-4:] == [
         "lr=5e-5",
         "n_epochs=1",
         "batch_size=16",
         "pairs_per_prompt=4",
     ]
-    assert "pairs_per_prompt=2" in recipes.recipe("smollm2", "kto", "preference")
-    assert "n_epochs=3" in recipes.recipe("smollm2", "swepo_p1", "preference")
-    assert "n_epochs=1" in recipes.recipe("smollm2", "gdpo_swepo", "preference")
+    assert "pairs_per_prompt=2" in recipes.recipe("smollm2", "opinions/democrat", "kto", "preference")
+    assert "n_epochs=3" in recipes.recipe("smollm2", "opinions/democrat", "swepo_p1", "preference")
+    assert "n_epochs=1" in recipes.recipe("smollm2", "opinions/democrat", "gdpo_swepo", "preference")
     authors = {"optimizer=RMSprop", "lr=5e-7", "warmup_steps=150", "patience=4", "eval_every=10000"}
-    assert authors <= set(recipes.recipe("pythia28", "gdpo", "preference"))
+    assert authors <= set(recipes.recipe("pythia28", "opinions/democrat", "gdpo", "preference"))
 
 
 def test_a_plan_is_asked_once_for_all_seeds_and_summed(tmp_path, capsys, monkeypatch):
