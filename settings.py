@@ -28,6 +28,9 @@ JUDGE = Rule(
     r"embedding|openai|reward_model|[\w.]+:[\w.]+",
 )
 
+ADDED = {  # keys that a run's saved config lacks where it is of an older version, and what that did
+    "lr_schedule": "constant",
+}
 API_SECTIONS = ("api", "judge_api")  # of an evaluation's config
 DType = Literal["float32", "bfloat16"]
 Truncation = Literal["keep_start", "keep_end", "dpo"]
@@ -120,7 +123,10 @@ class TrainSettings:
     n_examples: Annotated[int | None, AtLeast(1), FREE]
     optimizer: str
     lr: Annotated[float, POSITIVE]
+    lr_schedule: str
+    lr_schedule_keys: dict | None
     warmup_steps: Annotated[int, AtLeast(0)]
+    warmup_ratio: Annotated[float | None, AtLeast(0, 1)]
     max_grad_norm: Annotated[float, POSITIVE]
     eval_every: Annotated[int, AtLeast(1), FREE]
     do_first_eval: bool

@@ -64,8 +64,9 @@ def import_data() -> None:
 
 def import_models() -> None:
     """What the model needs, once the data is known to be right: transformers takes as long again."""
-    global models, reference, runs, trainers
+    global models, optimization, reference, runs, trainers
     import models
+    import optimization
     import reference
     import runs.checkpoint
     import runs.folder
@@ -96,6 +97,7 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
     views = views_of(prepared)
     num_train = schedule.num_examples(views["train"].trees)
     say_audit(prepared.audit)
+    check_rates(views["train"].trees, settings)
     if settings.plan:
         print(plan_text(settings, spec, views, tokenizer.pad_token_id))
         return
@@ -105,7 +107,7 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
     trainers.check_eval_metric(settings.eval_metric, views["eval"], packing, needs.reference)
     policy = models.make_policy(spec, world, sharded=world.mesh is not None)
     # both before any forward: FSDP2 leaves the root's parameters gathered after one
-    optimizer = trainers.make_optimizer(policy, settings.optimizer, settings.lr)
+    optimizer = optimization.make_optimizer(policy, settings.optimizer, settings.lr)
     if not runs.folder.steps(claim.path):
         check_room(claim, policy, world, settings)
     fingerprint = models.fingerprint(policy)
@@ -229,6 +231,13 @@ def check_model(
     log.info("parity probe: packed and one-by-one log-probs agree to %.1e nats", difference)
 
 
+def check_rates(trees: Sequence[forest.TokenTree], settings: TrainSettings) -> None:
+    """Raises UserError where the config's learning rates are none for a run on these trees."""
+    order = schedule.order_of(trees, settings.batch_size, settings.seed, settings.shuffle)
+    num_examples = settings.total_examples(schedule.num_examples(trees))
+    optimization.learning_rates(settings, order.num_steps(num_examples))
+
+
 def longest_of(several: list[Sequence[forest.TokenTree]]) -> forest.TokenTree:
     """The first tree of the longest path."""
     lengths = [forest.column(trees, "path_tokens") for trees in several]
@@ -263,7 +272,7 @@ def check_room(
     claim: runs.folder.Claim, policy: models.Scorer, world: ranks.World, settings: TrainSettings
 ) -> None:
     """Raises UserError, before any work, where the disk cannot hold a checkpoint."""
-    moments = trainers.moments_per_weight(settings.optimizer, settings.lr)
+    moments = optimization.moments_per_weight(settings.optimizer, settings.lr)
     ranks.on_main(world, lambda: runs.run.check_room(claim, policy, moments))
 
 
@@ -284,7 +293,7 @@ def plan_text(
     """What the run would take, from the model's config and the data's lengths."""
     attention = "flex_attention" if settings.attention == "auto" else settings.attention  # what a GPU takes
     packing = schedule.packing_of(settings, views, attention, "cuda", pad_id)
-    moments = trainers.moments_per_weight(settings.optimizer, settings.lr)
+    moments = optimization.moments_per_weight(settings.optimizer, settings.lr)
     setup = runs.plan.setup_of(settings, attention, moments)
     policy = models.empty_policy(runs.plan.spec_for_plan(spec, attention))
     trees = views["train"].trees

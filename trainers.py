@@ -1,4 +1,4 @@
-"""The training loop, one step of it, validation, the optimizer and its schedule.
+"""The training loop, one step of it, and validation.
 
 Contract: the batch of step i is a function of (seed, i); rank decides only who computes which pack; a step's
 loss is divided once, by its number of examples over all packs and ranks. The loop never asks which loss it
@@ -20,6 +20,7 @@ from tqdm import tqdm
 import forest
 import metrics
 import models
+import optimization
 import schedule
 from forest import ForestBatch
 from losses import Scores
@@ -30,13 +31,6 @@ from runs.state import State
 from schedule import Data, Order, Packing, Step
 from settings import TrainSettings
 from utils import StopFlag, Stopped, UserError, log, write_json
-
-NOT_OPTIMIZERS = (
-    "LBFGS",
-    "Optimizer",
-    "Muon",
-    "SparseAdam",
-)  # of torch.optim's names: not usable on any model
 
 LOOKED_AT = 64  # examples at once, for the names of their metrics
 
@@ -63,6 +57,8 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
     order = schedule.order_of(train_data.trees, settings.batch_size, settings.seed, settings.shuffle)
     num_examples = settings.total_examples(schedule.num_examples(train_data.trees))
     last_step = order.num_steps(num_examples)
+    rate_of = optimization.learning_rates(settings, last_step)
+    run.say_new_rate(rate_of)
     meter, watch, stop = Meter(learner.policy, learner.world), Watch(learner.world), StopFlag()
     validation = Validation(learner, eval_data, run, settings, stop)
     bar = progress_bar(num_examples, run.state.examples, learner.world)
@@ -74,8 +70,7 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
             return run.state
         for step in steps:
             work = ahead.take(step)
-            rate = learning_rate(step, settings.lr, settings.warmup_steps)
-            grad_norm = learn(learner, work, rate, meter, watch, check)
+            grad_norm = learn(learner, work, rate_of(step), meter, watch, check)
             before = run.state.examples
             run.update(step=step + 1, examples=before + work.num_examples)
             bar.update(work.num_examples)
@@ -89,7 +84,7 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
                 check()
                 values = {"counters/epoch": (step + 1) / order.steps_per_epoch, **meter.read("train")}
                 values["host_seconds"] = ahead.read()
-                run.log({**values, "grad_norm": float(grad_norm), "lr": rate})
+                run.log({**values, "grad_norm": float(grad_norm), "lr": rate_of(step)})
                 show(bar, values)
             if due_eval or ends:
                 if validation.measure_and_save(ends, due_save) and not ends:
@@ -350,34 +345,3 @@ def unwritten(name: str, written: Collection[str]) -> UserError:
 def is_of_eval(name: str) -> bool:
     """Is this a metric of validation, rather than a speed?"""
     return "_eval/" in name or name == "loss/eval"
-
-
-# --- the optimizer ------------------------------------------------------------------------------------------
-
-
-def learning_rate(step: int, lr: float, warmup_steps: int) -> float:
-    """Linear warm-up over `warmup_steps`, then constant, as in the DPO and GDPO repositories."""
-    return lr * min(1.0, (step + 1) / (warmup_steps + 1))
-
-
-def make_optimizer(module: torch.nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
-    """`name` is a class of torch.optim (RMSprop in the papers, AdamW by default here). Raises UserError for
-    others.
-    """
-    kind = getattr(torch.optim, name, None)
-    if name in NOT_OPTIMIZERS or not isinstance(kind, type):
-        raise UserError(f"config key optimizer={name}: no such class in torch.optim; use AdamW or RMSprop")
-    extra = {"weight_decay": 0.0, "fused": True} if name == "AdamW" else {}
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return kind(trained, lr=lr, **extra)
-
-
-def moments_per_weight(name: str, lr: float) -> float:
-    """How many numbers this optimizer keeps for each trained one."""
-    layer = torch.nn.Linear(32, 32, bias=False)
-    optimizer = make_optimizer(layer, name, lr)
-    layer(torch.ones(1, 32)).sum().backward()
-    optimizer.step()
-    kept = optimizer.state[layer.weight].values()
-    moments = [value for value in kept if torch.is_tensor(value) and value.dim()]
-    return sum(moment.numel() for moment in moments) / layer.weight.numel()

@@ -14,7 +14,7 @@ import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -70,6 +70,25 @@ class MetricsFile:
 
     def close(self) -> None:
         self.file.close()
+
+
+class Logged(NamedTuple):
+    """A number of a line of metrics, and the step of that line."""
+
+    step: int
+    value: float
+
+
+def last_logged(path: Path, name: str) -> Logged | None:
+    """The last number of this name in a file of metrics; None where no line that can be read has one."""
+    for text in reversed(path.read_text(encoding="utf-8", errors="replace").splitlines()):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if name in line:
+            return Logged(line["counters/updates"], line[name])
+    return None
 
 
 class Tracker:

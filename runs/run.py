@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ import models
 from forest import TokenTree
 from ranks import World
 from runs import checkpoint, folder
-from runs.logs import MetricsFile, Samples, Tracker, samples_file, say_validation
+from runs.logs import MetricsFile, Samples, Tracker, last_logged, samples_file, say_validation
 from runs.state import State
-from settings import TrainSettings, as_config, flatten, free_to_change, names_of
+from settings import ADDED, TrainSettings, as_config, flatten, free_to_change, names_of
 from utils import UserError, atomic_path, locked, log, setup_logging, without_secrets, write_json
 
 
@@ -54,6 +54,23 @@ class Run:
         """Sample responses to these prompts whenever `show_samples` is called."""
         file = samples_file(self.folder, self.state.step) if self.writes else None
         self.samples = Samples(policy, self.tokenizer, prompts, seed, file)
+
+    def say_new_rate(self, rate_of: Callable[[int], float]) -> None:
+        """Warn where the learning rate of the last step would be another by now: a run that was extended
+        follows the schedule of its new length from here on.
+
+        rate_of: step from 0 -> learning rate.
+        """
+        logged = last_logged(self.folder / "metrics.jsonl", "lr") if self.writes and self.state.step else None
+        if logged is None or rate_of(logged.step - 1) == logged.value:
+            return
+        log.warning(
+            "the number of steps of this run changed, and with it the learning rate of each: "
+            "step %d had %.3g, the next one has %.3g",
+            logged.step,
+            logged.value,
+            rate_of(self.state.step),
+        )
 
     def update(self, **changes: Any) -> None:
         """Remember something else: fields of `State`."""
@@ -173,7 +190,7 @@ def _check_resume(path: Path, settings: TrainSettings) -> None:
         raise UserError(
             f"resume=never: {path} already holds a run; choose another exp_name or remove the folder"
         )
-    changes = _changes(_saved_config(path), flatten(as_config(settings)))
+    changes = _changes({**ADDED, **_saved_config(path)}, flatten(as_config(settings)))
     if changes:
         raise UserError(
             f"{path} holds a run with another config: {changes}; choose another exp_name or restore the keys"

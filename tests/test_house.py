@@ -20,7 +20,7 @@ FLOORS = [
     ["trees", "losses", "chat"],
     ["measures"],
     ["forest", "metrics"],
-    ["schedule"],
+    ["schedule", "optimization"],
     ["models"],
     ["groups"],
     ["runs", "generation"],
