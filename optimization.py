@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, get_scheduler
@@ -24,6 +25,9 @@ FOLLOW_METRICS = ("reduce_lr_on_plateau", "greedy")  # no functions of the step
 NOT_KEYS = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")  # of a schedule
 TRIED = 200  # rates of a schedule that are looked at before it is used
 
+EIGHT_BIT = ("AdamW8bit", "PagedAdamW8bit")  # of bitsandbytes: moments of one byte a weight
+OWN_KEYS = ("lr", "weight_decay")  # of the config
+NOT_ARGUMENTS = ("self", "params", "differentiable", "maximize", "args", *OWN_KEYS)  # of an optimizer here
 NOT_OPTIMIZERS = (
     "LBFGS",
     "Optimizer",
@@ -137,24 +141,112 @@ def _refused_schedule(settings: TrainSettings, problem: str) -> UserError:
 # --- the optimizer ------------------------------------------------------------------------------------------
 
 
-def make_optimizer(module: torch.nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
-    """`name` is a class of torch.optim (RMSprop in the papers, AdamW by default here). Raises UserError for
-    others.
+def make_optimizer(module: torch.nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """The optimizer that the config names, of the module's trained parameters.
+
+    A class of torch.optim (RMSprop in the papers, AdamW by default here), or an 8-bit AdamW of bitsandbytes;
+    `optimizer_keys` are arguments of the class. Weight decay leaves out biases and the scales of norms, as
+    transformers' Trainer does. Raises UserError for a class, a key or a value that there is not.
     """
-    kind = getattr(torch.optim, name, None)
-    if name in NOT_OPTIMIZERS or not isinstance(kind, type):
-        raise UserError(f"config key optimizer={name}: no such class in torch.optim; use AdamW or RMSprop")
-    extra = {"weight_decay": 0.0, "fused": True} if name == "AdamW" else {}
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return kind(trained, lr=lr, **extra)
+    kind = _optimizer_class(settings.optimizer)
+    arguments = _arguments(kind, settings)
+    try:
+        return kind(_groups(module, settings.weight_decay), lr=settings.lr, **arguments)
+    except Exception as error:  # torch and bitsandbytes raise many kinds for values that they do not take
+        raise _refused_optimizer(settings, error) from error
 
 
-def moments_per_weight(name: str, lr: float) -> float:
-    """How many numbers this optimizer keeps for each trained one."""
-    layer = torch.nn.Linear(32, 32, bias=False)
-    optimizer = make_optimizer(layer, name, lr)
-    layer(torch.ones(1, 32)).sum().backward()
-    optimizer.step()
+def check_optimizer(settings: TrainSettings) -> None:
+    """Raises UserError where the config's optimizer cannot be made, or cannot make a step."""
+    try:
+        _after_a_step(settings)
+    except UserError:
+        raise
+    except Exception as error:  # as above
+        raise _refused_optimizer(settings, error) from error
+
+
+def moments_per_weight(settings: TrainSettings) -> float:
+    """What this optimizer keeps for each trained weight, in numbers of four bytes."""
+    if settings.optimizer in EIGHT_BIT:
+        return 0.5  # two of one byte; those of small tensors are kept whole
+    layer, optimizer = _after_a_step(settings)
     kept = optimizer.state[layer.weight].values()
     moments = [value for value in kept if torch.is_tensor(value) and value.dim()]
     return sum(moment.numel() for moment in moments) / layer.weight.numel()
+
+
+def _after_a_step(settings: TrainSettings) -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
+    """A small layer, and its optimizer after one step."""
+    device = "cuda" if settings.optimizer in EIGHT_BIT and torch.cuda.is_available() else "cpu"
+    layer = torch.nn.Linear(32, 32, bias=False, device=device)
+    optimizer = make_optimizer(layer, settings)
+    layer(torch.ones(1, 32, device=device)).sum().backward()
+    optimizer.step()
+    return layer, optimizer
+
+
+def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """Raises UserError where there is no such class, or no package that has it."""
+    if name in EIGHT_BIT:
+        return _eight_bit_class(name)
+    kind = getattr(torch.optim, name, None)
+    if name in NOT_OPTIMIZERS or not isinstance(kind, type):
+        known = f"AdamW, RMSprop or {EIGHT_BIT[0]}"
+        raise UserError(f"config key optimizer={name}: no such class in torch.optim; use {known}")
+    return kind
+
+
+def _eight_bit_class(name: str) -> type[torch.optim.Optimizer]:
+    try:
+        from bitsandbytes import optim
+    except Exception as error:  # no package, or one that does not work on this machine
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"config key optimizer={name}: bitsandbytes cannot be used ({reason}); pip install bitsandbytes, "
+            "or set optimizer=AdamW"
+        ) from error
+    return {"AdamW8bit": optim.AdamW8bit, "PagedAdamW8bit": optim.PagedAdamW8bit}[name]
+
+
+def _arguments(kind: type[torch.optim.Optimizer], settings: TrainSettings) -> dict[str, Any]:
+    """The arguments of an optimizer's class beside parameters and rate; lists as the pairs that torch takes.
+
+    Raises UserError for one that the class does not take.
+    """
+    parameters = inspect.signature(kind).parameters
+    known = [key for key in parameters if key not in NOT_ARGUMENTS]
+    arguments: dict[str, Any] = {}
+    for key, value in (settings.optimizer_keys or {}).items():
+        if key not in known:
+            problem = "a key of its own" if key in OWN_KEYS else f"{settings.optimizer} takes no such key"
+            raise UserError(f"config key optimizer_keys.{key}: {problem}; it takes {', '.join(known)}")
+        arguments[key] = tuple(value) if isinstance(value, list) else value
+    if settings.optimizer == "AdamW" and not {"fused", "foreach"} & arguments.keys():
+        arguments["fused"] = True
+    if "weight_decay" in parameters:
+        arguments["weight_decay"] = settings.weight_decay  # the defaults of the classes differ
+    elif settings.weight_decay:
+        problem = f"{settings.optimizer} takes none; set it to 0"
+        raise UserError(f"config key weight_decay={settings.weight_decay}: {problem}")
+    return arguments
+
+
+def _groups(module: torch.nn.Module, weight_decay: float) -> list[Any]:
+    """The trained parameters; where weights decay, vectors and numbers apart, which do not."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not weight_decay:
+        return trained
+    matrices = [parameter for parameter in trained if parameter.dim() >= 2]
+    others = [parameter for parameter in trained if parameter.dim() < 2]
+    groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def _refused_optimizer(settings: TrainSettings, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    keys = ", ".join(settings.optimizer_keys or {}) or "none"
+    return UserError(
+        f"config key optimizer={settings.optimizer}: it cannot be used with optimizer_keys of {keys} and "
+        f"weight_decay={settings.weight_decay} ({reason}); change them"
+    )

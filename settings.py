@@ -29,6 +29,7 @@ JUDGE = Rule(
 )
 
 ADDED = {  # keys that a run's saved config lacks where it is of an older version, and what that did
+    "weight_decay": 0.0,
     "lr_schedule": "constant",
 }
 API_SECTIONS = ("api", "judge_api")  # of an evaluation's config
@@ -122,6 +123,8 @@ class TrainSettings:
     n_epochs: Annotated[int | None, AtLeast(1), FREE]
     n_examples: Annotated[int | None, AtLeast(1), FREE]
     optimizer: str
+    optimizer_keys: dict | None
+    weight_decay: Annotated[float, AtLeast(0)]
     lr: Annotated[float, POSITIVE]
     lr_schedule: str
     lr_schedule_keys: dict | None

@@ -42,6 +42,7 @@ def main(config: DictConfig) -> None:
         return
     data.check_first_rows(settings, needs)
     import_models()
+    optimization.check_optimizer(settings)
     try:
         with contextlib.ExitStack() as stack:  # the run folder's lock, and open files
             train(settings, needs, stack)
@@ -107,7 +108,7 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
     trainers.check_eval_metric(settings.eval_metric, views["eval"], packing, needs.reference)
     policy = models.make_policy(spec, world, sharded=world.mesh is not None)
     # both before any forward: FSDP2 leaves the root's parameters gathered after one
-    optimizer = optimization.make_optimizer(policy, settings.optimizer, settings.lr)
+    optimizer = optimization.make_optimizer(policy, settings)
     if not runs.folder.steps(claim.path):
         check_room(claim, policy, world, settings)
     fingerprint = models.fingerprint(policy)
@@ -272,7 +273,7 @@ def check_room(
     claim: runs.folder.Claim, policy: models.Scorer, world: ranks.World, settings: TrainSettings
 ) -> None:
     """Raises UserError, before any work, where the disk cannot hold a checkpoint."""
-    moments = optimization.moments_per_weight(settings.optimizer, settings.lr)
+    moments = optimization.moments_per_weight(settings)
     ranks.on_main(world, lambda: runs.run.check_room(claim, policy, moments))
 
 
@@ -293,7 +294,7 @@ def plan_text(
     """What the run would take, from the model's config and the data's lengths."""
     attention = "flex_attention" if settings.attention == "auto" else settings.attention  # what a GPU takes
     packing = schedule.packing_of(settings, views, attention, "cuda", pad_id)
-    moments = optimization.moments_per_weight(settings.optimizer, settings.lr)
+    moments = optimization.moments_per_weight(settings)
     setup = runs.plan.setup_of(settings, attention, moments)
     policy = models.empty_policy(runs.plan.spec_for_plan(spec, attention))
     trees = views["train"].trees

@@ -32,6 +32,7 @@ DOORS = ("train", "evaluate", "synthesize", "report", "preference_datasets")  # 
 # slow or optional packages that only a few runs need; each is imported in the one function that uses it
 OPTIONAL = {
     "accelerate",
+    "bitsandbytes",
     "datasets",
     "huggingface_hub",
     "openai",

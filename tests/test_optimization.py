@@ -3,6 +3,7 @@ torch's."""
 
 import math
 import signal
+import sys
 
 import pytest
 import torch
@@ -109,6 +110,20 @@ def test_a_schedule_that_gives_no_rates_is_refused_on_one_line(overrides, messag
     assert "\n" not in str(caught.value)
 
 
+def resumes_exactly(bench, overrides, step):
+    """A run that nothing ended, and one that was killed at a step and goes on; their weights are equal."""
+    once = bench.go("once", *overrides)
+
+    def job():
+        die(meters.Watch, "note", step)
+        bench.go("cut", *overrides, "save_every=4")
+
+    assert forked(job)[0] == -signal.SIGKILL
+    cut = bench.go("cut", *overrides, "save_every=4")
+    assert_equal(weights(cut), weights(once))
+    return once, cut
+
+
 COSINE = ("lr_schedule=cosine", "warmup_ratio=0.25", "n_examples=null")
 
 
@@ -131,18 +146,105 @@ def test_an_extended_run_follows_the_schedule_of_its_new_length_and_says_so(benc
     ],
 )
 def test_a_run_that_resumes_amid_its_schedule_is_the_one_that_nothing_ended(bench, overrides):
-    overrides = [*overrides, "n_examples=20"]
-    once = bench.go("once", *overrides)
-
-    def job():
-        die(meters.Watch, "note", 4)
-        bench.go("cut", *overrides, "save_every=4")
-
-    assert forked(job)[0] == -signal.SIGKILL
-    cut = bench.go("cut", *overrides, "save_every=4")
-    assert_equal(weights(cut), weights(once))
+    once, cut = resumes_exactly(bench, [*overrides, "n_examples=20"], 4)
     assert [line["lr"] for line in training_lines(cut)] == [line["lr"] for line in training_lines(once)]
     assert "number of steps of this run changed" not in (cut / "train.log").read_text()
+
+
+# --- optimizers ---------------------------------------------------------------------------------------------
+
+
+def small():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.LayerNorm(8))
+
+
+def stepped(module, optimizer):
+    """The parameters after three steps."""
+    for i in range(3):
+        module(torch.full((2, 8), i + 1.0) + torch.arange(8)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return dict(module.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "name,keys,same",
+    [
+        ("AdamW", "{betas: [0.8, 0.95], eps: 1e-6}", {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0}),
+        ("AdamW", "{amsgrad: true}", {"amsgrad": True, "weight_decay": 0}),
+        ("AdamW", "{foreach: true}", {"foreach": True, "weight_decay": 0}),
+        ("SGD", "{momentum: 0.9, nesterov: true}", {"momentum": 0.9, "nesterov": True}),
+        ("RMSprop", "{alpha: 0.9, centered: true}", {"alpha": 0.9, "centered": True}),
+        ("Rprop", "{step_sizes: [1e-5, 2]}", {"step_sizes": (1e-5, 2)}),
+        ("Adafactor", "null", {}),
+    ],
+)
+def test_optimizer_keys_are_arguments_of_the_class(name, keys, same):
+    ours, theirs = small(), small()
+    chosen = settings_of("lr=1e-2", f"optimizer={name}", f"optimizer_keys={keys}")
+    one = stepped(ours, optimization.make_optimizer(ours, chosen))
+    fused = {"fused": True} if name == "AdamW" and "foreach" not in same else {}
+    other = stepped(theirs, getattr(torch.optim, name)(theirs.parameters(), lr=1e-2, **fused, **same))
+    assert_equal(one, other)
+
+
+def test_weights_decay_and_biases_and_norms_do_not():
+    module = small()
+    was = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    optimizer = optimization.make_optimizer(module, settings_of("lr=1e-2", "weight_decay=0.5"))
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)  # so that the decay alone is left
+    optimizer.step()
+    now = dict(module.named_parameters())
+    torch.testing.assert_close(now["0.weight"], was["0.weight"] * (1 - 1e-2 * 0.5))
+    for name in ("0.bias", "1.weight", "1.bias"):
+        assert torch.equal(now[name], was[name])
+
+
+@pytest.mark.parametrize(
+    "overrides,message",
+    [
+        (["optimizer_keys={beta: 1}"], "optimizer_keys.beta: AdamW takes no such key; it takes betas, eps"),
+        (["optimizer_keys={lr: 1}"], "optimizer_keys.lr: a key of its own"),
+        (["optimizer_keys={weight_decay: 1}"], "optimizer_keys.weight_decay: a key of its own"),
+        (["optimizer_keys={maximize: true}"], "optimizer_keys.maximize: AdamW takes no such key"),
+        (["optimizer_keys={betas: [2, 3]}"], "optimizer_keys of betas .*Invalid beta"),
+        (["optimizer_keys={betas: 0.9}"], "optimizer_keys of betas"),
+        (["optimizer_keys={eps: small}"], "optimizer_keys of eps"),
+        (["optimizer_keys={fused: true, foreach: true}"], "optimizer_keys of fused, foreach"),
+        (["optimizer=Rprop", "weight_decay=0.1"], "weight_decay=0.1: Rprop takes none"),
+        (["optimizer=Muon"], "optimizer=Muon: no such class in torch.optim"),
+        (["optimizer=lr_scheduler"], "optimizer=lr_scheduler: no such class"),
+        (["weight_decay=-1"], "weight_decay=-1: must be a number, 0 or more"),
+        (["optimizer_keys=[1]"], "optimizer_keys: must be a section"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_is_refused_on_one_line(overrides, message):
+    with pytest.raises(UserError, match=message) as caught:
+        optimization.check_optimizer(settings_of(*overrides))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_8_bit_optimizer_without_its_package_is_refused_on_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match="AdamW8bit: bitsandbytes cannot be used .*pip install") as caught:
+        optimization.check_optimizer(settings_of("optimizer=AdamW8bit"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer=AdamW", "weight_decay=0.3", "optimizer_keys={betas: [0.8, 0.9]}"],
+        ["optimizer=SGD", "optimizer_keys={momentum: 0.9}", "weight_decay=0.1", "lora.rank=2"],
+        ["optimizer=AdamW8bit", "weight_decay=0.1"],
+    ],
+)
+def test_an_optimizer_with_keys_resumes_exactly(bench, overrides):
+    if "optimizer=AdamW8bit" in overrides:
+        pytest.importorskip("bitsandbytes")
+    resumes_exactly(bench, [*overrides, "n_examples=12"], 3)
 
 
 def test_keys_that_came_later_default_to_what_was_done_before_them():
