@@ -31,7 +31,9 @@ JUDGE = Rule(
 ADDED = {  # keys that a run's saved config lacks where it is of an older version, and what that did
     "weight_decay": 0.0,
     "lr_schedule": "constant",
+    "eval_mode": "min",
 }
+SECTIONS = ("wandb", "tracker", "loss", "model", "lora")  # of a training config
 API_SECTIONS = ("api", "judge_api")  # of an evaluation's config
 DType = Literal["float32", "bfloat16"]
 Truncation = Literal["keep_start", "keep_end", "dpo"]
@@ -48,6 +50,13 @@ class WandbSettings:
     enabled: bool
     entity: str | None
     project: str | None
+
+
+@dataclass(frozen=True)
+class TrackerSettings:
+    """Section `tracker` of config/config.yaml."""
+
+    step: Literal["updates", "examples"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,8 @@ class TrainSettings:
     resume: Annotated[Literal["auto", "never", "must"], FREE]
     debug: Annotated[bool, FREE]
     wandb: Annotated[WandbSettings, FREE]
+    trackers: Annotated[list[str] | None, FREE]
+    tracker: Annotated[TrackerSettings, FREE]
 
     datasets: list[DataSet]
     eval_datasets: list[DataSet] | None
@@ -134,6 +145,7 @@ class TrainSettings:
     eval_every: Annotated[int, AtLeast(1), FREE]
     do_first_eval: bool
     eval_metric: str
+    eval_mode: Literal["min", "max"]
     sample_during_eval: Annotated[bool, FREE]
     n_eval_model_samples: Annotated[int, AtLeast(1), FREE]
     patience: Annotated[int | None, AtLeast(1), FREE]
@@ -243,15 +255,16 @@ def train_settings(config: Mapping[str, Any]) -> TrainSettings:
     config.
     """
     check_for_secrets(config)
-    sections = all(isinstance(config.get(key), Mapping) for key in ("wandb", "loss", "model", "lora"))
+    sections = all(isinstance(config.get(key), Mapping) for key in SECTIONS)
     if not sections or not isinstance(config["loss"].get("name"), str):
         raise UserError(
-            "config: wandb must be a section (wandb.enabled=false), and so must loss, model and lora, and "
-            "loss.name a name; the keys stand in config/config.yaml"
+            "config: wandb must be a section (wandb.enabled=false), and so must tracker, loss, model and "
+            "lora, and loss.name a name; the keys stand in config/config.yaml"
         )
     loss_keys = {key: value for key, value in config["loss"].items() if key != "name"}
     parts = {
         "wandb": record(WandbSettings, config["wandb"], "config.yaml", "wandb."),
+        "tracker": record(TrackerSettings, config["tracker"], "config.yaml", "tracker."),
         "lora": record(LoraSettings, config["lora"], "config.yaml", "lora."),
         "model": record(ModelSettings, config["model"], "config.yaml", "model."),
         "loss": LossSettings(config["loss"]["name"], loss_keys),

@@ -43,6 +43,7 @@ def main(config: DictConfig) -> None:
     data.check_first_rows(settings, needs)
     import_models()
     optimization.check_optimizer(settings)
+    runs.trackers.check_trackers(settings)
     try:
         with contextlib.ExitStack() as stack:  # the run folder's lock, and open files
             train(settings, needs, stack)
@@ -65,7 +66,8 @@ def import_data() -> None:
 
 def import_models() -> None:
     """What the model needs, once the data is known to be right: transformers takes as long again."""
-    global models, optimization, reference, runs, trainers
+    global metrics, models, optimization, reference, runs, trainers
+    import metrics
     import models
     import optimization
     import reference
@@ -75,6 +77,7 @@ def import_models() -> None:
     import runs.plan
     import runs.run
     import runs.start
+    import runs.trackers
     import trainers
 
 
@@ -105,7 +108,8 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
 
     attention = models.choose_attention(settings.attention, world.device)
     packing = schedule.packing_of(settings, views, attention, world.device.type, tokenizer.pad_token_id)
-    trainers.check_eval_metric(settings.eval_metric, views["eval"], packing, needs.reference)
+    terms = metrics.terms_of(settings.loss.name, settings.loss.keys)
+    trainers.check_eval_metric(settings.eval_metric, views["eval"], packing, needs.reference, terms)
     policy = models.make_policy(spec, world, sharded=world.mesh is not None)
     # both before any forward: FSDP2 leaves the root's parameters gathered after one
     optimizer = optimization.make_optimizer(policy, settings)
@@ -133,7 +137,9 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
     if needs.reference and state is None:
         loss_fn = reference.with_step0_check(loss_fn, reference.step0_tolerance(policy))
     beta = settings.loss.keys.get("beta", 1.0)
-    learner = trainers.Learner(policy, optimizer, loss_fn, beta, packing, world, settings.max_grad_norm)
+    learner = trainers.Learner(
+        policy, optimizer, loss_fn, beta, packing, world, settings.max_grad_norm, terms
+    )
     run = runs.run.Run(claim, state or fresh, settings, tokenizer, world)
     stack.callback(run.close)
     if settings.sample_during_eval:
@@ -170,7 +176,7 @@ def say_audit(audit: dict) -> None:
 
 def say_end(final: runs.run.State, metric: str, path: Path) -> None:
     """What the run came to."""
-    best = final.best or float("nan")
+    best = float("nan") if final.best is None else final.best
     text = "finished %d examples; best %s %.4f; checkpoint: %s"
     log.info(text, final.examples, metric, best, path / "best")
 

@@ -25,7 +25,7 @@ import schedule
 from forest import ForestBatch
 from losses import Scores
 from ranks import World, agree
-from runs.meters import Meter, Watch
+from runs.meters import Measured, Meter, Watch
 from runs.run import Run
 from runs.state import State
 from schedule import Data, Order, Packing, Step
@@ -45,6 +45,12 @@ class Learner(NamedTuple):
     packing: Packing
     world: World
     max_grad_norm: float = math.inf
+    terms: metrics.Terms = {}  # of a composite loss, for the log
+
+    def measured(self, batch: ForestBatch, scores: Scores, losses: torch.Tensor) -> Measured:
+        """What is logged of a pack's examples, in training and validation."""
+        of_all = metrics.example_metrics(scores, losses, batch.is_majority, self.beta)
+        return {**of_all, **metrics.term_columns(self.terms, scores)}
 
 
 def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, settings: TrainSettings) -> State:
@@ -136,7 +142,7 @@ def backward(learner: Learner, work: Step, meter: Meter) -> torch.Tensor:
         # FSDP2 averages gradients over ranks: undo that, and divide by the weight of the whole step
         weighted = losses * batch.weight
         (weighted.sum() * learner.world.size / work.weight).backward()
-        meter.add(batch, metrics.example_metrics(scores, losses.detach(), batch.is_majority, learner.beta))
+        meter.add(batch, learner.measured(batch, scores, losses.detach()))
         of_packs.append(weighted.detach())
     return torch.cat(of_packs).sum() / work.weight
 
@@ -262,7 +268,7 @@ class Validation:
         name = self.settings.eval_metric
         if not math.isfinite(metric):
             log.warning("%s is %s after step %d: not counted as better", name, metric, run.state.step)
-        improved = math.isfinite(metric) and (run.state.best is None or metric < run.state.best)
+        improved = is_better(metric, run.state.best, self.settings.eval_mode)
         run.update(pending=False, bad_evals=0 if improved else run.state.bad_evals + 1)
         if improved:
             run.update(best=metric, best_step=run.state.step)
@@ -300,18 +306,20 @@ def validate(
             batch = batch.to(world.device)
             scores = models.score(learner.policy, batch)._replace(kl=kl)
             losses = learner.loss_fn(scores)
-            meter.add(batch, metrics.example_metrics(scores, losses, batch.is_majority, learner.beta))
+            meter.add(batch, learner.measured(batch, scores, losses))
     values = meter.read("eval")
     return {name: value for name, value in values.items() if name.endswith("_eval") or is_of_eval(name)}
 
 
-def check_eval_metric(name: str, data: Data, packing: Packing, has_reference: bool) -> None:
+def check_eval_metric(
+    name: str, data: Data, packing: Packing, has_reference: bool, terms: Collection[str] = ()
+) -> None:
     """Raises UserError where validation on these examples will not write the metric `name`.
 
     What a metric holds for depends on the examples alone, so a model that knows nothing tells.
     """
     alone = World(0, 1, torch.device("cpu"), None)
-    written: set[str] = set()
+    written = {f"{term}_eval" for term in terms}  # a composite loss's, of all examples
     for first in range(0, len(data.trees), LOOKED_AT):
         trees = data.trees[first : first + LOOKED_AT]
         if has_reference:
@@ -334,6 +342,15 @@ def _names_written(batch: ForestBatch, has_mismatched: bool) -> set[str]:
     scores = models.score(knows_nothing, batch)._replace(kl=losses.sum() if has_mismatched else None)
     measured = metrics.example_metrics(scores, losses, batch.is_majority, beta=1.0)
     return {name.format("eval") for name, (_, holds) in measured.items() if holds.any()}
+
+
+def is_better(value: float, best: float | None, mode: str) -> bool:
+    """Is a value of eval_metric better than the best so far (None: there is none)? mode: min, less is; or
+    max. One that is not finite never is.
+    """
+    if not math.isfinite(value):
+        return False
+    return best is None or (value < best if mode == "min" else value > best)
 
 
 def unwritten(name: str, written: Collection[str]) -> UserError:

@@ -50,6 +50,7 @@ MANY_PARAMETERS = {"losses.py:gdpo", "models/attention.py:segment_attention", "m
 
 SECTIONS = (
     ("wandb", settings.WandbSettings),
+    ("tracker", settings.TrackerSettings),
     ("lora", settings.LoraSettings),
     ("api", settings.ApiSettings),
     ("judge_api", settings.ApiSettings),
