@@ -32,6 +32,7 @@ ADDED = {  # keys that a run's saved config lacks where it is of an older versio
     "weight_decay": 0.0,
     "lr_schedule": "constant",
     "eval_mode": "min",
+    "lora.dropout": 0.0,
 }
 SECTIONS = ("wandb", "tracker", "loss", "model", "lora")  # of a training config
 API_SECTIONS = ("api", "judge_api")  # of an evaluation's config
@@ -66,6 +67,8 @@ class LoraSettings:
     rank: Annotated[int | None, AtLeast(1)]
     alpha: Annotated[float, POSITIVE]
     targets: str | list[str]
+    dropout: Annotated[float, AtLeast(0, 0.99)]
+    quantize: Literal["nf4", "fp4"] | None
 
 
 @dataclass(frozen=True)
@@ -270,6 +273,8 @@ def train_settings(config: Mapping[str, Any]) -> TrainSettings:
         "loss": LossSettings(config["loss"]["name"], loss_keys),
     }
     settings = record(TrainSettings, with_data_sets({**config, **parts}), "config.yaml")
+    if settings.lora.rank is None and (settings.lora.dropout or settings.lora.quantize):
+        raise UserError("config keys lora.dropout and lora.quantize: they need adapters; set lora.rank=16")
     if settings.n_epochs is None and settings.n_examples is None:
         raise UserError("config keys n_epochs and n_examples: both are null; set one of them")
     return settings

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
@@ -133,12 +133,11 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
         if runs.run.is_finished(claim.path, state, settings, settings.total_examples(num_train)):
             return
         check_room(claim, policy, world, settings)
-    loss_fn = functools.partial(losses.LOSSES[settings.loss.name], **settings.loss.keys)
-    if needs.reference and state is None:
-        loss_fn = reference.with_step0_check(loss_fn, reference.step0_tolerance(policy))
+    loss_fn = loss_of(settings, policy, is_checked=needs.reference and state is None)
     beta = settings.loss.keys.get("beta", 1.0)
+    dropout_seed = settings.seed if settings.lora.dropout else None
     learner = trainers.Learner(
-        policy, optimizer, loss_fn, beta, packing, world, settings.max_grad_norm, terms
+        policy, optimizer, loss_fn, beta, packing, world, settings.max_grad_norm, terms, dropout_seed
     )
     run = runs.run.Run(claim, state or fresh, settings, tokenizer, world)
     stack.callback(run.close)
@@ -146,6 +145,14 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
         run.sample_from(policy, prompts_of(views["eval"].trees, settings), settings.seed)
     final = trainers.train(learner, views["train"], views["eval"], run, settings)
     say_end(final, settings.eval_metric, claim.path)
+
+
+def loss_of(settings: TrainSettings, policy: models.Scorer, is_checked: bool) -> Callable:
+    """The config's loss; where it is checked, its first value must be that of the reference."""
+    loss_fn = functools.partial(losses.LOSSES[settings.loss.name], **settings.loss.keys)
+    if is_checked:
+        loss_fn = reference.with_step0_check(loss_fn, reference.step0_tolerance(policy))
+    return loss_fn
 
 
 # --- the process and its data -------------------------------------------------------------------------------
@@ -199,7 +206,7 @@ def spec_of(settings: TrainSettings, start: runs.start.Start) -> models.PolicySp
         model = dataclasses.replace(model, name_or_path=start.source)
     lora = None
     if settings.lora.rank:
-        lora = models.Lora(settings.lora.rank, settings.lora.alpha, settings.lora.targets, settings.seed)
+        lora = models.Lora(**dataclasses.asdict(settings.lora), seed=settings.seed)
     return models.spec_of(model, archive)._replace(
         attention=settings.attention,
         activation_checkpointing=settings.activation_checkpointing,
@@ -298,6 +305,9 @@ def plan_text(
     settings: TrainSettings, spec: models.PolicySpec, views: dict[str, schedule.Data], pad_id: int
 ) -> str:
     """What the run would take, from the model's config and the data's lengths."""
+    if settings.lora.quantize:
+        problem = "plan=true knows no 4-bit models; set it to null, which needs more memory"
+        raise UserError(f"config key lora.quantize={settings.lora.quantize}: {problem}")
     attention = "flex_attention" if settings.attention == "auto" else settings.attention  # what a GPU takes
     packing = schedule.packing_of(settings, views, attention, "cuda", pad_id)
     moments = optimization.moments_per_weight(settings)

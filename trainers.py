@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
@@ -46,6 +47,14 @@ class Learner(NamedTuple):
     world: World
     max_grad_norm: float = math.inf
     terms: metrics.Terms = {}  # of a composite loss, for the log
+    dropout_seed: int | None = None  # of the adapters' dropout; None: there is none
+
+    def draw(self, step: int, pack: int) -> int | None:
+        """The seed of dropout in a pack of this rank; None: there is no dropout."""
+        if self.dropout_seed is None:
+            return None
+        of_all_ranks = pack * self.world.size + self.world.rank
+        return int(np.random.SeedSequence([self.dropout_seed, step, of_all_ranks]).generate_state(1)[0])
 
     def measured(self, batch: ForestBatch, scores: Scores, losses: torch.Tensor) -> Measured:
         """What is logged of a pack's examples, in training and validation."""
@@ -135,13 +144,14 @@ def backward(learner: Learner, work: Step, meter: Meter) -> torch.Tensor:
     """Add up the gradients of a step's examples; return this rank's share () of their weighted mean loss."""
     kl = mismatched_log_ratio(learner, work)
     of_packs = []
-    for batch in work.packs:
+    for number, batch in enumerate(work.packs):
         batch = batch.to(learner.world.device)
-        scores = models.score(learner.policy, batch)._replace(kl=kl)
-        losses = learner.loss_fn(scores)
-        # FSDP2 averages gradients over ranks: undo that, and divide by the weight of the whole step
-        weighted = losses * batch.weight
-        (weighted.sum() * learner.world.size / work.weight).backward()
+        with models.adapter_dropout(learner.policy, learner.draw(work.number, number)):
+            scores = models.score(learner.policy, batch)._replace(kl=kl)
+            losses = learner.loss_fn(scores)
+            # FSDP2 averages gradients over ranks: undo that, and divide by the weight of the whole step
+            weighted = losses * batch.weight
+            (weighted.sum() * learner.world.size / work.weight).backward()
         meter.add(batch, learner.measured(batch, scores, losses.detach()))
         of_packs.append(weighted.detach())
     return torch.cat(of_packs).sum() / work.weight

@@ -51,6 +51,9 @@ def weights_of(policy: nn.Module, whole: bool) -> Tensors:
 
     whole: all of them on the CPU of the main rank, and none elsewhere; else what this rank holds.
     """
+    if models.is_quantized(policy):
+        named = [*policy.named_parameters(), *policy.persistent_buffers()]
+        return _once(policy, {_state_name(n): models.whole(t).detach().cpu() for n, t in named})
     reshard(policy)
     return _once(policy, get_model_state_dict(policy, options=FULL if whole else None))
 
