@@ -30,6 +30,13 @@ JUDGE = Rule(
 
 REWARD = Rule("must name a function, reward=module:function", r"[\w.]+:[\w.]+")
 
+ADDED = {  # keys that a run's saved config lacks where it is of an older version, and what that did
+    "weight_decay": 0.0,
+    "lr_schedule": "constant",
+    "eval_mode": "min",
+    "lora.dropout": 0.0,
+}
+SECTIONS = ("wandb", "tracker", "loss", "model", "lora")  # of a training config
 API_SECTIONS = ("api", "judge_api")  # of an evaluation's config
 DType = Literal["float32", "bfloat16"]
 Truncation = Literal["keep_start", "keep_end", "dpo"]
@@ -49,12 +56,21 @@ class WandbSettings:
 
 
 @dataclass(frozen=True)
+class TrackerSettings:
+    """Section `tracker` of config/config.yaml."""
+
+    step: Literal["updates", "examples"]
+
+
+@dataclass(frozen=True)
 class LoraSettings:
     """Section `lora` of config/config.yaml."""
 
     rank: Annotated[int | None, AtLeast(1)]
     alpha: Annotated[float, POSITIVE]
     targets: str | list[str]
+    dropout: Annotated[float, AtLeast(0, 0.99)]
+    quantize: Literal["nf4", "fp4"] | None
 
 
 @dataclass(frozen=True)
@@ -99,6 +115,8 @@ class TrainSettings:
     resume: Annotated[Literal["auto", "never", "must"], FREE]
     debug: Annotated[bool, FREE]
     wandb: Annotated[WandbSettings, FREE]
+    trackers: Annotated[list[str] | None, FREE]
+    tracker: Annotated[TrackerSettings, FREE]
 
     datasets: list[DataSet]
     eval_datasets: list[DataSet] | None
@@ -121,12 +139,18 @@ class TrainSettings:
     n_epochs: Annotated[int | None, AtLeast(1), FREE]
     n_examples: Annotated[int | None, AtLeast(1), FREE]
     optimizer: str
+    optimizer_keys: dict | None
+    weight_decay: Annotated[float, AtLeast(0)]
     lr: Annotated[float, POSITIVE]
+    lr_schedule: str
+    lr_schedule_keys: dict | None
     warmup_steps: Annotated[int, AtLeast(0)]
+    warmup_ratio: Annotated[float | None, AtLeast(0, 1)]
     max_grad_norm: Annotated[float, POSITIVE]
     eval_every: Annotated[int, AtLeast(1), FREE]
     do_first_eval: bool
     eval_metric: str
+    eval_mode: Literal["min", "max"]
     sample_during_eval: Annotated[bool, FREE]
     n_eval_model_samples: Annotated[int, AtLeast(1), FREE]
     patience: Annotated[int | None, AtLeast(1), FREE]
@@ -237,20 +261,23 @@ def train_settings(config: Mapping[str, Any]) -> TrainSettings:
     config.
     """
     check_for_secrets(config)
-    sections = all(isinstance(config.get(key), Mapping) for key in ("wandb", "loss", "model", "lora"))
+    sections = all(isinstance(config.get(key), Mapping) for key in SECTIONS)
     if not sections or not isinstance(config["loss"].get("name"), str):
         raise UserError(
-            "config: wandb must be a section (wandb.enabled=false), and so must loss, model and lora, and "
-            "loss.name a name; the keys stand in config/config.yaml"
+            "config: wandb must be a section (wandb.enabled=false), and so must tracker, loss, model and "
+            "lora, and loss.name a name; the keys stand in config/config.yaml"
         )
     loss_keys = {key: value for key, value in config["loss"].items() if key != "name"}
     parts = {
         "wandb": record(WandbSettings, config["wandb"], "config.yaml", "wandb."),
+        "tracker": record(TrackerSettings, config["tracker"], "config.yaml", "tracker."),
         "lora": record(LoraSettings, config["lora"], "config.yaml", "lora."),
         "model": record(ModelSettings, config["model"], "config.yaml", "model."),
         "loss": LossSettings(config["loss"]["name"], loss_keys),
     }
     settings = record(TrainSettings, with_data_sets({**config, **parts}), "config.yaml")
+    if settings.lora.rank is None and (settings.lora.dropout or settings.lora.quantize):
+        raise UserError("config keys lora.dropout and lora.quantize: they need adapters; set lora.rank=16")
     if settings.n_epochs is None and settings.n_examples is None:
         raise UserError("config keys n_epochs and n_examples: both are null; set one of them")
     return settings

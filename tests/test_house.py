@@ -20,7 +20,7 @@ FLOORS = [
     ["trees", "losses", "chat"],
     ["measures"],
     ["forest", "metrics"],
-    ["schedule"],
+    ["schedule", "optimization"],
     ["models"],
     ["groups"],
     ["runs", "generation"],
@@ -33,6 +33,7 @@ DOORS = ("train", "evaluate", "synthesize", "report", "preference_datasets")  # 
 # slow or optional packages that only a few runs need; each is imported in the one function that uses it
 OPTIONAL = {
     "accelerate",
+    "bitsandbytes",
     "datasets",
     "huggingface_hub",
     "openai",
@@ -50,6 +51,7 @@ MANY_PARAMETERS = {"losses.py:gdpo", "models/attention.py:segment_attention", "m
 
 SECTIONS = (
     ("wandb", settings.WandbSettings),
+    ("tracker", settings.TrackerSettings),
     ("lora", settings.LoraSettings),
     ("api", settings.ApiSettings),
     ("judge_api", settings.ApiSettings),
