@@ -1,10 +1,27 @@
-"""From raw sources to data: survey tables to distributions, samples to ranked responses, and the check of
-the embedded data.
+"""From raw sources to data: surveys to distributions, samples to ranked responses, data sets to others, and
+the check of the embedded data.
+
+A task is a function of the settings and a folder: it does its items in a `Work`, writes the data and
+`synthesis.json`, and returns a line or a table for the screen.
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
+from settings import SynthesisSettings
 from synthesis.checks import check_opinions, repeated_words
 from synthesis.instructions import sample_instructions, spread
 from synthesis.items import items
 from synthesis.surveys import survey_rows
 
-__all__ = ["check_opinions", "items", "repeated_words", "sample_instructions", "spread", "survey_rows"]
+TASKS: dict[str, Callable[[SynthesisSettings, Path], str]] = {}
+
+__all__ = [
+    "TASKS",
+    "check_opinions",
+    "items",
+    "repeated_words",
+    "sample_instructions",
+    "spread",
+    "survey_rows",
+]
