@@ -10,11 +10,12 @@ from pathlib import Path
 
 from settings import SynthesisSettings
 from synthesis.checks import check_opinions, repeated_words
+from synthesis.distributions import make_distributions
 from synthesis.instructions import sample_instructions, spread
 from synthesis.items import items
 from synthesis.surveys import survey_rows
 
-TASKS: dict[str, Callable[[SynthesisSettings, Path], str]] = {}
+TASKS: dict[str, Callable[[SynthesisSettings, Path], str]] = {"survey": make_distributions}
 
 __all__ = [
     "TASKS",

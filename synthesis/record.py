@@ -66,6 +66,7 @@ class Provenance(NamedTuple):
     makers: tuple[Maker, ...] = ()
     prompts: Mapping[str, str] = {}  # by their role, the templates that were sent
     counts: Mapping[str, Json] = {}  # of what is in the data, and of what was left out
+    licence: str | None = None  # of the sources, as the user says
 
 
 def digest(value: object) -> str:

@@ -169,6 +169,7 @@ class Work:
         return {
             "settings": self.facts,
             "files": dict(files),
+            "licence": provenance.licence,
             "sources": [origin._asdict() for origin in provenance.origins],
             "models": [maker._asdict() for maker in provenance.makers],
             "prompts": dict(provenance.prompts),

@@ -1,0 +1,91 @@
+"""Files of people's answers, as survey archives have them: CSV, parquet, Stata, SPSS.
+
+Contract: values come out as texts, with the words that a file has for its columns and codes. A file that
+cannot be read raises `UserError`; packages that read some of them are needed for those alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from groups.values import label_of
+from utils import UserError
+
+if TYPE_CHECKING:  # slow to import
+    import pandas
+
+KINDS = (".csv", ".tsv", ".parquet", ".dta", ".sav", ".zsav", ".por")
+MOST_NAMED = 12  # columns that an error names
+
+
+class People(NamedTuple):
+    """A file's people, and what it says of its columns."""
+
+    path: Path
+    table: pandas.DataFrame
+    words: Mapping[str, str]  # of questions, by column
+    options: Mapping[str, Sequence[str]]  # answers in their order, by column
+
+    def column(self, name: str) -> list[str | None]:
+        """A column's values as texts; None where there is none. Raises UserError where the file lacks it."""
+        columns = [str(column) for column in self.table.columns]
+        if name not in columns:
+            more = ", ..." if len(columns) > MOST_NAMED else ""
+            raise UserError(f"{self.path}: no column {name}; it has {', '.join(columns[:MOST_NAMED])}{more}")
+        values = self.table.iloc[:, columns.index(name)]
+        texts = [label_of(v).strip() if there else "" for v, there in zip(values, values.notna())]
+        return [text or None for text in texts]
+
+
+def read_people(path: Path) -> People:
+    """A file's table, its columns' words and its categories. Raises UserError where it cannot be read."""
+    kind = path.suffix.lower()
+    if not path.is_file() or kind not in KINDS:
+        raise UserError(f"data set {path}: no file of people's answers; give one of {', '.join(KINDS)}")
+    try:
+        import pandas
+    except ImportError as error:
+        raise UserError(
+            f"{path}: the package pandas, which reads it, is not installed; run: pip install pandas"
+        ) from error
+    try:
+        if kind in (".csv", ".tsv"):
+            how = {"sep": "\t"} if kind == ".tsv" else {"sep": None, "engine": "python"}
+            plain = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
+            return People(path, pandas.read_csv(path, **how, **plain), {}, {})
+        if kind == ".parquet":
+            return _with_categories(path, pandas.read_parquet(path), {})
+        if kind == ".dta":
+            with pandas.read_stata(path, iterator=True) as reader:
+                return _with_categories(path, reader.read(), reader.variable_labels())
+        return _read_spss(path)
+    except (ValueError, OSError, ImportError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(f"{path}: cannot be read as {kind} ({reason}); write it again, or as .csv") from error
+
+
+def _read_spss(path: Path) -> People:
+    try:
+        import pyreadstat
+    except ImportError as error:
+        remedy = "run: pip install pyreadstat"
+        raise UserError(
+            f"{path}: the package pyreadstat, which reads SPSS files, is not installed; {remedy}"
+        ) from error
+    read = pyreadstat.read_por if path.suffix.lower() == ".por" else pyreadstat.read_sav
+    try:
+        table, about = read(str(path), apply_value_formats=True, formats_as_ordered_category=True)
+    except pyreadstat.ReadstatError as error:
+        raise UserError(f"{path}: cannot be read as SPSS ({error}); write it again, or as .csv") from error
+    labels = {column: words or "" for column, words in about.column_names_to_labels.items()}
+    return _with_categories(path, table, labels)
+
+
+def _with_categories(path: Path, table: pandas.DataFrame, labels: Mapping[str, str]) -> People:
+    options = {}
+    for column in table.columns:
+        if str(table[column].dtype) == "category":
+            options[str(column)] = [label_of(value).strip() for value in table[column].cat.categories]
+    return People(path, table, labels, options)
