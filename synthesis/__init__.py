@@ -10,12 +10,19 @@ from pathlib import Path
 
 from settings import SynthesisSettings
 from synthesis.checks import check_opinions, repeated_words
+from synthesis.combining import mix, split
+from synthesis.describing import stats
 from synthesis.distributions import make_distributions
 from synthesis.instructions import sample_instructions, spread
 from synthesis.items import items
 from synthesis.surveys import survey_rows
 
-TASKS: dict[str, Callable[[SynthesisSettings, Path], str]] = {"survey": make_distributions}
+TASKS: dict[str, Callable[[SynthesisSettings, Path], str]] = {
+    "survey": make_distributions,
+    "mix": mix,
+    "split": split,
+    "stats": stats,
+}
 
 __all__ = [
     "TASKS",
