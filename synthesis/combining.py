@@ -27,10 +27,12 @@ Chosen = list[tuple[Entries, Entry]]
 
 
 def read_all(settings: SynthesisSettings) -> list[Entries]:
-    """All sources. Raises UserError as `read_entries`."""
-    return [
-        read_entries(source, settings) for source in tqdm(settings.sources or [], "sources", unit="source")
-    ]
+    """All sources. Raises UserError as `read_entries`, and for a name that is there twice."""
+    given = settings.sources or []
+    for number, source in enumerate(given):
+        if source.name in [earlier.name for earlier in given[:number]]:
+            raise UserError(f"sources: {source.name} is named twice; name each source once")
+    return [read_entries(source, settings) for source in tqdm(given, "sources", unit="source")]
 
 
 def _facts(sources: Sequence[Entries], settings: SynthesisSettings, *keys: str) -> dict[str, Json]:
@@ -117,7 +119,7 @@ def _sizes(available: dict[str, int], settings: SynthesisSettings) -> dict[str, 
 
 def _too_many(wanted: int, most: int) -> int:
     raise UserError(
-        f"config key n={wanted}: the sources fill {most} rows in the parts of their weights; give fewer"
+        f"config key n={wanted}: the sources fill {most} rows in the parts of their weights; give a smaller n"
     )
 
 

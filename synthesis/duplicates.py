@@ -2,8 +2,8 @@
 
     similarity = |triples of both| / |triples of either|
 
-Contract: every pair that is returned has that similarity, computed exactly. Which pairs are compared at all is
-told by MinHash signatures in bands (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
+Contract: every pair that is returned has that similarity, computed exactly. Which pairs are compared at all
+is told by MinHash signatures in bands (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
 chapter 3): a pair at the threshold is missed about once in a thousand or less. Nothing is random.
 """
 
@@ -24,7 +24,7 @@ Shingles = frozenset[int]
 
 
 def shingles_of(text: str) -> Shingles:
-    """The hashes of a text's word triples, without case and punctuation; of all words where there are fewer."""
+    """The hashes of a text's word triples, without case and marks; of all its words where there are fewer."""
     words = re.findall(r"\w+", text.casefold())
     starts = range(max(1, len(words) - WORDS + 1))
     triples = {" ".join(words[start : start + WORDS]) for start in starts}
@@ -39,8 +39,10 @@ def similarity(one: Shingles, other: Shingles) -> float:
 
 
 def near_pairs(texts: Sequence[str], threshold: float) -> list[tuple[int, int]]:
-    """Pairs of places (the earlier first) whose texts are at least so similar; of texts with the same triples,
-    each with the first of them alone. threshold: above 0, up to 1."""
+    """Pairs of places (the earlier first) whose texts are at least so similar.
+
+    Of texts with the same triples, each stands with the first of them alone. threshold: above 0, up to 1.
+    """
     first_of: dict[Shingles, int] = {}
     pairs = set()
     for place, text in enumerate(texts):

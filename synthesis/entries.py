@@ -6,7 +6,6 @@ and those of formats with several rows a prompt, are written in this project's o
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -58,9 +57,7 @@ def read_entries(source: DataSet, settings: SynthesisSettings) -> Entries:
     dropped = Drops()
     known = loading.format_of(source.name, split, _reading(source, settings))
     if known is None or known.key is not None or open_table(source.name, split).member:
-        everything = loading.everything_of(
-            dataclasses.replace(source, split=split), split, _reading(source, settings)
-        )
+        everything = loading.everything_of(source, split, _reading(source, settings))
         entries = [Entry(_without_drawn_pairs(group, settings), None) for group in everything.groups]
         name = "" if known is None else known.name
         origin = Origin(source.name, identity, everything.dropped["rows_read"])
@@ -104,8 +101,8 @@ def own_row(group: Group, name: str) -> Row:
     if group.labels or not all(response.text.strip() for response in group.responses):
         what = "labels of single responses" if group.labels else "beliefs without answers"
         raise UserError(
-            f"data set {name}: has {what}, which format {OWN.name} cannot hold; put data of its own format alone "
-            "together, or train on several with datasets=[...]"
+            f"data set {name}: has {what}, which format {OWN.name} cannot hold; put data of "
+            "one format together, or train on several with datasets=[...]"
         )
     responses: list[Json] = []
     for response in group.responses:
