@@ -3,8 +3,8 @@
     similarity = |triples of both| / |triples of either|
 
 Contract: every pair that is returned has that similarity, computed exactly. Which pairs are compared at all
-is told by MinHash signatures in bands (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
-chapter 3): a pair at the threshold is missed about once in a thousand or less. Nothing is random.
+is told by MinHash signatures in bands (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive
+Datasets, chapter 3): a pair at the threshold is missed about once in a thousand or less. Nothing is random.
 """
 
 from __future__ import annotations

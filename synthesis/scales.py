@@ -199,10 +199,15 @@ def _by_numbers(options: Sequence[str]) -> list[str]:
         # halves away from the middle, so that 1 to 10 has two points a class, and both ends are alike
         labels = [str(1 + _nearest(4 * (number - least), most - least)) for number in numbers]
     ends = {number: (point[2] or "") for number, point in zip(numbers, points) if point}
-    low, high = class_of(ends[least]), class_of(ends[most])
-    if low and high and low > high:
+    if _falls(spelled(ends[least]), spelled(ends[most])):
         labels = [str(6 - int(label)) for label in labels]
     return labels
+
+
+def _falls(low: str, high: str) -> bool:
+    """Do all scales that have the words of both ends say that the low one is the more positive?"""
+    both = [scale.labels for scale in _known()[0] if low in scale.labels and high in scale.labels]
+    return bool(both) and all(labels[low] > labels[high] for labels in both)
 
 
 def _nearest(numerator: int, denominator: int) -> int:

@@ -233,11 +233,12 @@ class Work:
     def _add(self, item: Item, result: Result) -> None:
         if item.key not in self.expected:
             raise ValueError(f"item {item.key} was not expected")
-        content = _item_line(item.key, self._made_by(item), result)
+        made_by = self._made_by(item)
+        content = _item_line(item.key, made_by, result)
         with writing(self.folder), self.path.open("ab", buffering=0) as file:
             while content:  # one call of the system, unless the disk is nearly full
                 content = content[file.write(content) :]
-        self.results[item.key], self.made_by[item.key] = result, self._made_by(item)
+        self.results[item.key], self.made_by[item.key] = result, made_by
         self.failures.pop(item.key, None)
 
     def _made_by(self, item: Item) -> str:
