@@ -23,9 +23,10 @@ NO_OPINION, NEUTRAL, YES, NO = "0", "3", "4", "2"
 VOLUNTEERED = re.compile(
     r"\s*[(\[][^)\]]*\b(vol|volunteered|do not read|dnr|spontaneous)\b[^)\]]*[)\]]\s*", re.I
 )
+MISSING = re.compile(r"(other )?missing\b|(other )?inappropriate response\b|not asked\b")
 NUMBERED = re.compile(r"\s*\(?(\d{1,2}|[a-h])[.):]\s+(?=\S*[a-z])", re.I)  # "1. Agree", "(a) Agree"
 # of numbers: "7", "7 - Very good", "10 (completely satisfied)"
-POINT = re.compile(r"\s*(-?\d{1,3})\s*(?:[-–—:=.(]\s*(.*?)\s*\)?)?\s*", re.S)
+POINT = re.compile(r"\s*(-?\d{1,3})(?:\.0)?\s*(?:[-–—:=.(]\s*(.*?)\s*\)?)?\s*", re.S)
 SPELLINGS = (
     ("’", "'"), ("‘", "'"), ("favour", "favor"), ("can't", "cannot"), ("shouldn't", "should not"),
     ("don't trust", "do not trust"), ("isn't", "is not"), ("won't", "will not"), ("wouldn't", "would not"),
@@ -110,6 +111,8 @@ def spelled(option: str) -> str:
 def is_no_opinion(option: str) -> bool:
     """Is it no point of any scale: not known, refused, not asked?"""
     words = spelled(option)
+    if MISSING.match(words):
+        return True
     parts = [part.strip() for part in words.split("/")]
     known = _known()[1]
     return words in known or (bool(words) and all(part in known for part in parts))
@@ -184,12 +187,13 @@ def _if_different(labels: Sequence[str]) -> list[str]:
 def _by_numbers(options: Sequence[str]) -> list[str]:
     """Points of a scale of numbers, from its least (class 1) to its largest (5); 2 to 4 where it has three.
 
-    Where the words at its ends are of a known scale and say the reverse, so are the classes.
+    The first and the last option may be words alone. Where the words at the ends are of a known scale and say
+    the reverse, so are the classes.
     """
-    points = [POINT.fullmatch(option) for option in options]
-    if not all(points) or len(points) < 3:
+    points = _points(options)
+    if len(points) < 3:
         return []
-    numbers = [int(point[1]) for point in points if point]
+    numbers = [number for number, _ in points]
     least, most = min(numbers), max(numbers)
     if sorted(numbers) != list(range(least, most + 1)):
         return []
@@ -198,10 +202,28 @@ def _by_numbers(options: Sequence[str]) -> list[str]:
     else:
         # halves away from the middle, so that 1 to 10 has two points a class, and both ends are alike
         labels = [str(1 + _nearest(4 * (number - least), most - least)) for number in numbers]
-    ends = {number: (point[2] or "") for number, point in zip(numbers, points) if point}
+    ends = dict(points)
     if _falls(spelled(ends[least]), spelled(ends[most])):
         labels = [str(6 - int(label)) for label in labels]
     return labels
+
+
+def _points(options: Sequence[str]) -> list[tuple[int, str]]:
+    """The number of every option with the words beside it; [] where they are no numbers.
+
+    A word at the list's beginning or end continues the numbers beside it, which must be three or more.
+    """
+    matches = [POINT.fullmatch(option) for option in options]
+    inner = [int(match[1]) for match in matches if match]
+    outer = [place for place, match in enumerate(matches) if match is None]
+    if len(inner) < 3 or not set(outer) <= {0, len(options) - 1}:
+        return []
+    step = 1 if inner[-1] > inner[0] else -1
+    ends = {0: inner[0] - step, len(options) - 1: inner[-1] + step}
+    points = []
+    for place, (option, match) in enumerate(zip(options, matches)):
+        points.append((int(match[1]), match[2] or "") if match else (ends[place], option))
+    return points
 
 
 def _falls(low: str, high: str) -> bool:

@@ -86,6 +86,10 @@ HAND = [
     ("0|1|2|3|4|5|6|7|8|9|10", "11223334455"),
     ("1|2|3|4|5|6|7", "1223445"),
     ("1 - Completely dissatisfied|2|3|4|5|6|7|8|9|10 - Completely satisfied", "1122334455"),
+    ("Never justifiable|2|3|4|5|6|7|8|9|Always justifiable", "1122334455"),
+    ("Completely satisfied|2|3|4|Completely dissatisfied", "54321"),
+    ("Mentioned|Not mentioned|Missing; Not available", "420"),
+    ("1.0|2.0|3.0|4.0", "1245"),
     ("1 (very important)|2|3|4 (not at all important)", "5421"),
 ]
 
@@ -101,6 +105,7 @@ REFUSED = [
     "Under 30|30 to 49|50 and over",
     "Keep troops|Remove troops",
     "1|2|4|8",
+    "Under 5|5|6|Many",
     "1900|1950|2000",
     "Favor|In favor",  # of one class
 ]
