@@ -18,7 +18,7 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import hydra
@@ -37,7 +37,7 @@ def main(config: DictConfig) -> None:
     """Do the task that the config names."""
     settings = synthesis_settings(OmegaConf.to_container(config, resolve=True))
     if settings.task == "check":
-        import synthesis  # after the config is known to be right: it takes seconds
+        import synthesis  # after the config is known to be right
 
         print(json.dumps(synthesis.check_opinions()))
     elif settings.task == "instructions" or (settings.task == "survey" and settings.sources is None):
@@ -50,13 +50,15 @@ def _make_embedded(settings: SynthesisSettings) -> None:
     """Make a file of the embedded data."""
     path = Path(settings.output or DEFAULT_OUTPUTS[settings.task])
     check_place(path)
-    import synthesis
-
     if settings.task == "survey":
+        import synthesis
+
         write_survey(path, synthesis.survey_rows())
     else:
+        from synthesis.instructions import sample_instructions
+
         setup_logging()
-        print(f"{path}: {json.dumps(synthesis.sample_instructions(settings, path))}")
+        print(f"{path}: {json.dumps(sample_instructions(settings, path))}")
 
 
 def _work(settings: SynthesisSettings) -> None:
@@ -65,10 +67,23 @@ def _work(settings: SynthesisSettings) -> None:
         raise UserError(f"config key sources: task={settings.task} needs one or more; sources=[FILE]")
     if settings.output is None:
         raise UserError(f"config key output: task={settings.task} needs a folder; output=outputs/data/NAME")
-    import synthesis
-
     setup_logging()
-    print(synthesis.TASKS[settings.task](settings, Path(settings.output)))
+    print(_task_of(settings.task)(settings, Path(settings.output)))
+
+
+def _task_of(name: str) -> Callable[[SynthesisSettings, Path], str]:
+    """The function of a task that fills a folder; what others need is not imported."""
+    if name == "survey":
+        from synthesis.distributions import make_distributions
+
+        return make_distributions
+    if name == "stats":
+        from synthesis.describing import stats
+
+        return stats
+    from synthesis.combining import mix, split
+
+    return mix if name == "mix" else split
 
 
 def write_survey(path: Path, rows: Sequence[Mapping]) -> None:

@@ -6,10 +6,12 @@ cannot be read raises `UserError`; packages that read some of them are needed fo
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from groups.parsing import read_values
 from groups.values import label_of
 from utils import UserError
 
@@ -52,16 +54,14 @@ def read_people(path: Path) -> People:
         ) from error
     try:
         if kind in (".csv", ".tsv"):
-            how = {"sep": "\t"} if kind == ".tsv" else {"sep": None, "engine": "python"}
-            plain = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
-            return People(path, pandas.read_csv(path, **how, **plain), {}, {})
+            return People(path, pandas.DataFrame(list(read_values(path, kind)), dtype=object), {}, {})
         if kind == ".parquet":
             return _with_categories(path, pandas.read_parquet(path), {})
         if kind == ".dta":
             with pandas.read_stata(path, iterator=True) as reader:
                 return _with_categories(path, reader.read(), reader.variable_labels())
         return _read_spss(path)
-    except (ValueError, OSError, ImportError, KeyError) as error:
+    except (ValueError, OSError, ImportError, LookupError, struct.error) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(f"{path}: cannot be read as {kind} ({reason}); write it again, or as .csv") from error
 
