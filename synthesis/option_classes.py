@@ -14,7 +14,7 @@ from typing import NamedTuple
 from chat import Counts, Endpoint, Reply, Request, Store, ask_all
 from groups import CLASSES, read_option_map
 from synthesis.record import NO_TOKENS, Tokens
-from synthesis.scales import classes_of, spelled
+from synthesis.scales import class_of, classes_of, spelled
 from synthesis.tally import Tally
 
 PROMPT = """A survey asked:
@@ -92,16 +92,24 @@ def _known(tally: Tally, given: Mapping[str, str], classes: Sequence[str]) -> Ma
     left = [option for option in options if option not in labels]
     how = "options="
     if left and set(CLASSES) <= set(classes):  # what the scales mean by a class
-        found = classes_of(left)
-        known = {option: label for option, label in zip(left, found.labels) if label is not None}
-        labels |= known
-        how = found.how
-        if len(known) < len(left) and not found.how.startswith(("no class", "its options", "fewer")):
-            how = f"no class for {next(option for option in left if option not in known)!r}"
-    if len(labels) < len(options):
-        first = next(option for option in options if option not in labels)
-        return Mapped((), how if how != "options=" else f"no class for {first!r}")
+        found, how = _by_scales(options, left)
+        labels |= found
+    unknown = [option for option in options if option not in labels]
+    if unknown:
+        return Mapped((), how if how.startswith("its options") else f"no class for {unknown[0]!r}")
     return _different(tuple(labels[option] for option in options), how)
+
+
+def _by_scales(options: Sequence[str], left: Sequence[str]) -> tuple[dict[str, str], str]:
+    """The classes of the options that the map leaves, and who says so: read with all others, or else without
+    those of the map, or else each by itself."""
+    for read in (options, left):
+        labels, how = classes_of(read)
+        if None not in labels:
+            known = zip(read, labels)
+            return {option: label for option, label in known if option in left and label is not None}, how
+    alone = {option: class_of(option) for option in left} if len(left) < len(options) else {}
+    return {option: label for option, label in alone.items() if label is not None}, how
 
 
 def _different(labels: tuple[str, ...], how: str) -> Mapped:

@@ -61,15 +61,10 @@ def read_published(source: DataSet, countries: Sequence[str] | None, classes: Se
         present.update(dict.fromkeys(question.shares))
         named = [name for name in question.shares if is_named(name, member)]
         tallies += [_tally(f"{number:05d}", question, name, known.name) for name in named]
-    missing = [name for name in member.split("+") if name] if not tallies else []
-    for name in countries or ():
-        if not any(is_named(there, name) for there in present):
-            missing.append(name)
-    if missing:
-        some = ", ".join(list(present)[:5])
-        raise UserError(
-            f"config key country={missing[0]}: {table.place} has no such group; it has {some}, ..."
-        )
+    for name in countries or [member]:
+        if name and not any(is_named(there, name) for there in present):
+            some = ", ".join(list(present)[:5])
+            raise UserError(f"{table.place}: no group {name}; it has {some}, ...")
     return Survey(Origin(source.name, table.identity(), len(rows)), tuple(tallies))
 
 

@@ -185,8 +185,8 @@ KNOWN = {"question": "Good?", "options": ["Yes", "No"], "selections": [0.5, 0.5]
 def test_options_that_could_not_be_mapped_are_listed_and_left_out(tmp_path):
     rows, record = survey(tmp_path / "out", write(tmp_path / "g.jsonl", ODD, KNOWN))
     assert [row["question"] for row in rows] == ["Good?"]
-    assert record["rejects"] == {"00001/N": "option without a class: no class for 'purple'"}
-    assert record["counts"]["unmapped"] == {"Which? [Purple | Green | Refused]": "no class for 'purple'"}
+    assert record["rejects"] == {"00001/N": "option without a class: no class for 'Purple'"}
+    assert record["counts"]["unmapped"] == {"Which? [Purple | Green | Refused]": "no class for 'Purple'"}
 
 
 def test_the_users_map_comes_first_and_the_scales_know_the_rest(tmp_path):
