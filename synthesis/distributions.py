@@ -23,9 +23,10 @@ from synthesis.option_classes import (
     map_options,
     user_map,
 )
+from synthesis.people import ARCHIVES
 from synthesis.record import NO_TOKENS, Item, Json, Maker, Provenance, digest
 from synthesis.scales import scales_identity
-from synthesis.tally import Survey, Tally, read_published
+from synthesis.tally import COLUMNS_OF_PEOPLE, Survey, Tally, read_published
 from synthesis.work import Work, open_work
 from utils import UserError
 
@@ -77,6 +78,8 @@ def _read(settings: SynthesisSettings, number: int) -> Survey:
     source = (settings.sources or [])[number]
     if settings.question is not None or settings.questions is not None or settings.answer is not None:
         return read_microdata(source.name, settings)
+    if source.name.lower().endswith(ARCHIVES):
+        raise UserError(f"data set {source.name}: {COLUMNS_OF_PEOPLE}")
     return read_published(source, settings.country, settings.belief_classes)
 
 

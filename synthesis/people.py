@@ -18,7 +18,8 @@ from utils import UserError
 if TYPE_CHECKING:  # slow to import
     import pandas
 
-KINDS = (".csv", ".tsv", ".parquet", ".dta", ".sav", ".zsav", ".por")
+ARCHIVES = (".dta", ".sav", ".zsav", ".por")  # of people's answers alone
+KINDS = (".csv", ".tsv", ".parquet", *ARCHIVES)
 MOST_NAMED = 12  # columns that an error names
 
 
@@ -76,11 +77,17 @@ def _read_spss(path: Path) -> People:
         ) from error
     read = pyreadstat.read_por if path.suffix.lower() == ".por" else pyreadstat.read_sav
     try:
-        table, about = read(str(path), apply_value_formats=True, formats_as_ordered_category=True)
+        table, about = read(str(path))
     except pyreadstat.ReadstatError as error:
         raise UserError(f"{path}: cannot be read as SPSS ({error}); write it again, or as .csv") from error
-    labels = {column: words or "" for column, words in about.column_names_to_labels.items()}
-    return _with_categories(path, table, labels)
+    words = {column: label or "" for column, label in about.column_names_to_labels.items()}
+    options = {}
+    for column, labels in about.variable_value_labels.items():
+        worded = {label_of(code): label.strip() for code, label in sorted(labels.items())}
+        values = [label_of(v) if there else None for v, there in zip(table[column], table[column].notna())]
+        table[column] = [None if value is None else worded.get(value, value) for value in values]
+        options[column] = list(worded.values())
+    return People(path, table, words, options)
 
 
 def _with_categories(path: Path, table: pandas.DataFrame, labels: Mapping[str, str]) -> People:

@@ -17,6 +17,9 @@ from utils import UserError
 
 LOOKED_AT = 1000  # rows that tell a format
 EVERYBODY = "everybody"
+COLUMNS_OF_PEOPLE = (
+    "where a file has a row for each person, name its columns: question= and answer=, or questions=[...]"
+)
 ROUNDING = 0.03  # shares that were rounded sum to 1, or to 100, up to this part of it
 
 
@@ -48,11 +51,13 @@ def read_published(source: DataSet, countries: Sequence[str] | None, classes: Se
     """
     table = open_table(source.name, source.split or "all")
     rows = list(table.rows())
-    known = choose_format(rows[:LOOKED_AT], table.place, source.format)
+    try:
+        known = choose_format(rows[:LOOKED_AT], table.place, source.format)
+    except UserError as error:
+        raise UserError(f"{error}; {COLUMNS_OF_PEOPLE}") from error
     if known.name not in MEMBERS:
         raise UserError(
-            f"{table.place}: is of format {known.name}, which has no shares of answers; give a survey, or "
-            "name the columns of people's answers with question= and answer=, or questions=[COLUMN,...]"
+            f"{table.place}: is of format {known.name}, which has no shares of answers; {COLUMNS_OF_PEOPLE}"
         )
     member = "+".join(countries) if countries else table.member
     tallies = []

@@ -123,7 +123,7 @@ def test_stata_labels_are_the_words_of_questions_and_answers(tmp_path):
 
 def test_spss_files_say_their_labels(tmp_path):
     pyreadstat = pytest.importorskip("pyreadstat")
-    table = pandas.DataFrame({"trust": [2.0, 1.0, 1.0]})
+    table = pandas.DataFrame({"trust": [2.0, 1.0, 1.0, None]})
     labels = {"trust": {1: "Yes", 2: "No"}}
     words = {"trust": "Do you trust it?"}
     pyreadstat.write_sav(table, str(tmp_path / "s.sav"), column_labels=words, variable_value_labels=labels)
@@ -246,7 +246,7 @@ def test_what_a_killed_command_was_told_is_not_asked_again(tmp_path):
         (["questions=[a]", "question=q", "answer=a"], "both are given"),
         (["question=q", "answer=a", "options=/nowhere.json"], "option_map=/nowhere.json: cannot be read"),
         (["question=q", "answer=a"], "every question is left out"),
-        ([], "columns"),
+        ([], "where a file has a row for each person, name its columns"),
     ],
 )
 def test_bad_columns_are_named(tmp_path, overrides, message):
