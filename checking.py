@@ -6,13 +6,14 @@ and says what it must be.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import re
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from utils import UserError, is_name, named_as_secret, without_secrets
+from utils import UserError, environment_secrets, is_name, named_as_secret, texts_in, without_secrets
 
 Record = TypeVar("Record")
 
@@ -135,3 +136,40 @@ def _wanted(key: str, kinds: tuple, constraints: tuple) -> str:
     else:
         what = "must be a name or a path"
     return what + (", or null" if nullable else "")
+
+
+# --- configs as they are composed ---------------------------------------------------------------------------
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"loss": {"beta": 1}} as {"loss.beta": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def check_for_secrets(config: Mapping[str, Any]) -> None:
+    """Raises UserError where a key or a value holds that of a secret environment variable: configs are saved
+    and sent to trackers. The first of all checks, since the others print what they refuse."""
+    secrets = environment_secrets()
+    for key, value in flatten(config).items():
+        texts = [key, *texts_in(value)]
+        for name, secret in secrets.items():
+            if any(secret in text for text in texts):
+                raise UserError(
+                    f"config key {without_secrets(key)}: holds the value of ${name}; leave secrets in the "
+                    "environment, where they are found"
+                )
+
+
+def text_keys(record: type, prefix: str = "") -> list[str]:
+    """The keys of a record, and of its sections, that hold a text or a list of texts."""
+    keys: list[str] = []
+    for key, hint in get_type_hints(record, include_extras=True).items():
+        kinds = kinds_of(hint)
+        if dataclasses.is_dataclass(kinds[0]):
+            keys += text_keys(kinds[0], f"{prefix}{key}.")
+        elif wants_text(kinds):
+            keys.append(f"{prefix}{key}")
+    return keys

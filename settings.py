@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, get_type_hints
 
-from checking import AtLeast, Rule, as_text, constraints_of, kinds_of, record, wants_text
-from utils import UserError, environment_secrets, is_name, texts_in, without_secrets
+from checking import AtLeast, Rule, as_text, check_for_secrets, constraints_of, record
+from checking import flatten as flatten
+from checking import text_keys as text_keys
+from utils import UserError, is_name
 
 FREE = "free to change when a run resumes"
 FOLDER_NAME = Rule(
@@ -186,7 +188,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class ApiSettings:
-    """Sections `api` and `judge_api` of config/evaluate.yaml: a server that speaks OpenAI's protocol."""
+    """Sections `api` and `judge_api`: a server that speaks OpenAI's protocol."""
 
     base_url: str | None
     concurrency: Annotated[int | None, AtLeast(1, 1024)]
@@ -240,15 +242,42 @@ class EvaluationSettings:
 class SynthesisSettings:
     """config/synthesize.yaml."""
 
-    task: Literal["survey", "check", "instructions"]
+    task: Literal["survey", "check", "instructions", "mix", "split", "stats"]
+    sources: list[DataSet] | None
     output: str | None
+    overwrite: bool
+    licence: str | None
+    format: str | None
+    belief_classes: Annotated[list[str], LABELS]
+    seed: Annotated[int, AtLeast(0)]
+
+    country: list[str] | None
+    question: str | None
+    answer: str | None
+    group: str | None
+    weight: str | None
+    questions: list[str] | None
+    wordings: str | None
+    options: str | None
+    options_model: str | None
+    missing: list[str] | None
+    min_n: Annotated[int, AtLeast(1)]
+
+    n: Annotated[int | None, AtLeast(1)]
+    duplicates: Literal["keep", "exact", "near"]
+    near: Annotated[float, AtLeast(0.05, 1)]
+    by: Literal["question", "prompt"]
+    eval_fraction: Annotated[float, AtLeast(0, 1)]
+    test_fraction: Annotated[float, AtLeast(0, 1)]
+
     ckpt: str
     split: Literal["train", "eval", "test"] | None
     n_samples: Annotated[int, AtLeast(1)]
     max_new_tokens: Annotated[int, AtLeast(1)]
     temperature: Annotated[float, AtLeast(0)]
     batch_size: Annotated[int, AtLeast(1)]
-    seed: Annotated[int, AtLeast(0)]
+
+    api: ApiSettings
 
 
 # --- from configs to records --------------------------------------------------------------------------------
@@ -340,7 +369,13 @@ def model_settings(config: Mapping[str, Any]) -> ModelSettings:
 def synthesis_settings(config: Mapping[str, Any]) -> SynthesisSettings:
     """The record of a composed synthesis config. Raises UserError as above."""
     check_for_secrets(config)
-    return record(SynthesisSettings, config, "synthesize.yaml")
+    if not isinstance(config.get("api"), Mapping):
+        raise UserError("config key api: must be a section, api.base_url=...; see config/synthesize.yaml")
+    values = {**config, "api": record(ApiSettings, config["api"], "synthesize.yaml", "api.")}
+    if isinstance(config.get("sources"), list):
+        given = as_text(config["sources"])
+        values["sources"] = [_data_set(entry, "sources", config.get("format")) for entry in given]
+    return record(SynthesisSettings, values, "synthesize.yaml")
 
 
 def as_config(settings: TrainSettings) -> dict[str, Any]:
@@ -361,41 +396,7 @@ def _plain_data_set(entry: Mapping[str, Any], given_format: str | None) -> Any:
     return said["name"] if len(said) == 1 else said
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"loss": {"beta": 1}} as {"loss.beta": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
 def free_to_change(key: str) -> bool:
     """May a run that resumes give this key of config/config.yaml (`wandb.project`, say) another value?"""
     hints = get_type_hints(TrainSettings, include_extras=True)
     return FREE in constraints_of(hints.get(key.split(".")[0], NoneType))
-
-
-def check_for_secrets(config: Mapping[str, Any]) -> None:
-    """Raises UserError where a key or a value holds that of a secret environment variable: configs are saved
-    and sent to trackers. The first of all checks, since the others print what they refuse."""
-    secrets = environment_secrets()
-    for key, value in flatten(config).items():
-        texts = [key, *texts_in(value)]
-        for name, secret in secrets.items():
-            if any(secret in text for text in texts):
-                raise UserError(
-                    f"config key {without_secrets(key)}: holds the value of ${name}; leave secrets in the "
-                    "environment, where they are found"
-                )
-
-
-def text_keys(record: type, prefix: str = "") -> list[str]:
-    """The keys of a record, and of its sections, that hold a text or a list of texts."""
-    keys: list[str] = []
-    for key, hint in get_type_hints(record, include_extras=True).items():
-        kinds = kinds_of(hint)
-        if dataclasses.is_dataclass(kinds[0]):
-            keys += text_keys(kinds[0], f"{prefix}{key}.")
-        elif wants_text(kinds):
-            keys.append(f"{prefix}{key}")
-    return keys

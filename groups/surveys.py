@@ -171,17 +171,19 @@ def read_goqa(rows: Rows, source: Source) -> list[Group]:
         shares = _goqa_shares(where, row)
         if not source.member and isinstance(shares, dict) and "group" not in row:
             raise UserError(_no_country(where, shares))
-        options = _texts(row["options"])
-        if options is None:
-            raise UserError(_no_table(where))
-        stated = parsed(row.get("option_class"))
-        labels: list[str] = []
-        if isinstance(stated, list) and len(stated) == len(options):
-            labels = _known_labels(stated, where, "option_class", source.classes)
-        groups += _groups_of(
-            Question(where, text_field(row, "question", where), options, labels, shares), source
-        )
+        groups += _groups_of(_goqa_question(where, row, shares, source.classes), source)
     return groups
+
+
+def _goqa_question(where: str, row: Row, shares: dict[str, Any], classes: Sequence[str]) -> Question:
+    options = _texts(row["options"])
+    if options is None:
+        raise UserError(_no_table(where))
+    stated = parsed(row.get("option_class"))
+    labels: list[str] = []
+    if isinstance(stated, list) and len(stated) == len(options):
+        labels = _known_labels(stated, where, "option_class", classes)
+    return Question(where, text_field(row, "question", where), options, labels, shares)
 
 
 def _goqa_shares(where: str, row: Row) -> dict[str, Any]:
@@ -209,7 +211,7 @@ def _no_country(where: str, shares: dict[str, Any]) -> str:
     )
 
 
-# --- OpinionQA ----------------------------------------------------------------------------------------------
+# --- OpinionQA, SubPOP --------------------------------------------------------------------------------------
 
 
 def read_opinionqa(rows: Rows, source: Source) -> list[Group]:
@@ -219,11 +221,14 @@ def read_opinionqa(rows: Rows, source: Source) -> list[Group]:
     """
     groups = []
     for where, row in rows:
-        options = _options(row, "MC_options", where)
-        shares = {name: _in_order(row[name], options) for name in _opinionqa_groups(where, row)}
-        text = text_field(row, "question_text", where)
-        groups += _groups_of(Question(where, text, options, [], shares), source)
+        groups += _groups_of(_opinionqa_question(where, row), source)
     return groups
+
+
+def _opinionqa_question(where: str, row: Row) -> Question:
+    options = _options(row, "MC_options", where)
+    shares = {name: _in_order(row[name], options) for name in _opinionqa_groups(where, row)}
+    return Question(where, text_field(row, "question_text", where), options, [], shares)
 
 
 def _opinionqa_groups(where: str, row: Row) -> list[str]:
@@ -237,9 +242,6 @@ def _in_order(counts: dict[str, Any], options: Sequence[str]) -> list[Any]:
     return [0 if counts.get(words) is None else counts[words] for words in options]
 
 
-# --- SubPOP -------------------------------------------------------------------------------------------------
-
-
 def read_subpop(rows: Rows, source: Source) -> list[Group]:
     """SubPOP (jjssuh/subpop, arXiv 2502.16761): one question and one subpopulation a row.
 
@@ -248,14 +250,17 @@ def read_subpop(rows: Rows, source: Source) -> list[Group]:
     """
     groups = []
     for where, row in rows:
-        (name,) = _subpop_group(where, row)
-        options = _options(row, "options", where)
-        shares = parsed(row["responses"])
-        if isinstance(shares, list) and len(shares) + 1 == len(options) and all(map(is_share, shares)):
-            shares = _with_refusal(row, where, shares)
-        text = text_field(row, "question", where)
-        groups += _groups_of(Question(where, text, options, [], {name: shares}), source)
+        groups += _groups_of(_subpop_question(where, row), source)
     return groups
+
+
+def _subpop_question(where: str, row: Row) -> Question:
+    (name,) = _subpop_group(where, row)
+    options = _options(row, "options", where)
+    shares = parsed(row["responses"])
+    if isinstance(shares, list) and len(shares) + 1 == len(options) and all(map(is_share, shares)):
+        shares = _with_refusal(row, where, shares)
+    return Question(where, text_field(row, "question", where), options, [], {name: shares})
 
 
 def _subpop_group(where: str, row: Row) -> list[str]:
@@ -294,15 +299,20 @@ def read_shares(rows: Rows, source: Source) -> list[Group]:
     multiplies the share or count. Counts of an option that comes again add up, and so do weighted shares;
     raises UserError for shares of it without weights.
     """
+    groups = []
+    for question in _share_questions(rows, source.classes):
+        groups += _groups_of(question, source)
+    return groups
+
+
+def _share_questions(rows: Rows, classes: Sequence[str]) -> Iterator[Question]:
     questions: dict[tuple[str, str], list[_Option]] = {}
     for where, row in rows:
         (name,) = _shares_group(where, row)
-        option = _option(where, row, source.classes)
+        option = _option(where, row, classes)
         questions.setdefault((text_field(row, "question", where), name), []).append(option)
-    groups = []
     for (text, name), members in questions.items():
-        groups += _groups_of(_merged(text, name, members), source)
-    return groups
+        yield _merged(text, name, members)
 
 
 def key_of_shares(row: Row) -> Hashable:
@@ -372,3 +382,18 @@ MEMBERS: dict[str, Callable[[str, Row], Iterable[str]]] = {  # of a row, by the 
     "shares": _shares_group,
     "counts": _shares_group,
 }
+
+
+def questions_of(known: str, rows: Rows, classes: Sequence[str]) -> Iterator[Question]:
+    """The questions of rows with the shares of all groups of people, as they stand in the file.
+
+    known: the name of the rows' format, one of MEMBERS. Raises UserError for a row that is none of it.
+    """
+    if known in ("shares", "counts"):
+        yield from _share_questions(rows, classes)
+        return
+    for where, row in rows:
+        if known == "goqa":
+            yield _goqa_question(where, row, _goqa_shares(where, row), classes)
+        else:
+            yield _opinionqa_question(where, row) if known == "opinionqa" else _subpop_question(where, row)

@@ -11,7 +11,6 @@ from helpers import audit_of, command, compose, save_tiny, training_lines
 import groups
 import preference_datasets as data
 import rewards
-import synthesis
 import synthesize
 from constraints import KINDS, words_of
 from groups import instructions
@@ -142,7 +141,7 @@ def test_every_reward_is_what_the_program_gives():
 
 def test_the_responses_are_few_bytes_with_much_to_learn_from():
     assert instructions.RESPONSES.stat().st_size < 2e6
-    facts = synthesis.spread(SCORED)
+    facts = sampling.spread(SCORED)
     assert facts["unequal"] > 0.8
     assert facts["mean"] + 1 < facts["best"] < rewards.MOST
 
