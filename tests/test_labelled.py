@@ -53,7 +53,7 @@ def test_every_desirable_response_is_a_target_and_none_is_dropped_in_silence(lab
 @pytest.mark.parametrize("view", ["pairs", "ranked", "pairs.all", "pairs.best_vs_worst"])
 def test_labels_are_no_pairs(view):
     with pytest.raises(
-        UserError, match="here: field responses: .* labels; set loss=kto and responses=binary"
+        UserError, match="here: field responses: .* labels; set responses=binary, and a loss of single"
     ):
         data.view([labelled([True, False])], view)
 
