@@ -33,9 +33,10 @@ NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')}
 if [ "$MODEL" = smollm2 ]; then  # sized for 12 minutes on two cores: one validation, at the end
   common=(warmup_steps=5 n_eval_examples=null do_first_eval=false eval_every=1000000)
   sft=(lr=5e-5 n_epochs=1 batch_size=32 shuffle=prompts)
-  case $loss in
-    infonca*|nca|swepo*) preference=(lr=5e-5 n_epochs=3 batch_size=8);;  # one example a prompt
-    kto) preference=(lr=5e-5 n_epochs=1 batch_size=16 pairs_per_prompt=2);;  # two examples a pair
+  view=$("$PYTHON" train.py --cfg job --package responses loss="$loss" 2> /dev/null) || true  # a loss that is none is refused below
+  case $view in
+    ranked) preference=(lr=5e-5 n_epochs=3 batch_size=8);;  # one example a prompt
+    binary) preference=(lr=5e-5 n_epochs=1 batch_size=16 pairs_per_prompt=2);;  # two examples a pair
     *) preference=(lr=5e-5 n_epochs=1 batch_size=16 pairs_per_prompt=4);;
   esac
   evaluation=(n_samples=6 max_new_tokens=48)
