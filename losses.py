@@ -19,7 +19,17 @@ from typing import Literal
 import torch
 
 from functions import function_of
-from objectives.declared import DECLARED, Keys, Loss, Needs, NotNegative, Positive, Smoothing, declare
+from objectives.declared import (
+    DECLARED,
+    Keys,
+    Loss,
+    Needs,
+    NotNegative,
+    Positive,
+    Smoothing,
+    declaration_of,
+    declare,
+)
 from objectives.keys import check_keys, parameters_of, with_defaults
 from objectives.pairs import dpo, ipo, kto, orpo, sft, simpo, slic
 from objectives.ranked import ONE_HOT, infonca, lipo, nca, plackett_luce, soft_targets, swepo
@@ -70,6 +80,7 @@ __all__ = [
     "slic",
     "soft_targets",
     "swepo",
+    "terms",
     "token_means",
 ]
 
@@ -140,7 +151,7 @@ def _is_preference(loss: Loss | None) -> bool:
     return loss not in (None, gdpo) and next(iter(parameters_of(loss)), None) == "beta"
 
 
-@declare(_gdpo_needs, check=_check_preference)
+@declare(_gdpo_needs, check=_check_preference, terms=("calibration", "belief", "preference"))
 def gdpo(
     scores: Scores,
     beta: Positive,
@@ -197,7 +208,7 @@ def loss_of(name: str) -> Loss:
 def _own(name: str) -> Loss:
     """A function of the user's own as a loss that says so where it does not give one value an example."""
     function = function_of(name, "loss.name")
-    if function not in DECLARED:
+    if declaration_of(function) is None:
         raise ValueError(
             f'loss.name={name}: does not say what it needs; write @declare(Needs(columns="pair")) above it, '
             "both from losses (docs/objectives.md)"
@@ -213,7 +224,6 @@ def _own(name: str) -> Loss:
             raise UserError(f"loss.name={name}: gave {given} for {count} examples; return one value each")
         return values
 
-    DECLARED[checked] = DECLARED[function]
     return checked
 
 
@@ -225,7 +235,7 @@ def bind(name: str, keys: Keys) -> None:
     """
     loss = loss_of(name)
     check_keys(name, loss, keys)
-    check = DECLARED[loss].check
+    check = declaration_of(loss).check
     if check is not None:
         check(with_defaults(loss, keys))
 
@@ -233,9 +243,14 @@ def bind(name: str, keys: Keys) -> None:
 def needs(name: str, keys: Keys) -> Needs:
     """What `LOSSES[name](scores, **keys)` will read; the keys are those that `bind` passed."""
     loss = loss_of(name)
-    declared, whole = DECLARED[loss].needs, with_defaults(loss, keys)
+    declared, whole = declaration_of(loss).needs, with_defaults(loss, keys)
     asked = declared if isinstance(declared, Needs) else declared(whole)
     return asked._replace(reference=False) if whole.get("reference_free") else asked
+
+
+def terms(name: str) -> tuple[str, ...]:
+    """The terms of a composite loss, each weighted by a key NAME_weight; none where it is of one piece."""
+    return declaration_of(loss_of(name)).terms
 
 
 def at_reference(loss: Callable[[Scores], torch.Tensor], scores: Scores) -> torch.Tensor:

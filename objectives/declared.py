@@ -7,6 +7,7 @@ annotation that says which values it takes.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
@@ -62,19 +63,23 @@ class Needs(NamedTuple):
 
 
 class Declaration(NamedTuple):
-    """Beside a loss: what it needs, or a function of its keys (defaults included) that says so, and what else
-    its keys must meet than their annotations (ValueError, one line).
+    """Beside a loss: what it needs, or a function of its keys (defaults included) that says so; what else its
+    keys must meet than their annotations (ValueError, one line); and the names of its terms, each of which
+    has its weight in a key NAME_weight.
     """
 
     needs: Needs | Callable[[Keys], Needs]
     check: Callable[[Keys], None] | None = None
+    terms: tuple[str, ...] = ()
 
 
 DECLARED: dict[Loss, Declaration] = {}  # in the order of their definition
 
 
 def declare(
-    needs: Needs | Callable[[Keys], Needs], check: Callable[[Keys], None] | None = None
+    needs: Needs | Callable[[Keys], Needs],
+    check: Callable[[Keys], None] | None = None,
+    terms: tuple[str, ...] = (),
 ) -> Callable[[Loss], Loss]:
     """Declare what the function below needs; the function itself stays as it is.
 
@@ -82,7 +87,12 @@ def declare(
     """
 
     def declared(loss: Loss) -> Loss:
-        DECLARED[loss] = Declaration(needs, check)
+        DECLARED[loss] = Declaration(needs, check, terms)
         return loss
 
     return declared
+
+
+def declaration_of(loss: Loss) -> Declaration | None:
+    """What stands beside a loss, or beside the one that it wraps (`functools.wraps`); None: nothing."""
+    return DECLARED.get(inspect.unwrap(loss, stop=DECLARED.__contains__))

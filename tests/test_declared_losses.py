@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import inspect
 import re
 import sys
 
@@ -96,6 +97,13 @@ def test_no_other_room_names_a_loss():
 
 HAVE_DOCSTRINGS = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 FORMATS = {"dpo", "kto", "sft"}  # also names of formats of rows, and of a way to cut prompts
+
+
+@pytest.mark.parametrize("name", sorted(losses.LOSSES))
+def test_a_declared_term_has_its_weight_in_a_key(name):
+    keys = inspect.signature(losses.LOSSES[name]).parameters
+    assert all(f"{term}_weight" in keys for term in losses.terms(name))
+    assert bool(losses.terms(name)) == (name == "gdpo")
 
 
 # --- a loss of one's own ------------------------------------------------------------------------------------
