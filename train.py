@@ -149,7 +149,7 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
 
 def loss_of(settings: TrainSettings, policy: models.Scorer, is_checked: bool) -> Callable:
     """The config's loss; where it is checked, its first value must be that of the reference."""
-    loss_fn = functools.partial(losses.LOSSES[settings.loss.name], **settings.loss.keys)
+    loss_fn = functools.partial(losses.loss_of(settings.loss.name), **settings.loss.keys)
     if is_checked:
         loss_fn = reference.with_step0_check(loss_fn, reference.step0_tolerance(policy))
     return loss_fn

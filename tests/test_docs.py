@@ -9,7 +9,6 @@ from data_helpers import write
 from helpers import ROOT, compose
 from omegaconf import OmegaConf
 
-import losses
 import preference_datasets as data
 import settings
 
@@ -33,14 +32,6 @@ def test_the_readmes_own_row_is_read_as_every_view(tmp_path):
     (group,) = data.load_groups(path, "all")
     for name in data.VIEWS:
         assert data.view([group], name), name
-
-
-def test_the_readme_names_what_a_loss_of_many_responses_needs():
-    text = (ROOT / "README.md").read_text()
-    section = text[text.index("### Your own loss") : text.index("## Configs")]
-    for name in ("LOSSES", "RANKED", "needs"):
-        assert f"`{name}`" in section
-        assert hasattr(losses, name)
 
 
 def test_keys_that_are_the_same_as_elsewhere_exist():

@@ -15,8 +15,8 @@ import settings
 # floors, the lowest first: a module imports from floors below its own, or from its own wing
 FLOORS = [
     ["utils"],
-    ["checking", "reference_cache", "constraints"],
-    ["settings", "ranks", "rewards"],
+    ["checking", "functions", "reference_cache", "constraints"],
+    ["settings", "ranks", "rewards", "objectives"],
     ["trees", "losses", "chat"],
     ["measures"],
     ["forest", "metrics"],
