@@ -68,10 +68,14 @@ def make_report(
     """All parts as one report, with how they were made."""
     results: dict[str, dict[str, Summary]] = {}
     facts = _facts_of(checkpoints, prompts, settings)
+    judges: dict[str, str] = {}
     for part in parts:
+        judges |= part.facts.get("judges", {})
         facts |= part.facts
         for name, summaries in part.results.items():
             results.setdefault(name, {}).update(summaries)
+    if judges:
+        facts["judges"] = judges
     return Report(
         results,
         facts,
@@ -103,8 +107,8 @@ def _facts_of(
 
 
 def _num_samples(prompts: Prompts, settings: EvaluationSettings) -> int:
-    """Sampled responses a prompt; only prompts with beliefs are sampled on."""
-    return settings.n_samples if BELIEFS in prompts.counts() else 0
+    """Sampled responses a prompt; only those with beliefs or a computed reward are sampled on."""
+    return settings.n_samples if BELIEFS in prompts.counts() or prompts.rewarded else 0
 
 
 def _num_questions(prompts: Prompts) -> int:
@@ -115,11 +119,25 @@ def scope_of(prompts: Prompts, settings: EvaluationSettings) -> str:
     """How many prompts of what kind, how many questions they ask, and what is left out."""
     of_what = f"{', '.join(names_of(settings.datasets))} ({settings.split})"
     scope = f"{len(prompts.groups)} prompts on {_num_questions(prompts)} questions of {of_what}"
+    return "; ".join(filter(None, [scope, in_words(prompts), _samples_in_words(prompts, settings)]))
+
+
+def _samples_in_words(prompts: Prompts, settings: EvaluationSettings) -> str:
+    """How many responses are sampled to which prompts; "" where none are."""
     num_samples = _num_samples(prompts, settings)
-    samples = f"{num_samples} samples each" if num_samples else ""
-    if samples and len(prompts.counts()) > 1:
-        samples = f"{num_samples} samples for each of those with belief_probs"
-    return "; ".join(filter(None, [scope, in_words(prompts), samples]))
+    if not num_samples:
+        return ""
+    of_whom = []
+    if BELIEFS in prompts.counts():
+        of_whom.append("with belief_probs")
+    if prompts.rewarded:
+        of_whom.append("whose reward a program computes")
+    if len(prompts.counts()) == 1 and BELIEFS in prompts.counts():
+        return f"{num_samples} samples each"
+    if not prompts.rewarded:
+        return f"{num_samples} samples for each of those {of_whom[0]}"
+    count = len(prompts.rewarded) + len(prompts.of_kinds(BELIEFS))
+    return f"{num_samples} samples for each of {count} prompts {' or '.join(of_whom)}"
 
 
 def in_terminal(report: Report) -> str:
