@@ -75,7 +75,18 @@ def main(file: Path = HERE / "opinions.yaml") -> None:
     if settings.name == defaults["name"]:
         settings = dataclasses.replace(settings, name=name_of(settings, defaults))
     cells = list(cells_of(settings))
-    of_what = {
+    experiment = Experiment(
+        cells,
+        results_of(settings),
+        collect=lambda: collecting.collect(cells, settings.folder, wanted_of(settings)),
+        publish=belief_pages.publish,
+    )
+    run_experiment(experiment, settings)
+
+
+def results_of(settings: OpinionsSettings) -> dict[str, object]:
+    """What the results are of."""
+    return {
         "name": settings.name,
         "model": settings.model,
         "groups": settings.groups,
@@ -89,13 +100,6 @@ def main(file: Path = HERE / "opinions.yaml") -> None:
         "train": [without_secrets(o) for o in settings.train_overrides],
         "evaluate": [without_secrets(o) for o in settings.evaluate or []],
     }
-    experiment = Experiment(
-        cells,
-        of_what,
-        collect=lambda: collecting.collect(cells, settings.folder, plan_of_results(settings)),
-        publish=belief_pages.publish,
-    )
-    run_experiment(experiment, settings)
 
 
 def checked(settings: OpinionsSettings) -> OpinionsSettings:
@@ -262,7 +266,7 @@ def base_of(settings: OpinionsSettings) -> str:
     return yaml.safe_load(text)["name_or_path"]
 
 
-def plan_of_results(settings: OpinionsSettings) -> Wanted:
+def wanted_of(settings: OpinionsSettings) -> Wanted:
     """Which numbers are collected, and where they lie."""
     return Wanted(
         groups=list(zip(settings.groups, slugs_of(settings.groups))),

@@ -89,6 +89,7 @@ class _Crew:
 
     def _start(self) -> None:
         """Start what can begin; leave out what cannot any more."""
+        before = list(self.running)
         lost = {*self.outcome.failed, *self.outcome.skipped}
         for cell in list(self.waiting):
             if lost & set(cell.needs):
@@ -98,9 +99,14 @@ class _Crew:
             elif len(self.running) < self.jobs and self.done.issuperset(cell.needs):
                 self.waiting.remove(cell)
                 self._say(f"{cell.name}: {cell.shown}")
-                before = self.records.seconds(cell)
-                self.records.write(cell, "begun", before)
-                self.running.append(Work(cell, self._process(cell), time.monotonic(), before))
+                seconds = self.records.seconds(cell)
+                self.records.write(cell, "begun", seconds)
+                self.running.append(Work(cell, self._process(cell), time.monotonic(), seconds))
+        if self.running != before:
+            self._show()
+
+    def _show(self) -> None:
+        """The names of the cells at work, behind the bar."""
         self.bar.set_postfix_str(", ".join(work.cell.name for work in self.running))
 
     def _process(self, cell: Cell) -> subprocess.Popen:
@@ -126,6 +132,7 @@ class _Crew:
                 continue
             self.running.remove(work)
             self._ended(work, code)
+            self._show()
 
     def _ended(self, work: Work, code: int) -> None:
         cell, seconds = work.cell, time.monotonic() - work.since
