@@ -36,7 +36,8 @@ def figures_of(lengths: Results, collapse: Results) -> dict[str, Figure]:
     return {"k": _over_k(lengths), "training": _over_training(lengths), "collapse": _collapse(collapse)}
 
 
-def _axes(count: int, width: float, height: float = 3.6) -> tuple[Figure, list[Axes]]:
+def new_axes(count: int, width: float, height: float = 3.6) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` axes side by side; sizes in inches, of each."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * count, height), layout="constrained")
@@ -49,7 +50,7 @@ def _axes(count: int, width: float, height: float = 3.6) -> tuple[Figure, list[A
 
 def _over_k(results: Results) -> Figure:
     """Bias against k on logarithmic axes: the theorem's bound, the draws, and every arm."""
-    figure, (axis,) = _axes(1, 6.4, 4.6)
+    figure, (axis,) = new_axes(1, 6.4, 4.6)
     counts = counts_of(results, arms_of(results)[0])
     bound = [results["sigma"] / np.sqrt(k) for k in counts]
     axis.plot(counts, bound, color="#999999", lw=1, label="C / sqrt(k), C the largest sigma")
@@ -77,7 +78,7 @@ def _over_k(results: Results) -> Figure:
 def _over_training(results: Results) -> Figure:
     """Bias over steps, a line a k; dashed: that of the draws' own mean."""
     arms = [arm for arm in OVER_TRAINING if arm in arms_of(results)]
-    figure, axes = _axes(len(arms), 3.6)
+    figure, axes = new_axes(len(arms), 3.6)
     for axis, arm in zip(axes, arms):
         for color, k in zip(COLORS, counts_of(results, arm)):
             looks = range(len(results["looked_at"]))
@@ -95,7 +96,7 @@ def _over_training(results: Results) -> Figure:
 
 def _collapse(results: Results) -> Figure:
     """Trained log-odds against the theory's; and the majority's share over beta."""
-    figure, (odds, share) = _axes(2, 4.6)
+    figure, (odds, share) = new_axes(2, 4.6)
     betas = betas_of(results)
     for color, beta in zip(COLORS, betas):
         pairs = np.array([pair for point in points_of(results, "dpo", beta) for pair in point["log_odds"]])

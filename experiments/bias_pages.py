@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import string
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.bias_figures import NAMES, figures_of
 from experiments.bias_numbers import (
@@ -28,6 +30,9 @@ from reporting.figures import files_of
 from reporting.tables import Table, as_markdown
 from utils import UserError, atomic_path
 
+if TYPE_CHECKING:  # slow to import, and needed for its name alone
+    from matplotlib.figure import Figure
+
 TEMPLATE = Path(__file__).with_name("bias_page.template")
 
 
@@ -38,11 +43,16 @@ def publish(lengths: Results, collapse: Results, folder: Path) -> Path:
         text = page_of(lengths, collapse)
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(f"results: damaged ({error!r}); restore the files, or run it again") from error
-    page = folder / "bias.md"
+    return write_page(folder, "bias", text, figures)
+
+
+def write_page(folder: Path, name: str, text: str, figures: Mapping[str, Figure]) -> Path:
+    """Write NAME.md and NAME-*.svg and .png. Raises UserError where the disk refuses them."""
+    page = folder / f"{name}.md"
     try:
-        for name, figure in figures.items():
+        for figure_name, figure in figures.items():
             for kind, content in files_of(figure).items():
-                with atomic_path(folder / f"bias-{name}.{kind}") as temporary:
+                with atomic_path(folder / f"{name}-{figure_name}.{kind}") as temporary:
                     temporary.write_bytes(content)
         with atomic_path(page) as temporary:
             temporary.write_text(text, encoding="utf-8")
