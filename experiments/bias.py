@@ -7,6 +7,8 @@ made of the two results' files alone.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -63,6 +65,7 @@ class Part(NamedTuple):
     name: str  # of its results' file
     settings: Results
     seeds: Sequence[int]
+    seeds_key: str  # that gave them
     rows_of: Callable[[int], Iterable[Results]]  # of a seed
     also: Results  # beside its rows
 
@@ -114,7 +117,7 @@ def lengths_part(settings: BiasSettings) -> Part:
         for key, value in plain(settings).items()
         if key in ("width", "lr") or key not in OF_COLLAPSE
     }
-    return Part("bias", kept, seeds, rows, also)
+    return Part("bias", kept, seeds, "seeds", rows, also)
 
 
 def collapse_part(settings: BiasSettings) -> Part:
@@ -127,7 +130,8 @@ def collapse_part(settings: BiasSettings) -> Part:
             yield point._asdict()
 
     kept = {key: value for key, value in plain(settings).items() if key in OF_COLLAPSE}
-    return Part("collapse", kept, numbers_of("collapse_seeds", settings.collapse_seeds, int, 0), rows, {})
+    seeds = numbers_of("collapse_seeds", settings.collapse_seeds, int, 0)
+    return Part("collapse", kept, seeds, "collapse_seeds", rows, {})
 
 
 def plain(settings: BiasSettings) -> dict[str, object]:
@@ -145,7 +149,7 @@ def measured(part: Part, folder: Path) -> Results:
     rows: list[Results] = []
     seconds = 0.0
     for seed in tqdm(part.seeds, desc=part.name, unit="seed"):
-        of_seed = one_seed(part, seed, folder / f"{part.name}-seed-{seed}.json")
+        of_seed = one_seed(part, seed, folder)
         rows += of_seed["rows"]
         seconds += of_seed["seconds"]
     made = {
@@ -157,18 +161,22 @@ def measured(part: Part, folder: Path) -> Results:
     return {"settings": part.settings, "made": made, **part.also, "rows": rows}
 
 
-def one_seed(part: Part, seed: int, path: Path) -> Results:
-    """What was kept of a seed, or what is measured now. The seeds beside it do not count."""
-    key = "seeds" if part.name == "bias" else "collapse_seeds"
-    alone = {**part.settings, key: [str(seed)]}
+def one_seed(part: Part, seed: int, folder: Path) -> Results:
+    """What was kept of a seed under these settings, or what is measured now. Raises UserError where the disk
+    refuses it.
+    """
+    alone = {**part.settings, part.seeds_key: [str(seed)]}  # the seeds beside it do not count
+    digest = hashlib.blake2b(json.dumps(alone, sort_keys=True).encode(), digest_size=6).hexdigest()
+    path = folder / f"{part.name}-seed-{seed}-{digest}.json"
     if path.is_file():
-        kept = read_results(path)
-        if kept["settings"] == alone:
-            return kept
+        return read_results(path)
     since = time.process_time()
     rows = list(part.rows_of(seed))
     found = {"settings": alone, "seconds": time.process_time() - since, "rows": rows}
-    write_json(path, found)
+    try:
+        write_json(path, found)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); set output_dir=...") from error
     return found
 
 

@@ -109,7 +109,7 @@ def what_of(settings: RankedSettings) -> dict[str, object]:
     keys = ("name", "model", "dataset", "split", "seeds", "counts", "methods", "on_policy", "budget", "size")
     amount = ("step_responses", settings.budget)
     return {
-        **{key: getattr(settings, key) for key in (*keys, *amount)},
+        **{key: value for key, value in dataclasses.asdict(settings).items() if key in (*keys, *amount)},
         "train": [without_secrets(o) for o in settings.train_overrides],
         "evaluate": [without_secrets(o) for o in settings.evaluate or []],
     }

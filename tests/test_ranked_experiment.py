@@ -150,7 +150,8 @@ def made_up():
     part = {"group": "instructions", "split": "test"}
     return {
         "settings": {
-            "name": "ranked", "model": "smollm2", "seeds": ["0", "1"], "train": [], "evaluate": ["n_samples=2"],
+            "name": "ranked", "model": "smollm2", "seeds": ["0", "1"], "train": [],
+            "evaluate": ["n_samples=2"],
             "budget": "responses", "responses": 512, "size": 1, "step_responses": 32,
         },
         "made": {"commit": "0" * 7, "cpu": "2 cores", "gpus": [], "versions": {"torch": "2"}},
