@@ -64,7 +64,7 @@ def publish(results: Results, folder: Path) -> Path:
         name = str(results["settings"]["name"])
         figures = figures_of(results)
         text = "\n\n".join(_page(results, numbers, name, list(figures))) + "\n"
-    except (LookupError, TypeError, AttributeError) as error:
+    except LookupError as error:  # a key that is missing
         raise UserError(f"results: damaged ({error!r}); restore the file, or run it again") from error
     page = folder / f"{name}.md"
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -31,6 +32,11 @@ class Cell(NamedTuple):
     @property
     def shown(self) -> str:
         """The command as a user would type it, without secrets."""
+        return without_secrets(" ".join(["python", *map(quoted, self.command)]))
+
+    @property
+    def plain(self) -> str:
+        """The command for its hash, without secrets."""
         return without_secrets(" ".join(["python", *self.command]))
 
 
@@ -66,10 +72,17 @@ def hashes_of(cells: Sequence[Cell]) -> dict[str, str]:
     """By name: the hash of a cell's command, and of the commands of all that it needs."""
     hashes: dict[str, str] = {}
     for cell in in_order(cells):
-        determined_by = [cell.shown, *(hashes[need] for need in cell.needs)]
+        determined_by = [cell.plain, *(hashes[need] for need in cell.needs)]
         digest = hashlib.blake2b(json.dumps(determined_by).encode(), digest_size=16)
         hashes[cell.name] = digest.hexdigest()
     return hashes
+
+
+def quoted(argument: str) -> str:
+    """An argument for a shell, in double quotes where it has single ones of its own and nothing to expand."""
+    if "'" in argument and not set(argument) & set('"$`\\!'):
+        return f'"{argument}"'
+    return shlex.quote(argument)
 
 
 class Records:

@@ -81,7 +81,7 @@ def check_same(path: Path, settings: Mapping[str, object]) -> None:
 
 
 def write_results(path: Path, results: Results) -> None:
-    """One list of plain values a line: small, and differences can be read."""
+    """Small, and what differs from other results can be read line by line."""
     try:
         with atomic_path(path) as temporary:
             temporary.write_text(as_text(results) + "\n", encoding="utf-8")
@@ -90,17 +90,13 @@ def write_results(path: Path, results: Results) -> None:
     log.info("results: %s", path)
 
 
-def as_text(value: object, indent: int = 0) -> str:
-    """JSON, with objects and lists of objects on lines of their own."""
-    inner = " " * (indent + 1)
-    if (
-        isinstance(value, Mapping)
-        and value
-        and any(isinstance(v, Mapping | list | tuple) for v in value.values())
-    ):
-        entries = [f"{inner}{json.dumps(k)}: {as_text(v, indent + 1)}" for k, v in value.items()]
-        return "{\n" + ",\n".join(entries) + f"\n{' ' * indent}}}"
-    if isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
-        entries = [inner + as_text(v, indent + 1) for v in value]
-        return "[\n" + ",\n".join(entries) + f"\n{' ' * indent}]"
-    return json.dumps(value, ensure_ascii=False)
+def as_text(results: Results) -> str:
+    """JSON, with a list's objects on lines of their own."""
+    parts = []
+    for key, value in results.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list) and value:
+            lines = [json.dumps(entry, ensure_ascii=False) for entry in value]
+            text = "[\n  " + ",\n  ".join(lines) + "\n ]"
+        parts.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}"

@@ -102,9 +102,10 @@ class Numbers:
         """Of the means under each seed; None where nothing was measured."""
         means = []
         for values in self.values.get((part, method, metric), {}).values():
-            known = [(v, w) for v, w in zip(values, self.weights[part]) if v is not None]
-            if known:
-                means.append(float(np.average(*map(list, zip(*known)))))
+            held = [i for i, value in enumerate(values) if value is not None]
+            if held:
+                weights = [self.weights[part][i] for i in held]
+                means.append(float(np.average([values[i] for i in held], weights=weights)))
         if not means:
             return None
         return Spread(float(np.std(means, ddof=1)) if len(means) > 1 else None, min(means), max(means))

@@ -215,10 +215,10 @@ class _Cells:
             needs = (f"{self.prefix}/{SFT}",)
         return Cell(
             f"{self.prefix}/{name}",
-            ("train.py", *shared, *of_run),
+            ("train.py", *last_wins([*shared, *of_run])),
             self.where / name,
             needs,
-            plan=("train.py", "plan=true", "exp_name=plan", *shared),
+            plan=("train.py", "plan=true", "exp_name=plan", *last_wins(shared)),
         )
 
     def evaluation(self, method: str, split: str, *extra: str, name: str = "") -> Cell:
@@ -227,8 +227,7 @@ class _Cells:
         is_run = is_trained(method)
         shots = settings.shots if method in (FEW_SHOT, ICF) else 0
         output = Place(settings.folder, self.prefix).report(name, split)
-        command = (
-            "evaluate.py",
+        overrides = [
             f"ckpt=['{self.where / name if is_run else base_of(settings)}']",
             data_sets(self.group),
             f"split={split}",
@@ -239,7 +238,8 @@ class _Cells:
             *(settings.evaluate or []),
             *extra,
             f"output='{output}'",
-        )
+        ]
+        command = ("evaluate.py", *last_wins(overrides))
         needs = (f"{self.prefix}/{name}",) if is_run else ()
         return Cell(f"{self.prefix}/{name}@{split}", command, output, needs)
 
@@ -250,6 +250,11 @@ class _Cells:
         command = ("-m", "experiments.margins", *arguments)
         needs = (f"{self.prefix}/{method}",)
         return Cell(f"{self.prefix}/{method}@{split}-margins", command, output, needs)
+
+
+def last_wins(overrides: Sequence[str]) -> list[str]:
+    """The overrides, each key once: where it stood first, with its last value."""
+    return [f"{key}={value}" for key, value in dict(o.split("=", 1) for o in overrides).items()]
 
 
 def data_sets(name: str) -> str:

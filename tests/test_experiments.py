@@ -241,6 +241,13 @@ def test_rows_without_sft_still_have_the_run_that_they_start_from():
         assert "opinions-democrat/seed-0/sft" in {c.name for c in cells}
 
 
+def test_an_override_of_the_user_takes_the_place_of_the_recipes():
+    given = ["seeds=[0]", "methods=[sft]", "train=[lr=1e-3]", "evaluate=[n_samples=2]", "collapse_betas=null"]
+    sft, evaluation, _ = cells_of(keys(*given, "groups=[opinions/democrat]"))
+    assert [part for part in sft.command if part.startswith("lr=")] == ["lr=1e-3"]
+    assert [part for part in evaluation.command if part.startswith("n_samples=")] == ["n_samples=2"]
+
+
 def test_recipes_are_the_scripts_own():
     assert recipes.recipe("smollm2", "gdpo", "preference")[-4:] == [
         "lr=5e-5",
