@@ -22,7 +22,7 @@ from experiments import ranked_collecting, ranked_pages
 from experiments.cells import Cell
 from experiments.door import Experiment, read_results, run_experiment
 from experiments.keys import DIFFERENT, Common, numbers_of, read_keys
-from experiments.opinions import base_of, data_sets
+from experiments.opinions import base_of, data_sets, last_wins
 from experiments.ranked_methods import (
     AGAIN,
     BASE,
@@ -267,10 +267,15 @@ class _Cells:
         )
         return Cell(
             f"{self.prefix}/{name}",
-            ("train.py", *shared, *keys, *of_run),
+            ("train.py", *last_wins([*shared, *keys, *of_run])),
             self.where / name,
             needs,
-            plan=("train.py", "plan=true", "exp_name=plan", *shared, data_sets(settings.dataset)),
+            plan=(
+                "train.py",
+                "plan=true",
+                "exp_name=plan",
+                *last_wins([*shared, data_sets(settings.dataset)]),
+            ),
         )
 
     def evaluation(self, name: str) -> Cell:
@@ -278,15 +283,15 @@ class _Cells:
         settings = self.settings
         source = base_of(settings) if name == BASE else self.where / name
         output = self.where / "evaluations" / name
-        command = (
-            "evaluate.py",
+        overrides = [
             f"ckpt=['{source}']",
             data_sets(settings.dataset),
             f"split={settings.split}",
             f"seed={self.seed}",
             *(settings.evaluate or []),
             f"output='{output}'",
-        )
+        ]
+        command = ("evaluate.py", *last_wins(overrides))
         needs = () if name == BASE else (f"{self.prefix}/{name}",)
         return Cell(f"{self.prefix}/{name}@{settings.split}", command, output, needs)
 
