@@ -26,13 +26,13 @@ from experiments.tiny import (
     word_tokenizer,
 )
 from metrics import js_distance
-from models import Scorer
+from models import Scorer, class_distributions
 from preference_datasets import CLASSES, Belief, Group, Response
 
 LABELS = CLASSES[1:]  # beliefs that are held
 PAPER = (0.06, 0.08, 0.24, 0.56, 0.06)  # the GDPO paper's example, the first prompt's p*
 OWN_ANSWER = 0.6  # the reference's share of the answer that a belief has in the data
-BEGIN_STEPS = 400
+BEGIN_STEPS = 200
 
 
 class World(NamedTuple):
@@ -93,8 +93,7 @@ def theory(log_reference: np.ndarray, share: np.ndarray, beta: float) -> np.ndar
     With b_w ~ p* and b_l uniform over the others, b is preferred to c with probability p*(b) / (p*(b) + p*
     (c)): a Bradley-Terry model of rewards log p*, whose optimum is DPO's eq. 4 (arXiv 2305.18290).
     """
-    logs = log_reference + np.log(share) / beta
-    return logs - np.logaddexp.reduce(logs, -1, keepdims=True)
+    return normalised(log_reference + np.log(share) / beta)
 
 
 class Beliefs(NamedTuple):
@@ -105,12 +104,23 @@ class Beliefs(NamedTuple):
 
 
 def beliefs_of(policy: Scorer, world: World) -> Beliefs:
-    """Both from all responses there are: the token's share is the sum over all answers after it."""
+    """Over responses: of all that there are, those of the data. At the token: of all words, the beliefs."""
     count = len(LABELS)
     logs = log_shares(policy, whole_space(world.space, world.words))[0].reshape(-1, count, count)
-    own = np.diagonal(logs, axis1=1, axis2=2)
-    own = own - np.logaddexp.reduce(own, -1, keepdims=True)
-    return Beliefs(own, np.logaddexp.reduce(logs, -1))
+    of_words = class_distributions(
+        policy,
+        [tuple(world.words(group.prompt)["input_ids"]) for group in world.groups],
+        tuple(world.words.convert_tokens_to_ids(list(LABELS))),
+        pad_id=world.words.pad_token_id,
+    )
+    return Beliefs(
+        normalised(np.diagonal(logs, axis1=1, axis2=2)), normalised(of_words.double().log().numpy())
+    )
+
+
+def normalised(logs: np.ndarray) -> np.ndarray:
+    """Logs of distributions along the last axis, of logs up to a constant."""
+    return logs - np.logaddexp.reduce(logs, -1, keepdims=True)
 
 
 def measure(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from experiments.belief_figures import COLORS
 from experiments.bias_figures import new_axes
 from experiments.numbers import Numbers, Part
-from experiments.ranked_methods import BASE, DPO, METHODS, Row, row_of, title_of
+from experiments.ranked_methods import BASE, METHODS, Row, row_of, title_of
+from reporting.words import PREFERENCE, REWARD, TITLES
 
 if TYPE_CHECKING:  # slow to import, and needed for its name alone
     from matplotlib.figure import Figure
@@ -54,7 +55,9 @@ def _over_k(numbers: Numbers, part: Part, metric: str, equal: Mapping[str, str])
         style = {"color": COLORS[number % len(COLORS)], "marker": MARKS[number // len(COLORS)]}
         axis.errorbar(at, means, spread, ms=4, lw=1.2, label=METHODS[method].title, **style)
     axis.set_xticks(range(len(counts)), [str(k) for k in counts])
+    axis.set_xlim(-0.5, len(counts) - 0.5)
     axis.set_xlabel("k: responses of a prompt", fontsize=9)
+    axis.set_ylabel({**TITLES[REWARD], **TITLES[PREFERENCE]}[metric], fontsize=9)
     figure.legend(loc="outside right upper", fontsize=7, frameon=False)
     return figure
 
@@ -64,11 +67,11 @@ def _differences(numbers: Numbers, part: Part, metric: str, compared: list[str])
     present = [name for name in compared if name in numbers.methods(part)]
     found = numbers.compared(part, metric, present)
     figure, axes = new_axes(max(1, len(present)), 4.8, 0.9 + 0.24 * len(numbers.methods(part)))
-    for axis, to in zip(axes, present):
+    for axis, to, color in zip(axes, present, COLORS):
         of_axis = [one for one in found if one.b == to]
         axis.axvline(0, color="#999999", lw=0.8, ls="--")
         for place, one in enumerate(of_axis):
-            d, color = one.difference, "#0072b2" if one.b == DPO else "#d55e00"
+            d = one.difference
             is_sure = d["low"] is not None and (d["low"] > 0 or d["high"] < 0)
             if d["low"] is not None:
                 axis.plot([d["low"], d["high"]], [place, place], color=color, lw=1.6)
