@@ -53,11 +53,12 @@ def majority_of(of_prompt: Shares) -> str:
 # --- side by side -------------------------------------------------------------------------------------------
 
 
-def side_by_side(by_method: Mapping[str, Evaluation], count: int) -> list[Json]:
+def side_by_side(by_method: Mapping[str, Sequence[Evaluation]], count: int) -> list[Json]:
     """The first answer of every row under each of the group's beliefs, of the `count` questions on which the
     group is most divided: one line a question, belief and row; response null where none states it.
+    by_method: a row's evaluations, one a seed.
     """
-    first = next(iter(by_method.values()))
+    first = next(iter(by_method.values()))[0]
     divided = sorted(first.shares, key=lambda of_prompt: max(of_prompt.belief_probs))
     chosen: dict[str, Shares] = {}
     for of_prompt in divided:
@@ -69,13 +70,14 @@ def side_by_side(by_method: Mapping[str, Evaluation], count: int) -> list[Json]:
             if share > 0:
                 asked = {"question": of_prompt.question, "prompt": text_of(of_prompt.prompt)}
                 belief = {"label": label, "belief": words, "share": round(share, 4)}
-                for method, evaluation in by_method.items():
-                    answer = _first_of(evaluation.answers, of_prompt.id, label)
+                for method, evaluations in by_method.items():
+                    answer = _first_of(evaluations, of_prompt.id, label)
                     lines.append({**asked, **belief, "method": method, **_shown(answer)})
     return lines
 
 
-def _first_of(answers: Sequence[Answer], prompt: str, label: str) -> Answer | None:
+def _first_of(evaluations: Sequence[Evaluation], prompt: str, label: str) -> Answer | None:
+    answers = (answer for evaluation in evaluations for answer in evaluation.answers)
     return next((a for a in answers if a.id == prompt and a.label == label), None)
 
 

@@ -242,7 +242,7 @@ def _answers(lines: Sequence[Mapping[str, object]]) -> Iterator[str]:
         return
     yield "## Answers by belief"
     yield (
-        "The questions on which each group is most divided; the first sampled answer of the first seed under "
+        "The questions on which each group is most divided; the first sampled answer (seed by seed) under "
         "each stated belief, with the judge's verdict whether it suits. -: none of the samples states it."
     )
     methods = list(dict.fromkeys(line["method"] for line in lines))

@@ -118,10 +118,9 @@ class _Split:
 
     def answers(self) -> list[Json]:
         """Answers by belief to a few questions."""
-        seed = self.wanted.seeds[0]
-        by_method = {method: self.evaluations[method, seed] for method in self.wanted.methods}
+        by_method = {m: [self.evaluations[m, s] for s in self.wanted.seeds] for m in self.wanted.methods}
         shown = answers.side_by_side(by_method, self.wanted.shown_questions)
-        return [{**self.name, "seed": seed, **line} for line in shown]
+        return [{**self.name, **line} for line in shown]
 
 
 def weights_of(lines: Sequence[Fields]) -> dict[str, float]:

@@ -90,13 +90,14 @@ class Numbers:
         return means or [None] * len(self.weights[part])
 
     def summary(self, part: Part, method: str, metric: str) -> Summary | None:
-        """Mean with its interval over questions; None where nothing was measured."""
+        """Mean with its interval over questions, of two or more; None where nothing was measured."""
         values = self.mean_over_seeds(part, method, metric)
         held = [i for i, value in enumerate(values) if value is not None]
         if not held:
             return None
         weights = [self.weights[part][i] for i in held]
-        return summarize([values[i] for i in held], weights=weights)
+        found = summarize([values[i] for i in held], weights=weights)
+        return found if len(held) > 1 else {**found, "low": None, "high": None}
 
     def spread(self, part: Part, method: str, metric: str) -> Spread | None:
         """Of the means under each seed; None where nothing was measured."""

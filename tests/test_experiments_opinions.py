@@ -77,6 +77,12 @@ def test_values_are_averaged_over_seeds_question_by_question_and_then_weighted()
     assert numbers.summary(PART, "sft", "bpc") is None
 
 
+def test_one_question_says_nothing_of_the_spread():
+    found = Numbers(results(line("gdpo", "margin_minority", [0.3]))).summary(PART, "gdpo", "margin_minority")
+    assert found == {"value": 0.3, "low": None, "high": None, "n": 1}
+    assert verdict_of(found, "above") == "not measured"
+
+
 def test_the_spread_is_of_the_means_under_each_seed():
     given = [line("sft", "cbc", [a, a + 0.2], str(i)) for i, a in enumerate((0.1, 0.4, 0.3))]
     spread = Numbers(results(*given, weights=[1.0, 3.0])).spread(PART, "sft", "cbc")
