@@ -127,17 +127,15 @@ def _samples_in_words(prompts: Prompts, settings: EvaluationSettings) -> str:
     num_samples = _num_samples(prompts, settings)
     if not num_samples:
         return ""
-    of_whom = []
-    if BELIEFS in prompts.counts():
-        of_whom.append("with belief_probs")
-    if prompts.rewarded:
-        of_whom.append("whose reward a program computes")
-    if len(prompts.counts()) == 1 and BELIEFS in prompts.counts():
-        return f"{num_samples} samples each"
+    has_beliefs = BELIEFS in prompts.counts()
     if not prompts.rewarded:
-        return f"{num_samples} samples for each of those {of_whom[0]}"
+        every = (
+            "samples each" if len(prompts.counts()) == 1 else "samples for each of those with belief_probs"
+        )
+        return f"{num_samples} {every}"
     count = len(prompts.rewarded) + len(prompts.of_kinds(BELIEFS))
-    return f"{num_samples} samples for each of {count} prompts {' or '.join(of_whom)}"
+    of_whom = "with belief_probs or a computed reward" if has_beliefs else "whose reward a program computes"
+    return f"{num_samples} samples for each of {count} prompts {of_whom}"
 
 
 def in_terminal(report: Report) -> str:

@@ -1,13 +1,16 @@
 """The page of computed rewards: its table, its prompts, what answers miss, and texts that would break it."""
 
+import html
 import json
+import re
+import subprocess
 
 import pytest
 from data_helpers import write
 from helpers import json_lines, save_tiny
 from report_helpers import HOSTILE, write_evaluation
 from reward_helpers import NAMES, evaluate_models, mean, rewards_by_hand, row
-from test_report_page import Elements
+from test_report_page import CHROMIUM, Elements
 
 from reporting.page import html_page
 from reporting.prompt_rewards import prompt_rewards
@@ -86,3 +89,51 @@ def test_prompts_are_sorted_by_what_the_last_checkpoint_gains_on_the_first(tmp_p
     (evaluated,) = read_story([str(folder)]).evaluations
     gains = [of_prompt.gap("gdpo", "base") for of_prompt in prompt_rewards(evaluated.answers)]
     assert len(gains) == 5 and gains == sorted(gains, reverse=True)
+
+
+BROWSER_TEST = """
+<script>
+addEventListener("load", () => setTimeout(() => {
+  const texts = (css) => [...document.querySelectorAll(css)].map((e) => e.textContent);
+  const set = (css, value) => {
+    const input = document.querySelector(css);
+    input.value = value; input.dispatchEvent(new Event("input", {bubbles: true}));
+  };
+  set("#e1-rewards input", "QUESTION 2?");
+  const found = texts("#e1-rewards .question h4").length, dots = texts("#e1-rewards .dot").length;
+  set("#e1-answers select[name=met]", "false");
+  document.title = JSON.stringify({title: document.title, found, dots,
+    marks: [...new Set(texts(".answer .no, .answer .yes, .answer .none"))], images: document.images.length,
+    wide: document.documentElement.scrollWidth - document.documentElement.clientWidth});
+  document.body.replaceChildren();  // --dump-dom cannot write half a surrogate pair
+}, 3000));
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_browser_searches_prompts_by_reward_and_shows_what_is_missed(tmp_path):
+    folder = write_evaluation(tmp_path / "swepo" / "report", words=HOSTILE, num_prompts=15)
+    page = write_page([str(with_rewards(folder, HOSTILE))])
+    page.write_bytes(page.read_bytes().replace(b"</body>", BROWSER_TEST.encode() + b"</body>"))
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    options += ["--window-size=390,900", f"--user-data-dir={tmp_path / 'profile'}"]
+    offline = ["--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000", "--dump-dom"]
+    done = subprocess.run(
+        [CHROMIUM, *options, *offline, page.as_uri()],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+    )
+    said = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    assert not [line for line in said if "log level" not in line and "ResizeObserver" not in line]
+    title = re.search("<title>(.*?)</title>", done.stdout).group(1)
+    assert json.loads(html.unescape(title)) == {
+        "title": "Grove report: swepo",
+        "found": 1,
+        "dots": 3,
+        "marks": ["✗"],
+        "images": 0,
+        "wide": 0,
+    }

@@ -277,8 +277,11 @@
     const row = make("div", "answer"), who = make("span", "who"), text = make("span", "text", answer.text);
     const { name, color } = data.checkpoints[answer.c];
     who.append(swatch(color), name);
-    const mark = make("span", ...({ true: ["yes", "✓"], false: ["no", "✗"] }[answer.verdict] ?? ["none", "–"]));
-    mark.title = { true: "voices the belief", false: "does not voice it" }[answer.verdict] ?? "no verdict";
+    const isChecked = "missed" in answer, verdict = isChecked ? !answer.missed.length : answer.verdict;
+    const mark = make("span", ...({ true: ["yes", "✓"], false: ["no", "✗"] }[verdict] ?? ["none", "–"]));
+    const meanings = isChecked ? { true: "meets all constraints", false: "misses some" } :
+      { true: "voices the belief", false: "does not voice it" };
+    mark.title = meanings[verdict] ?? "no verdict";
     const said = [];
     if ("reward" in answer) said.push(`reward ${answer.reward.toFixed(2)}`);
     if (answer.missed?.length) said.push(`misses ${answer.missed.join("; ")}`);
@@ -288,7 +291,7 @@
     if (answer.fits === false) said.push("class and words disagree");
     if ("finish" in answer) said.push(answer.finish === "length" ? "cut at the limit" : answer.finish);
     if (data.decodings.length > 1) said.push(answer.d);
-    mark.hidden = !data.judged;
+    mark.hidden = !data.judged && !isChecked;
     if (said.length) text.append(make("small", "", said.join(", ")));
     row.append(who, mark, text);
     return row;
