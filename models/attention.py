@@ -163,10 +163,8 @@ def segment_attention(
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if forest_segments is None:
         return attend(query, key, value, attention_mask, extra).transpose(1, 2).contiguous(), None
-    rows = []
-    for b, segments in enumerate(forest_segments):
-        rows.append(_attend_row(query, key, value, b, segments, extra))
-    return torch.cat(rows).transpose(1, 2).contiguous(), None
+    attended = _attend_rows(query, key, value, forest_segments, extra)
+    return attended.transpose(1, 2).contiguous(), None
 
 
 def _refuse_unknown(module: nn.Module, kwargs: Mapping[str, Any]) -> None:
@@ -206,6 +204,25 @@ def attend(
     return nn.functional.dropout(weights, extra.dropout) @ value
 
 
+def _attend_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: Sequence[Sequence[MaskedSegment]],
+    extra: Extra,
+) -> torch.Tensor:
+    """Every row over its own segments, (B, H, L, D), in fp32 on a CPU whatever the passes' dtype is.
+
+    There torch's attention has a backward pass in bf16 that takes several times as long as that in fp32.
+    """
+    if query.device.type != "cpu":
+        return torch.cat([_attend_row(query, key, value, b, row, extra) for b, row in enumerate(segments)])
+    with torch.autocast("cpu", enabled=False):
+        wide = (query.float(), key.float(), value.float())
+        rows = [_attend_row(*wide, b, row, extra) for b, row in enumerate(segments)]
+        return torch.cat(rows).to(value.dtype)
+
+
 def _attend_row(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -235,4 +252,5 @@ def _seen(parts: Sequence[torch.Tensor], i: int, past: tuple[tuple[int, int], ..
     """Keys or values that segment i attends to: those of its past, then its own."""
     if not past:
         return parts[i]
-    return torch.cat([*(parts[j][:, :, :n] for j, n in past), parts[i]], dim=2)
+    seen = [parts[j] if n == parts[j].shape[2] else parts[j][:, :, :n] for j, n in past]
+    return torch.cat([*seen, parts[i]], dim=2)
