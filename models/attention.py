@@ -7,7 +7,8 @@ padding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -154,17 +155,29 @@ def segment_attention(
     _refuse_unknown(module, kwargs)
     extra = Extra(kwargs.get("dropout") or 0.0, scaling, kwargs.get("softcap"), kwargs.get("s_aux"))
     if cached_pass is not None:
-        attended = cached_pass.attend(module, query, key, value, extra, kwargs.get("sliding_window"))
-        return attended.transpose(1, 2).contiguous(), None
-    if forest_segments is None and extra.is_plain:
+        window = kwargs.get("sliding_window")
+        compute = functools.partial(cached_pass.attend, module, extra=extra, window=window)
+    elif forest_segments is not None:
+        compute = functools.partial(_attend_rows, segments=forest_segments, extra=extra)
+    elif extra.is_plain:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    if forest_segments is None:
-        return attend(query, key, value, attention_mask, extra).transpose(1, 2).contiguous(), None
-    attended = _attend_rows(query, key, value, forest_segments, extra)
-    return attended.transpose(1, 2).contiguous(), None
+    else:
+        compute = functools.partial(_attend_whole, mask=attention_mask, extra=extra)
+    return _wide_on_cpu(compute, query, key, value).transpose(1, 2).contiguous(), None
+
+
+def _wide_on_cpu(
+    compute: Callable[..., torch.Tensor], query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor:
+    """What `compute` makes of query, key and value, on a CPU in fp32 whatever the passes' dtype is.
+
+    There the backward pass of torch's attention takes several times as long in bf16, and small products gain
+    less from bf16 than the casts cost.
+    """
+    if query.device.type != "cpu":
+        return compute(query, key, value)
+    with torch.autocast("cpu", enabled=False):
+        return compute(query.float(), key.float(), value.float()).to(value.dtype)
 
 
 def _refuse_unknown(module: nn.Module, kwargs: Mapping[str, Any]) -> None:
@@ -204,6 +217,14 @@ def attend(
     return nn.functional.dropout(weights, extra.dropout) @ value
 
 
+def _attend_whole(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, extra: Extra
+) -> torch.Tensor:
+    """Every row over all of its positions, (B, H, L, D)."""
+    key, value = _for_all_heads(query, key, value)
+    return attend(query, key, value, mask, extra)
+
+
 def _attend_rows(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -211,16 +232,17 @@ def _attend_rows(
     segments: Sequence[Sequence[MaskedSegment]],
     extra: Extra,
 ) -> torch.Tensor:
-    """Every row over its own segments, (B, H, L, D), in fp32 on a CPU whatever the passes' dtype is.
+    """Every row over its own segments, (B, H, L, D)."""
+    key, value = _for_all_heads(query, key, value)
+    return torch.cat([_attend_row(query, key, value, b, row, extra) for b, row in enumerate(segments)])
 
-    There torch's attention has a backward pass in bf16 that takes several times as long as that in fp32.
-    """
-    if query.device.type != "cpu":
-        return torch.cat([_attend_row(query, key, value, b, row, extra) for b, row in enumerate(segments)])
-    with torch.autocast("cpu", enabled=False):
-        wide = (query.float(), key.float(), value.float())
-        rows = [_attend_row(*wide, b, row, extra) for b, row in enumerate(segments)]
-        return torch.cat(rows).to(value.dtype)
+
+def _for_all_heads(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values with as many heads as the query."""
+    groups = query.shape[1] // key.shape[1]
+    return (repeat_kv(key, groups), repeat_kv(value, groups)) if groups > 1 else (key, value)
 
 
 def _attend_row(
