@@ -144,16 +144,17 @@ def backward(learner: Learner, work: Step, meter: Meter) -> torch.Tensor:
     """Add up the gradients of a step's examples; return this rank's share () of their weighted mean loss."""
     kl = mismatched_log_ratio(learner, work)
     of_packs = []
-    for number, batch in enumerate(work.packs):
-        batch = batch.to(learner.world.device)
-        with models.adapter_dropout(learner.policy, learner.draw(work.number, number)):
-            scores = models.score(learner.policy, batch)._replace(kl=kl)
-            losses = learner.loss_fn(scores)
-            # FSDP2 averages gradients over ranks: undo that, and divide by the weight of the whole step
-            weighted = losses * batch.weight
-            (weighted.sum() * learner.world.size / work.weight).backward()
-        meter.add(batch, learner.measured(batch, scores, losses.detach()))
-        of_packs.append(weighted.detach())
+    with learner.policy.casting_once():
+        for number, batch in enumerate(work.packs):
+            batch = batch.to(learner.world.device)
+            with models.adapter_dropout(learner.policy, learner.draw(work.number, number)):
+                scores = models.score(learner.policy, batch)._replace(kl=kl)
+                losses = learner.loss_fn(scores)
+                # FSDP2 averages gradients over ranks: undo that, and divide by the weight of the whole step
+                weighted = losses * batch.weight
+                (weighted.sum() * learner.world.size / work.weight).backward()
+            meter.add(batch, learner.measured(batch, scores, losses.detach()))
+            of_packs.append(weighted.detach())
     return torch.cat(of_packs).sum() / work.weight
 
 
