@@ -126,7 +126,7 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
         if runs.run.is_finished(claim.path, state, settings, settings.total_examples(num_train)):
             return
         check_room(claim, policy, world, settings)
-    loss_fn = functools.partial(losses.loss_of(settings.loss.name), **settings.loss.keys)
+    loss_fn = functools.partial(losses.LOSSES[settings.loss.name], **settings.loss.keys)
     if needs.reference and state is None:
         loss_fn = reference.with_step0_check(loss_fn, reference.step0_tolerance(policy))
     beta = settings.loss.keys.get("beta", 1.0)
