@@ -29,9 +29,7 @@ JUDGE = Rule(
     "choose one of embedding, openai, reward_model, or name a function, judge=module:function",
     r"embedding|openai|reward_model|[\w.]+:[\w.]+",
 )
-
 REWARD = Rule("must name a function, reward=module:function", r"[\w.]+:[\w.]+")
-
 ADDED = {  # keys that a run's saved config lacks where it is of an older version, and what that did
     "weight_decay": 0.0,
     "lr_schedule": "constant",

@@ -11,25 +11,25 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from losses import LOSSES, Keys, Scores
+from losses import Keys, Scores, loss_of, terms
 from measures.examples import Column
-
-TERMS = {"gdpo": ("calibration", "belief", "preference")}  # whose weights are the keys NAME_weight
 
 Terms = Mapping[str, Callable[[Scores], torch.Tensor]]  # name -> (N,) values of a term
 
 
 def terms_of(name: str, keys: Keys) -> Terms:
-    """The terms of `LOSSES[name](scores, **keys)`; none where it is of one piece."""
-    names = [term for term in TERMS.get(name, ()) if keys.get(f"{term}_weight", 1.0)]
-    nothing = {f"{term}_weight": 0.0 for term in TERMS.get(name, ())}
+    """The terms that the loss `name` declares, with these keys; none where it is of one piece."""
+    declared = terms(name)
+    nothing = {f"{term}_weight": 0.0 for term in declared}
+    chosen = [term for term in declared if keys.get(f"{term}_weight", 1.0)]
     return {
-        term: functools.partial(LOSSES[name], **{**keys, **nothing, f"{term}_weight": 1.0}) for term in names
+        term: functools.partial(loss_of(name), **{**keys, **nothing, f"{term}_weight": 1.0})
+        for term in chosen
     }
 
 
 @torch.no_grad()
-def term_columns(terms: Terms, scores: Scores) -> dict[str, Column]:
+def term_columns(of_loss: Terms, scores: Scores) -> dict[str, Column]:
     """What is logged of each term, without its weight: see `example_metrics`."""
     everyone = torch.ones(len(scores.policy), dtype=torch.bool, device=scores.policy.device)
-    return {f"{name}_{{}}": (term(scores), everyone) for name, term in terms.items()}
+    return {f"{name}_{{}}": (term(scores), everyone) for name, term in of_loss.items()}
