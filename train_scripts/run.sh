@@ -27,10 +27,12 @@ done
 source train_scripts/setup.sh
 
 usual_data=opinions/republican; usual_sft=yes
-case $loss/${DATASET:-instructions} in
-  infonca*/opinions*|nca/opinions*|swepo*/opinions*) usual_data=instructions;;  # answers in the data's own form: SFT teaches it
-  infonca*|nca/*|swepo*) usual_data=instructions; usual_sft=no;;
-esac
+# what the loss compares; a loss that is none is refused below
+view=$("$PYTHON" train.py --cfg job --package responses loss="$loss" 2> /dev/null) || true
+if [ "$view" = ranked ]; then
+  usual_data=instructions
+  case ${DATASET:-instructions} in opinions*) ;; *) usual_sft=no;; esac  # opinions' answers have a form that SFT teaches
+fi
 MODEL=${MODEL:-smollm2}; DATASET=${DATASET:-$usual_data}; SFT=${SFT:-$usual_sft}; OUTPUT_DIR=${OUTPUT_DIR:-outputs}
 case $SFT in yes|no) ;; *) refuse "SFT=$SFT: choose yes or no";; esac
 case $SFT/$loss in no/sft|no/icf) refuse "SFT=no: $loss is an SFT; leave SFT out";; esac
