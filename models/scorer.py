@@ -108,10 +108,11 @@ class Scorer(nn.Module):
             return self.logit_shape.of(self.model.get_output_embeddings()(hidden))
 
     def casting_once(self) -> torch.autocast:
-        """Around several passes with the same weights: each is cast to compute_dtype once for all of them.
+        """Around several passes with the same weights: they are cast to compute_dtype once for all of them.
 
-        An outermost autocast, even one that is off, holds what those inside have cast. It also holds whether
-        gradients flow through that: passes with and without them must not share one.
+        An outermost autocast, even one that is off, holds what those inside have cast of parameters that ask
+        for gradients. It also holds whether gradients flow through that: passes with and without them must
+        not share one.
         """
         return torch.autocast(device_of(self).type, enabled=False)
 

@@ -84,8 +84,11 @@ def packs_of_a_step(policy):
     return found
 
 
-def test_casting_weights_once_for_several_packs_changes_no_bit():
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_casting_weights_once_for_several_packs_changes_no_bit(recomputes):
     often, once = policy_in(torch.bfloat16), policy_in(torch.bfloat16)
+    if recomputes:
+        models.gradient_checkpointing(once)
     apart = packs_of_a_step(often)
     with once.casting_once():
         together = packs_of_a_step(once)
