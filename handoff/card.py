@@ -184,7 +184,8 @@ def _evaluation(story: Story) -> Iterator[str]:
     if not found:
         return
     yield "## Evaluation"
-    yield f"On {escaped(_scope(story.evaluation.settings))}. Means with 95% bootstrap intervals over questions."
+    scope = escaped(_scope(story.evaluation.settings))
+    yield f"On {scope}. Means with 95% bootstrap intervals over questions."
     rows = []
     for metric, summary in found.items():
         has_interval = summary["low"] is not None and summary["high"] is not None

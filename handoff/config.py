@@ -1,7 +1,7 @@
 """The keys of an export, checked: config/export.yaml as a record.
 
-Contract: as in `settings`: a door turns its composed config into one frozen record, and everything below takes
-plain typed values. Nothing slow is imported, so a wrong key is told at once.
+Contract: as in `settings`, a door turns its composed config into one frozen record. Nothing slow is imported,
+so a wrong key is told at once.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ def _token(repository: str) -> str:
     held = [os.environ[name].strip() for name in TOKENS if os.environ.get(name, "").strip()]
     if not held:
         raise UserError(
-            f"config key push={repository}: needs a token in the environment; export {TOKENS[0]}=<one that may "
-            "write>"
+            f"config key push={repository}: needs a token that may write in the environment; export "
+            f"{TOKENS[0]}=<token>"
         )
     return held[0]
 
