@@ -14,6 +14,8 @@ scores by `rewards.py`.
 
 from __future__ import annotations
 
+from environment import CONFIGS  # isort: skip  # first: it says what is missing, in one line
+
 import errno
 import json
 import os
@@ -113,5 +115,10 @@ def unwritable(path: Path, error: OSError) -> UserError:
     return UserError(f"config key output={path}: cannot be written ({error.strerror}); give a file's name")
 
 
+def command() -> None:
+    """The command, as `python synthesize.py` and as `grove-synthesize`."""
+    run_entry(hydra.main(version_base=None, config_path=CONFIGS, config_name="synthesize")(guarded(main)))
+
+
 if __name__ == "__main__":
-    run_entry(hydra.main(version_base=None, config_path="config", config_name="synthesize")(guarded(main)))
+    command()

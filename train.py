@@ -7,6 +7,8 @@ config ends here, as a checked record. Every key stands with a comment in config
 
 from __future__ import annotations
 
+from environment import CONFIGS  # isort: skip  # first: it says what is missing, in one line
+
 import contextlib
 import dataclasses
 import functools
@@ -321,6 +323,11 @@ def plan_text(
     return head + runs.plan.plan_text(forecast, setup.world_size, settings, packing.max_tokens)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command, as `python train.py` and as `grove-train`."""
     sys.argv[1:] = with_texts_quoted(sys.argv[1:], text_keys(TrainSettings))
-    run_entry(hydra.main(version_base=None, config_path="config", config_name="config")(guarded(main)))
+    run_entry(hydra.main(version_base=None, config_path=CONFIGS, config_name="config")(guarded(main)))
+
+
+if __name__ == "__main__":
+    command()

@@ -11,10 +11,11 @@ from helpers import ROOT
 from omegaconf import OmegaConf
 
 import settings
+from handoff.config import ExportSettings
 
 # floors, the lowest first: a module imports from floors below its own, or from its own wing
 FLOORS = [
-    ["utils"],
+    ["environment", "utils"],
     ["checking", "functions", "reference_cache", "constraints"],
     ["settings", "ranks", "rewards", "objectives"],
     ["trees", "losses", "chat"],
@@ -26,10 +27,11 @@ FLOORS = [
     ["runs", "generation"],
     ["reference", "preference_datasets", "synthesis", "reporting"],
     ["trainers", "evaluation"],
-    ["train", "evaluate", "synthesize", "report"],
-    ["experiments"],
+    ["handoff"],
+    ["train", "evaluate", "synthesize", "report", "export"],
+    ["commands", "experiments"],
 ]
-DOORS = ("train", "evaluate", "synthesize", "report", "preference_datasets")  # that are commands
+DOORS = ("train", "evaluate", "synthesize", "report", "export", "preference_datasets")  # that are commands
 # slow or optional packages that only a few runs need; each is imported in the one function that uses it
 OPTIONAL = {
     "accelerate",
@@ -148,6 +150,7 @@ def test_files_and_functions_are_short(path):
         (settings.TrainSettings, "config.yaml"),
         (settings.EvaluationSettings, "evaluate.yaml"),
         (settings.SynthesisSettings, "synthesize.yaml"),
+        (ExportSettings, "export.yaml"),
         (settings.ModelSettings, "model/*.yaml"),
     ],
 )
