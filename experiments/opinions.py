@@ -64,7 +64,7 @@ class OpinionsSettings(Common):
         if self.splits is not None:
             return self.splits
         embedded = all(group.startswith("opinions/") for group in self.groups)
-        return ["eval", "test_questions"] if embedded else ["test"]
+        return ["test", "test_questions"] if embedded else ["test"]
 
 
 def main(file: Path = HERE / "opinions.yaml") -> None:
