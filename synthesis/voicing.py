@@ -1,0 +1,98 @@
+"""Does an answer voice the option that it was written for? As sentence embeddings, or a chat model, say.
+
+Contract: a verdict is a function of one claim and the judge, not of the other claims; None where the judge
+did not say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import chat
+from evaluation.judges import ChatJudge, EmbeddingJudge, Stated
+from evaluation.judges.making import KEYS
+from settings import ApiSettings, SynthesisSettings
+from synthesis.record import Maker
+from utils import UserError
+
+UNSET = ApiSettings(None, None, None, None)
+
+
+class Claim(NamedTuple):
+    """An answer that should voice one of the options of a question."""
+
+    asked: str  # the phrasing that it answers
+    options: tuple[str, ...]  # all of them, in words
+    option: str  # its own
+    answer: str
+
+
+class VoiceJudge(Protocol):
+    """Says whether answers voice their options."""
+
+    maker: Maker
+
+    def voices(self, claims: Sequence[Claim]) -> list[bool | None]: ...
+
+
+class EmbeddingVoice:
+    """An answer voices the option whose words, behind the question, are nearest to it behind the question.
+
+    Sentence embeddings tell topics better than sides: of two options that deny one another they often take
+    the wrong one.
+    """
+
+    def __init__(self, judge: EmbeddingJudge):
+        self.judge = judge
+        self.maker = Maker("judges", judge.name, "")
+
+    def voices(self, claims: Sequence[Claim]) -> list[bool | None]:
+        """True where no other option is nearer."""
+        verdicts = self.judge.verdicts(
+            [_behind(claim.asked, claim.answer) for claim in claims],
+            [claim.option for claim in claims],
+            [{option: [_behind(claim.asked, option)] for option in claim.options} for claim in claims],
+        )
+        return [verdict.consistent for verdict in verdicts]
+
+
+class ChatVoice:
+    """A chat model is asked for Yes or No, by the question of an evaluation's BPC."""
+
+    def __init__(self, judge: ChatJudge):
+        self.judge = judge
+        self.maker = Maker("judges", judge.model, judge.endpoint.server)
+
+    def voices(self, claims: Sequence[Claim]) -> list[bool | None]:
+        """What the model says; the rest of the scale is not shown to it."""
+        return self.judge.voices([Stated(claim.asked, claim.option, claim.answer) for claim in claims])
+
+
+def open_judge(settings: SynthesisSettings) -> VoiceJudge | None:
+    """The judge of a config; None: judge=none. Raises UserError where it cannot be made, or a key is given
+    that it has no use for."""
+    check_judge(settings)
+    if settings.judge == "none":
+        return None
+    if settings.judge == "embedding":
+        return EmbeddingVoice(EmbeddingJudge(settings.embedder))
+    endpoint = chat.endpoint_of(settings.judge_api, settings.api, KEYS)
+    return ChatVoice(ChatJudge(endpoint, str(settings.judge_model)))
+
+
+def check_judge(settings: SynthesisSettings) -> None:
+    """Raises UserError where a key of the judge is missing, or would be ignored."""
+    judge = settings.judge
+    if judge == "openai" and settings.judge_model is None:
+        raise UserError("judge=openai: needs judge_model=..., the name of a model at the server")
+    if judge != "openai" and settings.judge_model is not None:
+        raise UserError(f"judge_model={settings.judge_model}: is for judge=openai; leave it out or set judge")
+    if judge != "openai" and settings.judge_api != UNSET:
+        raise UserError(f"judge_api: is the server of judge=openai, and here judge={judge}; leave it out")
+    if judge != "embedding" and settings.embedder is not None:
+        raise UserError(f"embedder={settings.embedder}: is for judge=embedding; leave it out or set judge")
+
+
+def _behind(asked: str, words: str) -> str:
+    return f"{asked} {words}"
