@@ -1,4 +1,4 @@
-"""The desk: every text is written, checked, judged, and written anew until it passes or its tries are used up.
+"""The desk: every text is written, checked, judged, and written anew until it passes or has no tries left.
 
 Contract: which text an item gets is a function of the briefs, the writer, the judge and the settings; not of
 where a command was killed. Texts are taken in the order of their briefs, so that of two that say the same the

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from groups import Group, draw_pairs, parse_group
+from groups import draw_pairs, parse_group
 from settings import SynthesisSettings
 from synthesis.questions import Question
 from synthesis.record import Json
@@ -58,7 +58,7 @@ def mmoqa_rows(dialogue: Dialogue, group: str, settings: SynthesisSettings) -> I
     """A row for each drawn pair, in the columns of Binwei01/mmoqa_*."""
     question, classes = dialogue.question, settings.belief_classes
     row = own_row(dialogue, group, classes)
-    for preferred, other in pairs_of(row, group, settings):
+    for preferred, other in pairs_of(row, settings):
         yield {
             "prompt": dialogue.phrasing,
             "accept_response": dialogue.answers[preferred],
@@ -77,10 +77,9 @@ def mmoqa_rows(dialogue: Dialogue, group: str, settings: SynthesisSettings) -> I
         }
 
 
-def pairs_of(row: Row, name: str, settings: SynthesisSettings) -> list[tuple[int, int]]:
-    """The pairs of a row of our own format, drawn by its p*. name: of the data, so that others draw others."""
-    group: Group = parse_group(row, str(row["id"]), settings.belief_classes)
-    group = group._replace(id=f"{name}/{group.id}")
+def pairs_of(row: Row, settings: SynthesisSettings) -> list[tuple[int, int]]:
+    """The pairs of a row of our own format: those that a training run of the same seed and number draws."""
+    group = parse_group(row, str(row["id"]), settings.belief_classes)
     return list(draw_pairs(group, settings.belief_classes, settings.pairs_per_prompt, settings.seed))
 
 

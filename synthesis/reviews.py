@@ -267,7 +267,7 @@ def _mmoqa_rows(row: Row, settings: SynthesisSettings) -> Iterator[Row]:
     """A row for each drawn pair, in the columns of Binwei01/movie_review."""
     responses = row["responses"]
     assert isinstance(responses, list)
-    for preferred, other in pairs_of(row, FOLDER, settings):
+    for preferred, other in pairs_of(row, settings):
         accepted, rejected = responses[preferred], responses[other]
         yield {
             "prompt": str(row["prompt"]).removeprefix("<Q>").removesuffix("<A>"),
