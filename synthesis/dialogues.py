@@ -42,8 +42,8 @@ def make_dialogues(settings: SynthesisSettings, folder: Path) -> str:
         return check_dialogues(settings, folder)
     check_judge(settings)
     asked = read_questions(settings)
+    judge = open_judge(settings)
     with contextlib.closing(open_writer(settings, folder)) as writer:
-        judge = open_judge(settings)
         with open_work(folder, "dialogues", _facts(settings, writer), settings.overwrite) as work:
             desk = Desk(work, writer, judge, settings)
             chosen = _write(desk, asked, settings)

@@ -1,7 +1,7 @@
 """Who writes texts: a model in this process, in vLLM, or behind a server of OpenAI's chat protocol.
 
-Contract: a text is a function of (writer, what is asked, seed, number). What a server answered is on the disk
-before anybody hears of it, and is not asked again.
+Contract: a text is a function of (writer, what is asked, seed, number). What was written is on the disk
+before anybody hears of it, and is not written again.
 """
 
 from __future__ import annotations
@@ -58,17 +58,18 @@ class Writer(Protocol):
 
 
 def open_writer(settings: SynthesisSettings, folder: Path) -> Writer:
-    """The writer of a config. folder: of the work, where a server's replies are kept.
+    """The writer of a config. folder: of the work, where all that is written is kept.
 
     Raises UserError where the model cannot be loaded, or there is no server's address or key.
     """
     decoding = Decoding(f"t{settings.temperature:g}", settings.temperature)
+    path = folder / REPLIES / "texts.jsonl"
     if settings.temperature == 0 and settings.tries > 1:
         raise UserError("temperature=0: every try writes the same; set tries=1, or a temperature")
     if settings.generator == "openai" or settings.ckpt.startswith(OF_SERVER):
-        return ServedWriter(settings, folder / REPLIES / "texts.jsonl")
+        return ServedWriter(settings, path)
     generator = _vllm(settings) if settings.generator == "vllm" else local_generator(settings, LIMITS)
-    return GeneratorWriter(generator, decoding, settings.seed, Maker("writes", settings.ckpt, ""))
+    return GeneratorWriter(generator, decoding, settings.seed, Maker("writes", settings.ckpt, ""), path)
 
 
 def _vllm(settings: SynthesisSettings) -> VllmGenerator:
@@ -81,28 +82,42 @@ def _vllm(settings: SynthesisSettings) -> VllmGenerator:
 
 
 class GeneratorWriter:
-    """A `Writer` around a generator; every request is a user's turn."""
+    """A `Writer` around a generator; every request is a user's turn. What a prompt took is not counted.
 
-    def __init__(self, generator: Generator, decoding: Decoding, seed: int, maker: Maker):
+    path: of the texts that are kept as they come.
+    """
+
+    def __init__(self, generator: Generator, decoding: Decoding, seed: int, maker: Maker, path: Path):
         self.generator, self.decoding, self.seed, self.maker = generator, decoding, seed, maker
+        self.path = path
         self.identity: Json = digest({key: str(value) for key, value in generator.identity().items()})
 
+    @functools.cached_property
+    def store(self) -> Store:
+        """Opened when something is asked: by then the folder is this work's."""
+        return Store(self.path)
+
     def write(self, asked: Sequence[str], number: int, desc: str) -> list[Text | None]:
-        """See `Writer`. What a prompt took is not counted."""
+        """See `Writer`."""
+        keys = [self._key(words, number) for words in asked]
+        draws = [Draw(place, number) for place, key in enumerate(keys) if self.store.get(key) is None]
         prompts = [
             Group(str(place), [{"role": "user", "content": words}], (), where=f"text {place + 1} to write")
             for place, words in enumerate(asked)
         ]
-        texts: list[Text | None] = [None] * len(asked)
-        with tqdm(total=len(asked), desc=desc, unit="text", dynamic_ncols=True) as bar:
+        known = len(asked) - len(draws)
+        with tqdm(total=len(asked), initial=known, desc=desc, unit="text", dynamic_ncols=True) as bar:
 
             def done(draw: Draw, written: Written) -> None:
-                texts[draw.prompt] = Text(written.text, written.finish, Tokens(0, written.tokens))
+                self.store.put(keys[draw.prompt], Reply(written.text, written.finish, 0, written.tokens))
                 bar.update()
 
-            draws = [Draw(place, number) for place in range(len(asked))]
             self.generator.write(prompts, draws, self.decoding, self.seed, done)
-        return texts
+        return [_text_of(self.store.get(key)) for key in keys]
+
+    def _key(self, words: str, number: int) -> str:
+        """A name for all that determines a text."""
+        return digest([self.identity, list(self.decoding), self.seed, words, number])
 
     def close(self) -> None:
         self.generator.close()
@@ -134,9 +149,7 @@ class ServedWriter:
         texts: list[Text | None] = [None] * len(asked)
 
         def done(place: int, reply: Reply | None) -> None:
-            if reply is not None:
-                used = Tokens(reply.prompt_tokens, reply.completion_tokens)
-                texts[place] = Text(reply.text, reply.finish, used)
+            texts[place] = _text_of(reply)
 
         chat.ask_all(self.endpoint, requests, Counts(), done, self.store, desc)
         return texts
@@ -148,3 +161,10 @@ class ServedWriter:
 
     def close(self) -> None:
         """Nothing is held between calls."""
+
+
+def _text_of(reply: Reply | None) -> Text | None:
+    """What is kept of a text; None where there is none."""
+    if reply is None:
+        return None
+    return Text(reply.text, reply.finish, Tokens(reply.prompt_tokens, reply.completion_tokens))

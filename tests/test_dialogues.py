@@ -144,20 +144,16 @@ def test_who_has_no_opinion_may_refuse_to_say(tmp_path):
 
 
 def test_of_two_texts_that_say_the_same_the_first_stays(tmp_path):
+    drawn = set()
+
     def script(asked):
-        if asked.content.startswith(OF_PHRASING) or asked.attempt or "number" in asked.body:
+        if asked.content.startswith(OF_PHRASING) or asked.content in drawn:
             return writes(asked)
-        return "The same every day, nobody is surprised." if not seen.get(asked.content) else writes(asked)
+        drawn.add(asked.content)
+        return "The same every day, nobody is surprised."
 
-    seen = {}
-
-    def remembering(asked):
-        answer = script(asked)
-        seen[asked.content] = True
-        return answer
-
-    with server(remembering) as s:
-        record = dialogues(tmp_path / "out", "n=1", "styles=[casual]", "api.concurrency=1", url=s.url)
+    with server(script) as s:
+        record = dialogues(tmp_path / "out", "n=1", "styles=[casual]", url=s.url)
     assert record["counts"]["answers"]["passed_at_try"] == {"1": 1, "2": 2}
     (row,) = json_lines(tmp_path / "out" / "chile" / "train.jsonl")
     assert row["responses"][0]["text"].startswith("The same every day")
