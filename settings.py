@@ -237,7 +237,7 @@ class SynthesisSettings:
     missing: list[str] | None
     min_n: Annotated[int, AtLeast(1)]
 
-    generator: Literal["hf", "openai", "vllm"]
+    generator: Literal["hf", "vllm", "openai"]
     styles: Annotated[list[str], STYLES]
     tries: Annotated[int, AtLeast(1, 100)]
     judge: Literal["embedding", "openai", "none"]

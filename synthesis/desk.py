@@ -15,13 +15,11 @@ from settings import SynthesisSettings
 from synthesis.briefs import Brief
 from synthesis.record import NO_TOKENS, Json, Tokens
 from synthesis.text_checks import Taken, cleaned, fault_of_answer, fault_of_phrasing, fault_of_text
-from synthesis.voicing import VoiceJudge
+from synthesis.voicing import NO_VERDICT, VoiceJudge
 from synthesis.work import Work
 from synthesis.writers import Text, Writer
 
 NO_REPLY = "no reply: the server did not answer"
-NO_VERDICT = "no verdict: the judge did not say"
-OTHER_VOICE = "voices another option"
 FOR_ANOTHER_TIME = (NO_REPLY, NO_VERDICT)
 
 
@@ -105,10 +103,9 @@ class Desk:
         }
         if self.judge is None or not judged:
             return list(drafts)
-        voiced = dict(zip(judged, self.judge.voices(list(judged.values()))))
-        faults = {True: "", False: OTHER_VOICE, None: NO_VERDICT}
+        faults = dict(zip(judged, self.judge.faults(list(judged.values()))))
         return [
-            draft._replace(fault=faults[voiced[place]]) if place in voiced else draft
+            draft._replace(fault=faults[place]) if place in faults else draft
             for place, draft in enumerate(drafts)
         ]
 
@@ -119,11 +116,14 @@ class Desk:
         spent: Mapping[str, Tokens],
         faults: Mapping[str, list[str]],
     ) -> list[Brief]:
-        """Keep the drafts that pass, in their order; the briefs of the others."""
+        """Keep the drafts that pass, in their order; the briefs of those that are to be drawn again."""
         left = []
         for brief, text, fault in drafts:
             key = brief.item.key
             fault = fault or self.taken.fault(text, brief.question.key)
+            if fault in FOR_ANOTHER_TIME:
+                self.work.fail(brief.item, fault)
+                continue
             if fault:
                 faults[key].append(fault)
                 left.append(brief)
@@ -134,10 +134,6 @@ class Desk:
         return left
 
     def _give_up(self, brief: Brief, faults: Sequence[str], spent: Tokens) -> None:
-        waiting = [fault for fault in faults if fault in FOR_ANOTHER_TIME]
-        if waiting:
-            self.work.fail(brief.item, waiting[-1])
-            return
         *before, last = faults
         colon = "" if ":" in last else ":"
         self.work.reject(

@@ -15,11 +15,10 @@ from typing import NamedTuple
 from groups import DATA, Group, read_rows
 from groups.contents import identity_of
 from settings import DataSet, SynthesisSettings
-from synthesis.desk import NO_VERDICT, OTHER_VOICE
 from synthesis.entries import read_entries
 from synthesis.record import Item, Json, Origin, Provenance
 from synthesis.text_checks import Taken, fault_of_answer, fault_of_phrasing, fault_of_text
-from synthesis.voicing import Claim, VoiceJudge, open_judge
+from synthesis.voicing import NO_VERDICT, Claim, VoiceJudge, open_judge
 from synthesis.work import Work, open_work
 from utils import UserError
 
@@ -185,15 +184,13 @@ def _judge(work: Work, part: Sequence[Checked], judge: VoiceJudge | None) -> Non
         if is_text_right and one.answer is not None and one.answer.option:  # a class alone has no words
             options = tuple(dict.fromkeys(answer.option for answer in one.asked.answers))
             claims[one.item.key] = Claim(one.asked.phrasing, options, one.answer.option, one.answer.text)
-    said = judge.voices(list(claims.values())) if judge is not None and claims else []
-    voiced = dict(zip(claims, said))
+    said = judge.faults(list(claims.values())) if judge is not None and claims else []
+    faults = dict(zip(claims, said))
     for one in part:
-        verdict = voiced.get(one.item.key, True)
-        if verdict is None:
-            work.fail(one.item, NO_VERDICT)
-            continue
-        fault = one.fault or ("" if verdict else OTHER_VOICE)
-        if fault:
+        fault = one.fault or faults.get(one.item.key, "")
+        if fault == NO_VERDICT:
+            work.fail(one.item, fault)
+        elif fault:
             work.reject(one.item, fault)
         else:
             work.keep(one.item, True)

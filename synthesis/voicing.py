@@ -1,7 +1,7 @@
 """Does an answer voice the option that it was written for? As sentence embeddings, or a chat model, say.
 
-Contract: a verdict is a function of one claim and the judge, not of the other claims; None where the judge
-did not say.
+Contract: a verdict is a function of one claim and the judge, not of the other claims. It is what is wrong
+with the answer, "" where it voices its option.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from settings import ApiSettings, SynthesisSettings
 from synthesis.record import Maker
 from utils import UserError
 
+OTHER_VOICE = "voices another option"
+UNCLEAR = "no clear verdict"
+NO_VERDICT = "no verdict: the judge did not answer"  # now; another time it may
 UNSET = ApiSettings(None, None, None, None)
 
 
@@ -33,7 +36,9 @@ class VoiceJudge(Protocol):
 
     maker: Maker
 
-    def voices(self, claims: Sequence[Claim]) -> list[bool | None]: ...
+    def faults(self, claims: Sequence[Claim]) -> list[str]:
+        """For each claim "", OTHER_VOICE, UNCLEAR or NO_VERDICT."""
+        ...
 
 
 class EmbeddingVoice:
@@ -47,14 +52,14 @@ class EmbeddingVoice:
         self.judge = judge
         self.maker = Maker("judges", judge.name, "")
 
-    def voices(self, claims: Sequence[Claim]) -> list[bool | None]:
-        """True where no other option is nearer."""
+    def faults(self, claims: Sequence[Claim]) -> list[str]:
+        """Nothing is wrong where no other option is nearer."""
         verdicts = self.judge.verdicts(
             [_behind(claim.asked, claim.answer) for claim in claims],
             [claim.option for claim in claims],
             [{option: [_behind(claim.asked, option)] for option in claim.options} for claim in claims],
         )
-        return [verdict.consistent for verdict in verdicts]
+        return ["" if verdict.consistent else OTHER_VOICE for verdict in verdicts]
 
 
 class ChatVoice:
@@ -64,9 +69,17 @@ class ChatVoice:
         self.judge = judge
         self.maker = Maker("judges", judge.model, judge.endpoint.server)
 
-    def voices(self, claims: Sequence[Claim]) -> list[bool | None]:
-        """What the model says; the rest of the scale is not shown to it."""
-        return self.judge.voices([Stated(claim.asked, claim.option, claim.answer) for claim in claims])
+    def faults(self, claims: Sequence[Claim]) -> list[str]:
+        """What the model says; the rest of the scale is not shown to it.
+
+        Where a request got no reply, all claims without a verdict wait for another time: which of them the
+        model answered, and said neither, shows when the others are answered.
+        """
+        failed_before = self.judge.asking.failed
+        said = self.judge.voices([Stated(claim.asked, claim.option, claim.answer) for claim in claims])
+        unsaid = NO_VERDICT if self.judge.asking.failed > failed_before else UNCLEAR
+        faults = {True: "", False: OTHER_VOICE, None: unsaid}
+        return [faults[verdict] for verdict in said]
 
 
 def open_judge(settings: SynthesisSettings) -> VoiceJudge | None:

@@ -151,8 +151,13 @@ class ServedWriter:
         def done(place: int, reply: Reply | None) -> None:
             texts[place] = _text_of(reply)
 
-        chat.ask_all(self.endpoint, requests, Counts(), done, self.store, desc)
+        unknown = [request for request in requests if self.store.get(self._digest(request)) is None]
+        before = len(self.store) - (len(requests) - len(unknown))
+        chat.ask_all(self.endpoint, requests, Counts(), done, self.store, desc, before)
         return texts
+
+    def _digest(self, request: Request) -> str:
+        return request.digest(self.endpoint.base_url)
 
     def _request(self, words: str, number: int) -> Request:
         messages = [{"role": "user", "content": words}]

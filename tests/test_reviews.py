@@ -59,7 +59,7 @@ def test_p_is_the_distribution_of_all_ratings_and_a_belief_is_its_class_alone(tm
     [
         ([1, 2, 3, 4, 5], "12345", "scale 1 to 5"),
         ([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], "1122334455", "scale 1 to 10"),
-        ([0, 1.5, 2, 5, 10], "11135", "scale 0 to 10"),
+        ([0, 1.5, 2, 5, 10], "11235", "scale 0 to 10"),
         ([0, 19, 20, 50, 99, 100], "112355", "scale 0 to 100"),
     ],
 )
