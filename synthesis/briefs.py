@@ -61,7 +61,7 @@ class Brief(NamedTuple):
 
     def claim(self, answer: str) -> Claim:
         """What a judge is asked of an answer."""
-        return Claim(self.asked, self.question.options, self.option, answer)
+        return Claim(self.question.text, self.asked, self.question.options, self.option, answer)
 
 
 def phrasing_brief(question: Question, style: str) -> Brief:

@@ -183,7 +183,9 @@ def _judge(work: Work, part: Sequence[Checked], judge: VoiceJudge | None) -> Non
         is_text_right = judge is not None and not one.fault
         if is_text_right and one.answer is not None and one.answer.option:  # a class alone has no words
             options = tuple(dict.fromkeys(answer.option for answer in one.asked.answers))
-            claims[one.item.key] = Claim(one.asked.phrasing, options, one.answer.option, one.answer.text)
+            claims[one.item.key] = Claim(
+                one.asked.question, one.asked.phrasing, options, one.answer.option, one.answer.text
+            )
     said = judge.faults(list(claims.values())) if judge is not None and claims else []
     faults = dict(zip(claims, said))
     for one in part:

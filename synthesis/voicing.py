@@ -14,7 +14,7 @@ from evaluation.judges import ChatJudge, EmbeddingJudge, Stated
 from evaluation.judges.making import KEYS
 from settings import ApiSettings, SynthesisSettings
 from synthesis.record import Maker
-from utils import UserError
+from utils import UserError, log
 
 OTHER_VOICE = "voices another option"
 UNCLEAR = "no clear verdict"
@@ -25,6 +25,7 @@ UNSET = ApiSettings(None, None, None, None)
 class Claim(NamedTuple):
     """An answer that should voice one of the options of a question."""
 
+    question: str  # in the survey's words
     asked: str  # the phrasing that it answers
     options: tuple[str, ...]  # all of them, in words
     option: str  # its own
@@ -42,10 +43,9 @@ class VoiceJudge(Protocol):
 
 
 class EmbeddingVoice:
-    """An answer voices the option whose words, behind the question, are nearest to it behind the question.
+    """An answer voices the option whose words, behind the survey's question, are nearest to it.
 
-    Sentence embeddings tell topics better than sides: of two options that deny one another they often take
-    the wrong one.
+    Sentence embeddings tell topics better than sides, so that this judge is weak: docs/synthesis.md.
     """
 
     def __init__(self, judge: EmbeddingJudge):
@@ -55,9 +55,9 @@ class EmbeddingVoice:
     def faults(self, claims: Sequence[Claim]) -> list[str]:
         """Nothing is wrong where no other option is nearer."""
         verdicts = self.judge.verdicts(
-            [_behind(claim.asked, claim.answer) for claim in claims],
+            [claim.answer for claim in claims],
             [claim.option for claim in claims],
-            [{option: [_behind(claim.asked, option)] for option in claim.options} for claim in claims],
+            [{option: [f"{claim.question} {option}"] for option in claim.options} for claim in claims],
         )
         return ["" if verdict.consistent else OTHER_VOICE for verdict in verdicts]
 
@@ -87,6 +87,7 @@ def open_judge(settings: SynthesisSettings) -> VoiceJudge | None:
     that it has no use for."""
     check_judge(settings)
     if settings.judge == "none":
+        log.warning("judge=none: nobody says whether answers voice their options; set judge=openai")
         return None
     if settings.judge == "embedding":
         return EmbeddingVoice(EmbeddingJudge(settings.embedder))
@@ -105,7 +106,3 @@ def check_judge(settings: SynthesisSettings) -> None:
         raise UserError(f"judge_api: is the server of judge=openai, and here judge={judge}; leave it out")
     if judge != "embedding" and settings.embedder is not None:
         raise UserError(f"embedder={settings.embedder}: is for judge=embedding; leave it out or set judge")
-
-
-def _behind(asked: str, words: str) -> str:
-    return f"{asked} {words}"

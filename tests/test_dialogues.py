@@ -205,11 +205,12 @@ class Words:
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_the_embedding_judge_takes_the_option_that_is_nearest_behind_the_question():
+def test_the_embedding_judge_takes_the_option_whose_words_are_nearest():
     judge = EmbeddingJudge.__new__(EmbeddingJudge)
     judge.name, judge.encoder, judge.known = "words", Words(), {}
     answers = ("the trains run late", "the buses run late")
-    claims = [Claim("What is wrong?", ("late trains", "late buses"), "late trains", text) for text in answers]
+    options = ("late trains", "late buses")
+    claims = [Claim("What is wrong?", "Say it.", options, options[0], text) for text in answers]
     assert EmbeddingVoice(judge).faults(claims) == ["", "voices another option"]
 
 
