@@ -50,8 +50,8 @@ def make_dialogues(settings: SynthesisSettings, folder: Path) -> str:
             dialogues = _whole(desk, chosen)
             files = _files(dialogues, asked, settings)
             provenance = _provenance(asked, writer, judge, settings)
-            counts = _counts(work, chosen, dialogues, files, settings)
-            work.finish(files, provenance._replace(counts={**provenance.counts, **counts}))
+            counts = {**provenance.counts, **_counts(work, chosen, dialogues, files)}
+            work.finish(files, provenance._replace(counts=counts))
             return _summary(work, folder, counts, files)
 
 
@@ -156,7 +156,6 @@ def _counts(
     chosen: Chosen,
     dialogues: Sequence[Dialogue],
     files: Mapping[str, Sequence[Row]],
-    settings: SynthesisSettings,
 ) -> dict[str, Json]:
     """How many texts were to be written, how many passed, and at which try."""
     phrasings = [brief for brief, _ in chosen]
@@ -185,6 +184,10 @@ def _summary(work: Work, folder: Path, counts: Mapping[str, Json], files: Mappin
     """Some lines for the screen. Raises UserError where no dialogue passed."""
     reasons = Counter(reason.partition(":")[0] for reason in work.rejects().values())
     lines = [f"{folder / name}: {len(rows)} rows" for name, rows in files.items()]
+    match counts["questions_of_group"]:
+        case dict(of_group):
+            most = list(of_group.items())[:MOST_SHOWN]
+            lines.append("questions: " + ", ".join(f"{count} of {group}" for group, count in most))
     for kind in ("phrasings", "answers"):
         match counts[kind]:
             case {"asked": int(asked), "passed": int(passed)}:

@@ -111,5 +111,6 @@ def _some(questions: list[Question], settings: SynthesisSettings) -> list[Questi
         return questions
     if settings.n > len(questions):
         raise UserError(f"config key n={settings.n}: the sources have {len(questions)} questions; give fewer")
-    places = random.Random(settings.seed).sample(range(len(questions)), settings.n)
-    return [questions[place] for place in sorted(places)]
+    order = list(range(len(questions)))
+    random.Random(settings.seed).shuffle(order)  # a larger n holds a smaller one
+    return [questions[place] for place in sorted(order[: settings.n])]

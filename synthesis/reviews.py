@@ -162,8 +162,8 @@ def _some(sources: Sources, settings: SynthesisSettings) -> Sequence[Reviewed]:
             f"config key n={settings.n}: {len(rated)} items have min_n={settings.min_n} ratings or more; "
             "give fewer"
         )
-    places = sorted(random.Random(settings.seed).sample(rated, settings.n))
-    return [sources.items[place] for place in places]
+    random.Random(settings.seed).shuffle(rated)  # a larger n holds a smaller one
+    return [sources.items[place] for place in sorted(rated[: settings.n])]
 
 
 # --- items to rows ------------------------------------------------------------------------------------------

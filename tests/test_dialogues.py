@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 from data_helpers import write
-from helpers import json_lines, save_tiny
+from helpers import json_lines, lines, save_tiny
 from servers import cut, each, fails, says, server
 from synthesis_helpers import OF_ANSWER, OF_JUDGE, OF_PHRASING, OPTIONS, SURVEY, data_of, dialogues, writes
 
@@ -59,6 +59,12 @@ def test_the_folder_of_a_group_is_a_data_set_with_splits(made):
     assert sizes == {"train": 3, "eval": 3, "test": 3}
     (group, *_) = data.load_groups(str(folder / "chile"), "train")
     assert group.belief_probs == (0.1, 0, 0.4, 0, 0, 0.5) and len(group.pairs) == 16
+
+
+def test_dialogues_train(made, run):
+    folder, _, _ = made
+    trained = run("loss=gdpo", f"datasets=[{folder}/chile]", "n_examples=16")
+    assert [line["counters/examples"] for line in lines(trained) if "loss/train" in line] == [8, 16]
 
 
 def test_whole_questions_are_held_out(tmp_path):
