@@ -24,6 +24,7 @@ FOLDER_NAME = Rule(
 )
 LABELS = Rule("must be a list of different labels, belief_classes=['0','1',...]", distinct=True)
 POSITIVE = AtLeast(1e-12)
+STYLES = Rule("must be a list of different styles, styles=[casual,formal]", distinct=True)
 DECODINGS = Rule("must be a list of different ways to decode, decoding=[greedy,t0.2,t0.8]", distinct=True)
 JUDGE = Rule(
     "choose one of embedding, openai, reward_model, or name a function, judge=module:function",
@@ -37,7 +38,7 @@ ADDED = {  # keys that a run's saved config lacks where it is of an older versio
     "lora.dropout": 0.0,
 }
 SECTIONS = ("wandb", "tracker", "loss", "model", "lora")  # of a training config
-API_SECTIONS = ("api", "judge_api")  # of an evaluation's config
+API_SECTIONS = ("api", "judge_api")  # of an evaluation's config, and of a synthesis's
 DType = Literal["float32", "bfloat16"]
 Truncation = Literal["keep_start", "keep_end", "dpo"]
 AddBos = Literal["true", "false", "auto"]
@@ -240,7 +241,7 @@ class EvaluationSettings:
 class SynthesisSettings:
     """config/synthesize.yaml."""
 
-    task: Literal["survey", "check", "instructions", "mix", "split", "stats"]
+    task: Literal["survey", "dialogues", "reviews", "check", "instructions", "mix", "split", "stats"]
     sources: list[DataSet] | None
     output: str | None
     overwrite: bool
@@ -261,6 +262,26 @@ class SynthesisSettings:
     missing: list[str] | None
     min_n: Annotated[int, AtLeast(1)]
 
+    generator: Literal["hf", "vllm", "openai"]
+    styles: Annotated[list[str], STYLES]
+    tries: Annotated[int, AtLeast(1, 100)]
+    judge: Literal["embedding", "openai", "none"]
+    judge_model: str | None
+    embedder: str | None
+    columns: Literal["own", "mmoqa"]
+    pairs_per_prompt: Annotated[int, AtLeast(1, 10_000)]
+    eval_phrasings: Annotated[int, AtLeast(0)]
+    test_phrasings: Annotated[int, AtLeast(0)]
+    check: bool
+
+    item: str
+    rating: str
+    text: str
+    lowest_rating: Annotated[float | None, AtLeast(-1e6, 1e6)]
+    highest_rating: Annotated[float | None, AtLeast(-1e6, 1e6)]
+    review_prompt: str
+    n_texts: Annotated[int | None, AtLeast(2)]
+
     n: Annotated[int | None, AtLeast(1)]
     duplicates: Literal["keep", "exact", "near"]
     near: Annotated[float, AtLeast(0.05, 1)]
@@ -276,6 +297,7 @@ class SynthesisSettings:
     batch_size: Annotated[int, AtLeast(1)]
 
     api: ApiSettings
+    judge_api: ApiSettings
 
 
 # --- from configs to records --------------------------------------------------------------------------------
@@ -367,9 +389,13 @@ def model_settings(config: Mapping[str, Any]) -> ModelSettings:
 def synthesis_settings(config: Mapping[str, Any]) -> SynthesisSettings:
     """The record of a composed synthesis config. Raises UserError as above."""
     check_for_secrets(config)
-    if not isinstance(config.get("api"), Mapping):
-        raise UserError("config key api: must be a section, api.base_url=...; see config/synthesize.yaml")
-    values = {**config, "api": record(ApiSettings, config["api"], "synthesize.yaml", "api.")}
+    for key in API_SECTIONS:
+        if not isinstance(config.get(key), Mapping):
+            raise UserError(
+                f"config key {key}: must be a section, {key}.base_url=...; see config/synthesize.yaml"
+            )
+    parts = {key: record(ApiSettings, config[key], "synthesize.yaml", f"{key}.") for key in API_SECTIONS}
+    values = {**config, **parts}
     if isinstance(config.get("sources"), list):
         given = as_text(config["sources"])
         values["sources"] = [_data_set(entry, "sources", config.get("format")) for entry in given]

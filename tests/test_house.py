@@ -25,9 +25,9 @@ FLOORS = [
     ["models"],
     ["groups"],
     ["runs", "generation"],
-    ["reference", "preference_datasets", "synthesis", "reporting"],
+    ["reference", "preference_datasets", "reporting"],
     ["trainers", "evaluation"],
-    ["handoff"],
+    ["handoff", "synthesis"],
     ["train", "evaluate", "synthesize", "report", "export"],
     ["commands", "experiments"],
 ]
