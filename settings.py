@@ -24,7 +24,6 @@ FOLDER_NAME = Rule(
 )
 LABELS = Rule("must be a list of different labels, belief_classes=['0','1',...]", distinct=True)
 POSITIVE = AtLeast(1e-12)
-STYLES = Rule("must be a list of different styles, styles=[casual,formal]", distinct=True)
 DECODINGS = Rule("must be a list of different ways to decode, decoding=[greedy,t0.2,t0.8]", distinct=True)
 JUDGE = Rule(
     "choose one of embedding, openai, reward_model, or name a function, judge=module:function",
@@ -237,69 +236,6 @@ class EvaluationSettings:
     eval_fraction: Annotated[float | None, AtLeast(0, 1)]
 
 
-@dataclass(frozen=True)
-class SynthesisSettings:
-    """config/synthesize.yaml."""
-
-    task: Literal["survey", "dialogues", "reviews", "check", "instructions", "mix", "split", "stats"]
-    sources: list[DataSet] | None
-    output: str | None
-    overwrite: bool
-    licence: str | None
-    format: str | None
-    belief_classes: Annotated[list[str], LABELS]
-    seed: Annotated[int, AtLeast(0)]
-
-    country: list[str] | None
-    question: str | None
-    answer: str | None
-    group: str | None
-    weight: str | None
-    questions: list[str] | None
-    wordings: str | None
-    options: str | None
-    options_model: str | None
-    missing: list[str] | None
-    min_n: Annotated[int, AtLeast(1)]
-
-    generator: Literal["hf", "vllm", "openai"]
-    styles: Annotated[list[str], STYLES]
-    tries: Annotated[int, AtLeast(1, 100)]
-    judge: Literal["embedding", "openai", "none"]
-    judge_model: str | None
-    embedder: str | None
-    columns: Literal["own", "mmoqa"]
-    pairs_per_prompt: Annotated[int, AtLeast(1, 10_000)]
-    eval_phrasings: Annotated[int, AtLeast(0)]
-    test_phrasings: Annotated[int, AtLeast(0)]
-    check: bool
-
-    item: str
-    rating: str
-    text: str
-    lowest_rating: Annotated[float | None, AtLeast(-1e6, 1e6)]
-    highest_rating: Annotated[float | None, AtLeast(-1e6, 1e6)]
-    review_prompt: str
-    n_texts: Annotated[int | None, AtLeast(2)]
-
-    n: Annotated[int | None, AtLeast(1)]
-    duplicates: Literal["keep", "exact", "near"]
-    near: Annotated[float, AtLeast(0.05, 1)]
-    by: Literal["question", "prompt"]
-    eval_fraction: Annotated[float, AtLeast(0, 1)]
-    test_fraction: Annotated[float, AtLeast(0, 1)]
-
-    ckpt: str
-    split: Literal["train", "eval", "test"] | None
-    n_samples: Annotated[int, AtLeast(1)]
-    max_new_tokens: Annotated[int, AtLeast(1)]
-    temperature: Annotated[float, AtLeast(0)]
-    batch_size: Annotated[int, AtLeast(1)]
-
-    api: ApiSettings
-    judge_api: ApiSettings
-
-
 # --- from configs to records --------------------------------------------------------------------------------
 
 
@@ -365,12 +301,12 @@ def with_data_sets(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("datasets", "eval_datasets"):
         given = as_text(values.get(key))
         if isinstance(given, list):
-            values[key] = [_data_set(entry, key, values.get("format")) for entry in given]
+            values[key] = [data_set_of(entry, key, values.get("format")) for entry in given]
     values["add_bos"] = str(values["add_bos"]).lower() if values.get("add_bos") is not None else None
     return values
 
 
-def _data_set(entry: Any, key: str, given_format: Any) -> Any:
+def data_set_of(entry: Any, key: str, given_format: Any) -> Any:
     if isinstance(entry, DataSet):
         return entry
     if isinstance(entry, str):
@@ -384,22 +320,6 @@ def _data_set(entry: Any, key: str, given_format: Any) -> Any:
 def model_settings(config: Mapping[str, Any]) -> ModelSettings:
     """The record of a section `model`. Raises UserError as above."""
     return record(ModelSettings, config, "config.yaml", "model.")
-
-
-def synthesis_settings(config: Mapping[str, Any]) -> SynthesisSettings:
-    """The record of a composed synthesis config. Raises UserError as above."""
-    check_for_secrets(config)
-    for key in API_SECTIONS:
-        if not isinstance(config.get(key), Mapping):
-            raise UserError(
-                f"config key {key}: must be a section, {key}.base_url=...; see config/synthesize.yaml"
-            )
-    parts = {key: record(ApiSettings, config[key], "synthesize.yaml", f"{key}.") for key in API_SECTIONS}
-    values = {**config, **parts}
-    if isinstance(config.get("sources"), list):
-        given = as_text(config["sources"])
-        values["sources"] = [_data_set(entry, "sources", config.get("format")) for entry in given]
-    return record(SynthesisSettings, values, "synthesize.yaml")
 
 
 def as_config(settings: TrainSettings) -> dict[str, Any]:

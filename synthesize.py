@@ -27,7 +27,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from settings import SynthesisSettings, synthesis_settings
+from synthesis.config import SynthesisSettings, synthesis_settings
 from utils import UserError, atomic_path, guarded, run_entry, setup_logging
 
 DEFAULT_OUTPUTS = {  # of the tasks that make the embedded data, which write one file

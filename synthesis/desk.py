@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from settings import SynthesisSettings
 from synthesis.briefs import Brief
+from synthesis.config import SynthesisSettings
 from synthesis.record import NO_TOKENS, Json, Tokens
 from synthesis.text_checks import Taken, cleaned, fault_of_answer, fault_of_phrasing, fault_of_text
 from synthesis.voicing import NO_VERDICT, VoiceJudge

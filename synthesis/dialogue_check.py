@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from groups import DATA, Group, read_rows
 from groups.contents import identity_of
-from settings import DataSet, SynthesisSettings
+from settings import DataSet
+from synthesis.config import SynthesisSettings
 from synthesis.entries import read_entries
 from synthesis.record import Item, Json, Origin, Provenance
 from synthesis.text_checks import Taken, fault_of_answer, fault_of_phrasing, fault_of_text

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from groups import draw_pairs, parse_group
-from settings import SynthesisSettings
+from synthesis.config import SynthesisSettings
 from synthesis.questions import Question
 from synthesis.record import Json
 

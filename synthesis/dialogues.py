@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from settings import SynthesisSettings
 from synthesis.briefs import STYLES, TEMPLATES, Brief, answer_briefs, phrasing_brief
+from synthesis.config import SynthesisSettings
 from synthesis.desk import Desk
 from synthesis.dialogue_check import check_dialogues
 from synthesis.dialogue_rows import Dialogue, Row, mmoqa_rows, own_row, split_dialogues

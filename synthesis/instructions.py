@@ -23,7 +23,7 @@ from generation.local import LocalGenerator
 from groups import Instruction, Limits, read_instructions
 from ranks import World
 from runs.folder import find_model
-from settings import SynthesisSettings
+from synthesis.config import SynthesisSettings
 from utils import UserError, atomic_path, log
 
 LIMITS = Limits(max_length=512, max_prompt_length=256)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from settings import SynthesisSettings
+from synthesis.config import SynthesisSettings
 from synthesis.record import Origin, digest
 from synthesis.tally import Tally, read_published
 from utils import UserError

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from groups.values import clipped, label_of
-from settings import SynthesisSettings
+from synthesis.config import SynthesisSettings
 from synthesis.option_classes import user_map
 from synthesis.scales import spelled
 from utils import UserError

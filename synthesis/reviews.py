@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from groups import open_table
 from groups.values import is_absent, label_of
-from settings import SynthesisSettings
+from synthesis.config import SynthesisSettings
 from synthesis.dialogue_rows import DIGITS, LARGEST_REWARD, Row, as_id, by_position, pairs_of
 from synthesis.ratings import Labels, classes_of_ratings, rating_of
 from synthesis.record import Item, Json, Origin, Provenance, digest

@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 import chat
 from evaluation.judges import ChatJudge, EmbeddingJudge, Stated
 from evaluation.judges.making import KEYS
-from settings import ApiSettings, SynthesisSettings
+from settings import ApiSettings
+from synthesis.config import SynthesisSettings
 from synthesis.record import Maker
 from utils import UserError, log
 

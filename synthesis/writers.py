@@ -24,7 +24,8 @@ from generation.served_by_vllm import VllmGenerator, check_vllm
 from groups import Group, Limits
 from models.embedded import EMBEDDED
 from runs.folder import find_model
-from settings import ModelSettings, SynthesisSettings
+from settings import ModelSettings
+from synthesis.config import SynthesisSettings
 from synthesis.instructions import local_generator
 from synthesis.record import Json, Maker, Tokens, digest
 from synthesis.work import REPLIES
