@@ -29,7 +29,8 @@ OF_MACHINES = re.compile(
 )
 ASKING = re.compile(  # a mark of a question in any script, or words that ask without one
     r"[?？؟]|\b(please|agree or disagree|yes or no|wonder(s|ing)?|curious|hear from you)\b|"
-    r"(^|[.!:,”\"]\s+)(tell|say|state|indicate|share|describe|explain|rate|choose|pick|give|let (me|us) know)\b",
+    r"(^|[.!:,”\"]\s+)(tell|say|state|indicate|share|describe|explain|rate|choose|pick|give|"
+    r"let (me|us) know)\b",
     re.I,
 )
 REFUSING = re.compile(
