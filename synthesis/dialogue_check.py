@@ -18,7 +18,7 @@ from settings import DataSet
 from synthesis.config import SynthesisSettings
 from synthesis.entries import read_entries
 from synthesis.record import Item, Json, Origin, Provenance
-from synthesis.text_checks import Taken, fault_of_answer, fault_of_phrasing, fault_of_text
+from synthesis.text_checks import VERSION, Taken, fault_of_answer, fault_of_phrasing, fault_of_text
 from synthesis.voicing import NO_VERDICT, Claim, VoiceJudge, open_judge
 from synthesis.work import Work, open_work
 from utils import UserError
@@ -73,7 +73,8 @@ def check_dialogues(settings: SynthesisSettings, folder: Path) -> str:
     all_asked, origins = _read(settings)
     sources: list[Json] = [[origin.name, origin.identity] for origin in origins]
     judged_by: list[Json] = [settings.judge, settings.judge_model, settings.embedder]
-    facts: dict[str, Json] = {"check": True, "sources": sources, "judge": judged_by, "near": settings.near}
+    facts: dict[str, Json] = {"check": True, "checks": VERSION, "sources": sources, "judge": judged_by}
+    facts["near"] = settings.near
     with open_work(folder, "dialogues", facts, settings.overwrite) as work:
         checked = list(_checked(all_asked, settings.near))
         work.expect([one.item for one in checked])

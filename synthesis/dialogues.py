@@ -20,6 +20,7 @@ from synthesis.dialogue_check import check_dialogues
 from synthesis.dialogue_rows import Dialogue, Row, mmoqa_rows, own_row, split_dialogues
 from synthesis.questions import Questions, read_questions
 from synthesis.record import Json, Provenance
+from synthesis.text_checks import VERSION
 from synthesis.voicing import VoiceJudge, check_judge, open_judge
 from synthesis.work import Work, open_work
 from synthesis.writers import Writer, open_writer
@@ -66,6 +67,7 @@ def _facts(settings: SynthesisSettings, writer: Writer) -> dict[str, Json]:
         "seed": settings.seed,
         "tries": settings.tries,
         "near": settings.near,
+        "checks": VERSION,
         "judge": judged_by,
     }
 

@@ -13,6 +13,7 @@ from evaluation.judges.replies import without_thoughts
 from synthesis.checks import repeated_words
 from synthesis.duplicates import Shingles, shingles_of, similarity
 
+VERSION = 1  # of these checks: another number where one of them changes, so that texts of both are not mixed
 NO_OPINION = "0"  # the class of those who do not know, or will not say
 MOST_WORDS = 120
 SHORT_OPTION = 3  # words of five letters or more: up to here an answer repeats none of them
@@ -22,8 +23,14 @@ LABEL = re.compile(
 QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "'": "'"}
 MARKS = re.compile(r"<\|[^|>\s]*\|>|</?s>|<[QA]>")  # of chat templates and of our prompts
 OF_MACHINES = re.compile(
-    r"\b(as|i am|i'm|i’m|being)( just| only)? an? (ai|a\.i\.|artificial intelligence|(large )?language model|"
-    r"(ai|virtual|digital) assistant|chatbot)\b|\blanguage model\b",
+    r"\b(as|i am|i'm|i’m|being)( just| only)? an? ([\w-]+ ){0,3}(ai|a\.i\.|artificial intelligence|"
+    r"(virtual|digital) assistant|chatbot)\b|\blanguage model\b",
+    re.I,
+)
+ASKING = re.compile(  # a mark of a question in any script, or words that ask without one
+    r"[?？؟]|\b(please|agree or disagree|yes or no|wonder(s|ing)?|curious|hear from you)\b|"
+    r"(^|[.!:,”\"]\s+)(tell|say|state|indicate|share|describe|explain|rate|choose|pick|give|"
+    r"let (me|us) know)\b",
     re.I,
 )
 REFUSING = re.compile(
@@ -65,6 +72,8 @@ def fault_of_phrasing(text: str, question: str) -> str:
     """What is wrong with a phrasing of a survey's question, beside what any text may have."""
     if normal(text) == normal(question):
         return "the survey's own words"
+    if not ASKING.search(text):
+        return "asks nothing"
     return "refuses" if REFUSING.search(text) else ""
 
 

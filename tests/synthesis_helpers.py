@@ -32,7 +32,7 @@ def writes(asked):
     """A writer of whom everything passes, and a judge that says Yes."""
     if asked.content.startswith(OF_JUDGE):
         return "Yes, it does."
-    return f"Well, {hashed(asked)}"
+    return f"So, {hashed(asked)}?" if asked.content.startswith(OF_PHRASING) else f"Well, {hashed(asked)}"
 
 
 def hashed(asked):

@@ -148,6 +148,21 @@ def test_a_text_that_does_not_pass_is_drawn_again_and_then_listed(tmp_path, answ
     assert listed == f"{head} (before: {reason}; {reason})"
 
 
+@pytest.mark.parametrize(
+    "phrasing,reason",
+    [
+        ("The main thing is honesty.", "asks nothing"),
+        ("how GOOD is the bus", "the survey's own words"),
+        ("As a customer support AI, may I ask?", "speaks as a machine"),
+    ],
+)
+def test_a_phrasing_asks_in_other_words(tmp_path, phrasing, reason):
+    survey = write(tmp_path / "survey.jsonl", SURVEY[2])
+    script = lambda asked: phrasing if asked.content.startswith(OF_PHRASING) else writes(asked)  # noqa: E731
+    with server(script) as s, pytest.raises(UserError, match=f"not passed: 1 .{reason}"):
+        dialogues(tmp_path / "out", "styles=[casual]", "tries=1", url=s.url, source=survey)
+
+
 def test_who_has_no_opinion_may_refuse_to_say(tmp_path):
     with server(once(of_unknown, "I can't answer that, it is between me and my priest.")) as s:
         record = dialogues(tmp_path / "out", "n=1", "styles=[casual]", url=s.url)
