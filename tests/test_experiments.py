@@ -237,12 +237,12 @@ def test_every_row_starts_from_the_sft_of_its_group_and_seed():
     assert not any("seed" in part or "archive" in part for part in dpo.plan)
     icf = cells["opinions-democrat/seed-3/icf"]
     assert icf.needs == () and {"loss=sft", "icf_shots=3"} <= set(icf.command)
-    assert "few_shot=3" in cells["opinions-democrat/seed-3/icf@eval"].command
+    assert "few_shot=3" in cells["opinions-democrat/seed-3/icf@test"].command
     assert "few_shot=3" in cells["opinions-democrat/seed-3/few_shot@test_questions"].command
-    base = cells["opinions-democrat/seed-3/base@eval"]
+    base = cells["opinions-democrat/seed-3/base@test"]
     assert "ckpt=['embedded:smollm2-135m-instruct']" in base.command and base.needs == ()
-    assert "opinions-democrat/seed-3/gdpo_kto@eval-margins" in cells
-    assert "opinions-democrat/seed-3/sft@eval-margins" not in cells
+    assert "opinions-democrat/seed-3/gdpo_kto@test-margins" in cells
+    assert "opinions-democrat/seed-3/sft@test-margins" not in cells
     in_order(list(cells.values()))
 
 
