@@ -5,19 +5,18 @@ Contract: the same file gives the same page. Names, prompts and answers are data
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from experiments import findings, paper
 from experiments.belief_figures import figures_of
 from experiments.numbers import Numbers, Part
+from experiments.pages import write_page
 from experiments.rows import DPO, GDPO, SFT, title_of
-from reporting.figures import files_of
 from reporting.markdown import escaped
 from reporting.tables import Table, as_markdown, as_number, as_p, format_cell
 from reporting.words import BELIEFS, TITLES
-from utils import UserError, atomic_path
+from utils import UserError
 
 Results = Mapping[str, object]
 
@@ -66,18 +65,7 @@ def publish(results: Results, folder: Path) -> Path:
         text = "\n\n".join(_page(results, numbers, name, list(figures))) + "\n"
     except LookupError as error:  # a key that is missing
         raise UserError(f"results: damaged ({error!r}); restore the file, or run it again") from error
-    page = folder / f"{name}.md"
-    try:
-        for figure_name, figure in figures.items():
-            for kind, content in files_of(figure).items():
-                with atomic_path(folder / f"{name}-{figure_name}.{kind}") as temporary:
-                    temporary.write_bytes(content)
-        with atomic_path(page) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise UserError(f"{folder}: cannot be written ({why}); set docs_dir=<another folder>") from error
-    return page
+    return write_page(folder, name, text, figures)
 
 
 def _page(results: Results, numbers: Numbers, name: str, figures: Sequence[str]) -> Iterator[str]:

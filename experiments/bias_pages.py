@@ -5,11 +5,8 @@ Contract: the same files give the same page; every word about what was seen is d
 
 from __future__ import annotations
 
-import os
 import string
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from experiments.bias_figures import NAMES, figures_of
 from experiments.bias_numbers import (
@@ -26,12 +23,12 @@ from experiments.bias_numbers import (
     untrained,
     verdict,
 )
-from reporting.figures import files_of
+from experiments.pages import write_page
 from reporting.tables import Table, as_markdown
-from utils import UserError, atomic_path
+from utils import UserError
 
 if TYPE_CHECKING:  # slow to import, and needed for its name alone
-    from matplotlib.figure import Figure
+    pass
 
 TEMPLATE = Path(__file__).with_name("bias_page.template")
 
@@ -44,22 +41,6 @@ def publish(lengths: Results, collapse: Results, folder: Path) -> Path:
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(f"results: damaged ({error!r}); restore the files, or run it again") from error
     return write_page(folder, "bias", text, figures)
-
-
-def write_page(folder: Path, name: str, text: str, figures: Mapping[str, Figure]) -> Path:
-    """Write NAME.md and NAME-*.svg and .png. Raises UserError where the disk refuses them."""
-    page = folder / f"{name}.md"
-    try:
-        for figure_name, figure in figures.items():
-            for kind, content in files_of(figure).items():
-                with atomic_path(folder / f"{name}-{figure_name}.{kind}") as temporary:
-                    temporary.write_bytes(content)
-        with atomic_path(page) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise UserError(f"{folder}: cannot be written ({why}); set docs_dir=<another folder>") from error
-    return page
 
 
 def page_of(lengths: Results, collapse: Results) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from experiments.bias_pages import write_page
 from experiments.numbers import Numbers, Part
+from experiments.pages import write_page
 from experiments.ranked_figures import figures_of
 from experiments.ranked_methods import DPO, SWEPO, row_of, title_of
 from reporting.markdown import escaped

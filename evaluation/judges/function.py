@@ -7,17 +7,14 @@ it ends the evaluation with one line that names the function and the response.
 from __future__ import annotations
 
 import copy
-import importlib
 import math
-import operator
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import SupportsFloat
 
 from tqdm import tqdm
 
 from evaluation.judges.record import Answered, Compared, prefer_by_score
+from functions import function_of
 from groups import Prompt
 from utils import UserError, one_line
 
@@ -35,7 +32,7 @@ class FunctionJudge:
 
     def __init__(self, name: str, key: str = "judge"):
         self.name, self.key = name, key  # of the config, for errors
-        self.function = _function(name, key)
+        self.function: Function = function_of(name, key)
         self.asked = 0
 
     def scores(self, responses: Sequence[Answered | tuple[Prompt, str]]) -> list[float | None]:
@@ -83,35 +80,6 @@ def _number(value: object) -> float | None:
     except (TypeError, ValueError, RuntimeError, OverflowError):  # an array of several, say
         return None
     return number if math.isfinite(number) else None
-
-
-def _function(name: str, key: str) -> Function:
-    """The function of a name, module:function. key: of the config, for errors."""
-    module_name, _, function_name = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name and not module_name.startswith(f"{error.name}."):
-            raise UserError(f"{key}={name}: its module needs {_words(error)}; install that") from error
-        raise UserError(
-            f"{key}={name}: there is no module {module_name}; run from the folder that holds it, "
-            "or add that folder to PYTHONPATH"
-        ) from error
-    except (Exception, SystemExit) as error:  # a user's code raises what it likes
-        raise UserError(
-            f"{key}={name}: module {module_name} cannot be imported ({_words(error)}); correct it"
-        ) from error
-    try:
-        function = operator.attrgetter(function_name)(module)
-    except AttributeError as error:
-        raise UserError(
-            f"{key}={name}: there is no {function_name} in {module!r}; correct the name"
-        ) from error
-    if not callable(function):
-        raise UserError(f"{key}={name}: {function_name} is no function in {module!r}; correct the name")
-    return function
 
 
 def _words(error: BaseException) -> str:
