@@ -27,9 +27,6 @@ from experiments.pages import write_page
 from reporting.tables import Table, as_markdown
 from utils import UserError
 
-if TYPE_CHECKING:  # slow to import, and needed for its name alone
-    pass
-
 TEMPLATE = Path(__file__).with_name("bias_page.template")
 
 
