@@ -24,14 +24,23 @@ def sft(scores: Scores) -> torch.Tensor:
 
 @declare(Needs(columns="pair"))
 def dpo(
-    scores: Scores, beta: Positive, label_smoothing: Smoothing = 0.0, reference_free: bool = False
+    scores: Scores,
+    beta: Positive,
+    label_smoothing: Smoothing = 0.0,
+    reference_free: bool = False,
+    nll_weight: NotNegative = 0.0,
 ) -> torch.Tensor:
     """DPO, arXiv 2305.18290 eq. 7: -log sigmoid(beta h). Returns (N,).
 
     `label_smoothing` e > 0 is conservative DPO (cDPO): -(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h).
+    `nll_weight` a > 0 adds a NLL(y_w) / T_w, arXiv 2404.19733 eq. 1 and 2, so that the preferred response
+    does not become unlikely while the margin grows.
     """
     logits = beta * log_ratio_margin(scores, reference_free)
-    return -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
+    loss = -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
+    if not nll_weight:
+        return loss
+    return loss - nll_weight * token_means(scores)[:, 0]
 
 
 @declare(Needs(columns="pair"))

@@ -17,6 +17,7 @@ SWEPO = [
 ]
 INNER = [
     ("dpo", {}),
+    ("dpo", {"nll_weight": 1.0}),
     ("kto", {}),
     ("ipo", {}),
     ("swepo", {"alpha": 1.0}),
@@ -27,6 +28,7 @@ EVERY = [
     ("sft", {}),
     ("dpo", {"beta": 1.0}),
     ("dpo", {"beta": 1.0, "label_smoothing": 0.1}),
+    ("dpo", {"beta": 1.0, "nll_weight": 1.0}),
     ("ipo", {"beta": 1.0}),
     ("kto", {"beta": 1.0}),
     ("slic", {"beta": 1.0, "delta": 1.0, "nll_weight": 0.1}),
