@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, get_type_hints
 
-from checking import AtLeast, Rule, as_text, check_for_secrets, constraints_of, record
+from checking import AtLeast, Rule, as_list, as_text, check_for_secrets, constraints_of, record
 from checking import flatten as flatten
 from checking import text_keys as text_keys
 from utils import UserError, is_name
@@ -319,8 +319,8 @@ def evaluation_settings(config: Mapping[str, Any]) -> EvaluationSettings:
     if not given or not all(map(is_name, given)):
         problem = "missing" if ckpt in (None, "", []) else "no name of a checkpoint"
         raise UserError(
-            f"ckpt: {problem}; give ckpt=<run folder, step folder, HF folder, policy.pt, hub name> or a list "
-            "of them"
+            f"ckpt: {problem}; give ckpt=<run folder, step folder, HF folder, policy.pt, hub name>, or "
+            "several with commas"
         )
     if not all(isinstance(config.get(key), Mapping) for key in API_SECTIONS):
         raise UserError("config: api and judge_api must be sections; the keys stand in config/evaluate.yaml")
@@ -341,7 +341,7 @@ def with_data_sets(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with its data sets as records. Raises UserError for an entry that is none."""
     values = dict(config)
     for key in ("datasets", "eval_datasets"):
-        given = as_text(values.get(key))
+        given = as_list(as_text(values.get(key)))
         if isinstance(given, list):
             values[key] = [_data_set(entry, key, values.get("format")) for entry in given]
     values["add_bos"] = str(values["add_bos"]).lower() if values.get("add_bos") is not None else None
@@ -370,8 +370,8 @@ def synthesis_settings(config: Mapping[str, Any]) -> SynthesisSettings:
     if not isinstance(config.get("api"), Mapping):
         raise UserError("config key api: must be a section, api.base_url=...; see config/synthesize.yaml")
     values = {**config, "api": record(ApiSettings, config["api"], "synthesize.yaml", "api.")}
-    if isinstance(config.get("sources"), list):
-        given = as_text(config["sources"])
+    given = as_list(as_text(config.get("sources")))
+    if isinstance(given, list):
         values["sources"] = [_data_set(entry, "sources", config.get("format")) for entry in given]
     return record(SynthesisSettings, values, "synthesize.yaml")
 

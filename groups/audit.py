@@ -40,6 +40,45 @@ def audit_groups(
     return auditor.audit(counts)
 
 
+COLUMNS = ("data", "split", "rows", "prompts", "responses", "examples", "left out", "cut", "prompt", "answer")
+
+
+def audit_lines(audits: dict[str, dict[str, Audit]]) -> list[str]:
+    """A run's audits, by data set and split, as lines: a table, then what was left out and why.
+
+    prompt, answer: median and maximum length in tokens; cut: prompts and responses that were truncated.
+    """
+    rows, reasons = [COLUMNS], []
+    for name, splits in audits.items():
+        for split, audit in splits.items():
+            rows.append(_row(name, split, audit))
+            told = {**audit["dropped"], **audit.get("notes", {})}
+            for reason in ("prompts_in_train", "preferred_equal_to_rejected", "duplicate_prompts"):
+                told[reason] = audit.get(reason, 0)
+            reasons += [f"{name}, {split}: {count} {why}" for why, count in told.items() if count]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for row in rows:
+        words = [cell.ljust(width) for cell, width in zip(row[:2], widths)]
+        numbers = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:])]
+        lines.append("  ".join([*words, *numbers]).rstrip())
+    return lines + reasons
+
+
+def _row(name: str, split: str, audit: Audit) -> tuple[str, ...]:
+    """A split's row of the table."""
+    counts = [audit[key] for key in ("rows_read", "prompts", "responses", "examples")]
+    cut = audit.get("prompts_truncated", 0) + audit.get("responses_truncated", 0)
+    counts += [sum(audit["dropped"].values()), cut]
+    lengths = [_length(audit.get(f"{what}_tokens", {})) for what in ("prompt", "answer")]
+    return name, split, *map(str, counts), *lengths
+
+
+def _length(summary: dict[str, float]) -> str:
+    """Median and maximum: 31 (59)."""
+    return f"{summary['median']:g} ({summary['max']:g})" if summary else "-"
+
+
 class Auditor:
     """Counts parts of a split: all of its groups, and all of its examples with their trees."""
 
