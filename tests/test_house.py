@@ -29,7 +29,7 @@ FLOORS = [
     ["trainers", "evaluation"],
     ["handoff"],
     ["train", "evaluate", "synthesize", "report", "export"],
-    ["commands", "experiments"],
+    ["commands", "experiments", "docs"],
 ]
 DOORS = ("train", "evaluate", "synthesize", "report", "export", "preference_datasets")  # that are commands
 # slow or optional packages that only a few runs need; each is imported in the one function that uses it
