@@ -23,10 +23,11 @@ FILES = {
 }
 HEAD = """# Configuration
 
-Every key of the commands, made of the comments in `config/*.yaml` by `python -m docs.make`. Keys are given on the
-command line as `key=value`. A list is `key=a,b`; with brackets, `'key=[a,b]'`, it needs quotes in zsh. An unknown key
-is refused with the nearest one that there is. `python train.py --cfg job loss=gdpo` prints a config as it is composed,
-`python train.py --help` the keys that matter most. The keys of losses stand in [objectives](objectives.md).
+Every key of the commands, made of the comments in `config/*.yaml` by `python -m docs.make`. Keys are given on
+the command line as `key=value`. A list is `key=a,b`; with brackets, `'key=[a,b]'`, it needs quotes in zsh. An
+unknown key is refused with the nearest one that there is. `python train.py --cfg job loss=gdpo` prints a
+config as it is composed, `python train.py --help` the keys that matter most. The keys of losses stand in
+[objectives](objectives.md).
 """
 TABLES = {"DPO": elsewhere.DPO, "NCA": elsewhere.NCA, "CHOICES": elsewhere.CHOICES}
 
