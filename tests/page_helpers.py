@@ -65,10 +65,7 @@ def blocks(language: str) -> list[Block]:
 
 
 def noted(text: str, shell: str, folder: Path) -> list[list[str]]:
-    """The words of every command that a shell calls, in a folder with an environment to enter.
-
-    As somebody pastes them at a prompt: zsh has no comments there.
-    """
+    """The words of every command that a shell calls, in a folder with an environment to enter."""
     bin_folder, notes = folder / "bin", folder / "notes"
     bin_folder.mkdir(exist_ok=True)
     for name in NOTED:
@@ -78,8 +75,8 @@ def noted(text: str, shell: str, folder: Path) -> list[list[str]]:
     (folder / ".venv" / "bin" / "activate").touch()
     notes.write_text("")
     typed = folder / "typed"
-    typed.write_text(("setopt no_interactive_comments\n" if shell == "zsh" else "") + text)
-    options = ["-f", "-o", "errexit", "-o", "interactive"] if shell == "zsh" else ["-e"]
+    typed.write_text(text)
+    options = ["-f", "-e"] if shell == "zsh" else ["-e"]
     done = subprocess.run(
         [shutil.which(shell), *options, str(typed)],
         cwd=folder,

@@ -108,6 +108,7 @@ def check_overrides(script, arguments):
 def test_a_block_of_commands_is_the_same_in_every_shell_and_its_commands_are_allowed(
     block, tmp_path, monkeypatch
 ):
+    assert not re.search(r"(^|\s)#", block.text, re.M), "zsh takes no comments at its prompt"
     calls = {}
     for shell in shells():
         (tmp_path / shell).mkdir()
