@@ -145,7 +145,7 @@ def _wanted(key: str, kinds: tuple, constraints: tuple) -> str:
     elif kind is bool:
         what = "must be true or false"
     elif get_origin(kind) is list:
-        what = f"must be a list, {key}=[name,...]"
+        what = f"must be a list, {key}=name,..."
     elif kind is dict:
         what = f"must be a section, {key}={{name: value, ...}}"
     else:

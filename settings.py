@@ -24,7 +24,7 @@ FOLDER_NAME = Rule(
 )
 LABELS = Rule("must be a list of different labels, belief_classes=['0','1',...]", distinct=True)
 POSITIVE = AtLeast(1e-12)
-DECODINGS = Rule("must be a list of different ways to decode, decoding=[greedy,t0.2,t0.8]", distinct=True)
+DECODINGS = Rule("must be a list of different ways to decode, decoding=greedy,t0.2,t0.8", distinct=True)
 JUDGE = Rule(
     "choose one of embedding, openai, reward_model, or name a function, judge=module:function",
     r"embedding|openai|reward_model|[\w.]+:[\w.]+",
