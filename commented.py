@@ -9,6 +9,7 @@ A key is one line, `name: default  # comment`; indented comment lines go on; `# 
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -115,4 +116,5 @@ def _shown_key(key: Key) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it
     print(help_of_file(Path(sys.argv[1])))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -48,21 +49,27 @@ def audit_lines(audits: dict[str, dict[str, Audit]]) -> list[str]:
 
     prompt, answer: median and maximum length in tokens; cut: prompts and responses that were truncated.
     """
-    rows, reasons = [COLUMNS], []
+    rows, told = [COLUMNS], []
     for name, splits in audits.items():
         for split, audit in splits.items():
             rows.append(_row(name, split, audit))
-            told = {**audit["dropped"], **audit.get("notes", {})}
-            for reason in ("prompts_in_train", "preferred_equal_to_rejected", "duplicate_prompts"):
-                told[reason] = audit.get(reason, 0)
-            reasons += [f"{name}, {split}: {count} {why}" for why, count in told.items() if count]
+            told += textwrap.wrap(_remarks(name, split, audit), 100, subsequent_indent="  ")
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for row in rows:
         words = [cell.ljust(width) for cell, width in zip(row[:2], widths)]
         numbers = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:])]
         lines.append("  ".join([*words, *numbers]).rstrip())
-    return lines + reasons
+    return lines + told
+
+
+def _remarks(name: str, split: str, audit: Audit) -> str:
+    """What was left out of a split, or noted, with how often; "" where nothing was."""
+    counts = {**audit["dropped"], **audit.get("notes", {})}
+    for reason in ("prompts_in_train", "preferred_equal_to_rejected", "duplicate_prompts"):
+        counts[reason.replace("_", " ")] = audit.get(reason, 0)
+    remarks = "; ".join(f"{count} {why}" for why, count in counts.items() if count)
+    return f"{name}, {split}: {remarks}" if remarks else ""
 
 
 def _row(name: str, split: str, audit: Audit) -> tuple[str, ...]:
