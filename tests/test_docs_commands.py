@@ -181,7 +181,7 @@ def test_the_judge_of_its_page_judges(somewhere):
     (words,) = noted(line, "bash", somewhere)
     overrides = [word for word in words[2:] if not word.startswith("ckpt=")]
     evaluation("ckpt=path/to/model", *overrides, "max_new_tokens=4", "output=report", "nproc=1")
-    assert json.loads(Path("report/report.json").read_text())["checkpoints"]["model"]["score"]["mean"] <= 0
+    assert json.loads(Path("report/report.json").read_text())["checkpoints"]["model"]["score"]["value"] <= 0
 
 
 def command_lines(page):
@@ -241,7 +241,7 @@ def test_the_tutorial_runs_from_its_table_to_its_report(somewhere, capsys):
     assert set(row["checkpoints"]) == {"model", "calibrated"}
     assert Path("outputs/tutorial/report/report.html").is_file()
     measured = json.loads(Path("outputs/tutorial/report/report.json").read_text())["checkpoints"]
-    before, after = (measured[name]["js_distance_probability"]["mean"] for name in ("model", "calibrated"))
+    before, after = (measured[name]["js_distance_probability"]["value"] for name in ("model", "calibrated"))
     assert after < before
     assert "options" in capsys.readouterr().out
 

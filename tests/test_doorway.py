@@ -206,5 +206,5 @@ def test_the_audit_is_a_short_table_and_what_was_left_out(tmp_path):
     head, row, *reasons = data.audit_lines({"mine": {"train": audit}})
     assert re.split(r"\s{2,}", head)[:6] == ["data", "split", "rows", "prompts", "responses", "examples"]
     assert row.split()[:4] == ["mine", "train", "2", "2"]
-    assert "mine, train: 3 empty responses" in reasons
+    assert reasons == ["mine, train: 3 empty responses; 1 duplicate prompts"]
     assert max(map(len, [head, row, *reasons])) < 110
