@@ -73,8 +73,8 @@ def record(kind: type[Record], values: Mapping[str, Any], file: str, prefix: str
     checked = {}
     for key, hint in hints.items():
         kinds = kinds_of(hint)
-        value = as_text(values.get(key)) if wants_text(kinds) else values.get(key)
-        checked[key] = as_list(value) if wants_list(kinds) else value
+        value = as_list(values.get(key)) if wants_list(kinds) else values.get(key)
+        checked[key] = as_text(value) if wants_text(kinds) else value
         _check(f"{prefix}{key}", checked[key], hint)
     return kind(**checked)
 

@@ -341,7 +341,7 @@ def with_data_sets(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with its data sets as records. Raises UserError for an entry that is none."""
     values = dict(config)
     for key in ("datasets", "eval_datasets"):
-        given = as_list(as_text(values.get(key)))
+        given = as_text(as_list(values.get(key)))
         if isinstance(given, list):
             values[key] = [_data_set(entry, key, values.get("format")) for entry in given]
     values["add_bos"] = str(values["add_bos"]).lower() if values.get("add_bos") is not None else None
@@ -370,7 +370,7 @@ def synthesis_settings(config: Mapping[str, Any]) -> SynthesisSettings:
     if not isinstance(config.get("api"), Mapping):
         raise UserError("config key api: must be a section, api.base_url=...; see config/synthesize.yaml")
     values = {**config, "api": record(ApiSettings, config["api"], "synthesize.yaml", "api.")}
-    given = as_list(as_text(config.get("sources")))
+    given = as_text(as_list(config.get("sources")))
     if isinstance(given, list):
         values["sources"] = [_data_set(entry, "sources", config.get("format")) for entry in given]
     return record(SynthesisSettings, values, "synthesize.yaml")

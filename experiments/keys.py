@@ -67,12 +67,14 @@ def read_keys(
         if not equals or key not in known:
             raise UserError(f"{argument}: {_hint(key, bool(equals), known, file)}")
     try:
-        bracketed = with_lists_bracketed([*given, *arguments], list_keys(kind))
+        lists = list_keys(kind)
+        bracketed = with_lists_bracketed([*given, *arguments], lists)
         config = OmegaConf.merge(OmegaConf.load(file), OmegaConf.from_dotlist(bracketed))
         values = OmegaConf.to_container(config, resolve=True)
     except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"{file.name}: {one_line(error)}; its keys stand there with comments") from error
-    return record(kind, values, f"../experiments/{file.name}")
+    lone = {key: [value] for key, value in values.items() if key in lists and isinstance(value, int | float)}
+    return record(kind, {**values, **lone}, f"../experiments/{file.name}")
 
 
 def _hint(key: str, is_pair: bool, known: Sequence[str], file: Path) -> str:

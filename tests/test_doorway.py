@@ -81,6 +81,7 @@ def test_experiments_take_lists_with_commas(tmp_path):
         path.read_text() + "plan: false\ntables: false\noverwrite: false\ntrain: null\nevaluate: null\n"
     )
     keys = read_keys(Common, path, ["train=lr=1,seed=2", "evaluate=n_samples=1"], {})
+    assert read_keys(Common, path, ["train=3"], {}).train == ["3"]
     assert file and (keys.train, keys.evaluate) == (["lr=1", "seed=2"], ["n_samples=1"])
 
 
