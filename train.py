@@ -26,8 +26,8 @@ DOOR = Door(
     settings=TrainSettings,
     purpose="Train a language model on groups. The same command goes on where it stopped.",
     examples=(
-        "python train.py loss=sft exp_name=sft datasets=opinions/republican",
-        "python train.py loss=gdpo exp_name=gdpo datasets=opinions/republican model.archive=outputs/sft",
+        "python train.py loss=NAME datasets=opinions/republican exp_name=first",
+        "python train.py loss=NAME datasets=mine.jsonl exp_name=second model.archive=outputs/first",
     ),
     keys=(
         "loss",
