@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import elsewhere
 from utils import UserError, environment_secrets, is_name, named_as_secret, texts_in, without_secrets
 
 Record = TypeVar("Record")
@@ -39,6 +41,16 @@ def wants_text(kinds: tuple) -> bool:
     return str in kinds or any(get_origin(kind) is list for kind in kinds)
 
 
+def wants_list(kinds: tuple) -> bool:
+    """Is a key of these kinds a list, and never a lone text?"""
+    return str not in kinds and any(get_origin(kind) is list for kind in kinds)
+
+
+def as_list(value: Any) -> Any:
+    """A lone text as the list of it; other values as they are."""
+    return [value] if isinstance(value, str) and value else value
+
+
 def as_text(value: Any) -> Any:
     """A number or a date as the text that was meant, also in a list; other values as they are."""
     if isinstance(value, list):
@@ -55,11 +67,14 @@ def record(kind: type[Record], values: Mapping[str, Any], file: str, prefix: str
     hints = get_type_hints(kind, include_extras=True)
     unknown = sorted(set(values) - set(hints), key=str)
     if unknown:
-        raise UserError(f"config key {prefix}{unknown[0]}: unknown; the keys stand in config/{file}")
+        key = f"{prefix}{unknown[0]}"
+        hint = meant(key, [f"{prefix}{name}" for name in hints])
+        raise UserError(f"config key {key}: unknown; {hint}the keys stand in config/{file}")
     checked = {}
     for key, hint in hints.items():
-        value = values.get(key)
-        checked[key] = as_text(value) if wants_text(kinds_of(hint)) else value
+        kinds = kinds_of(hint)
+        value = as_list(values.get(key)) if wants_list(kinds) else values.get(key)
+        checked[key] = as_text(value) if wants_text(kinds) else value
         _check(f"{prefix}{key}", checked[key], hint)
     return kind(**checked)
 
@@ -130,7 +145,7 @@ def _wanted(key: str, kinds: tuple, constraints: tuple) -> str:
     elif kind is bool:
         what = "must be true or false"
     elif get_origin(kind) is list:
-        what = f"must be a list, {key}=[name,...]"
+        what = f"must be a list, {key}=name,..."
     elif kind is dict:
         what = f"must be a section, {key}={{name: value, ...}}"
     else:
@@ -163,13 +178,34 @@ def check_for_secrets(config: Mapping[str, Any]) -> None:
                 )
 
 
-def text_keys(record: type, prefix: str = "") -> list[str]:
+def text_keys(record: type) -> list[str]:
     """The keys of a record, and of its sections, that hold a text or a list of texts."""
+    return _keys_that(wants_text, record)
+
+
+def list_keys(record: type) -> list[str]:
+    """The keys of a record, and of its sections, that may hold a list."""
+    return _keys_that(lambda kinds: any(get_origin(kind) is list for kind in kinds), record)
+
+
+def _keys_that(wants: Callable[[tuple], bool], record: type, prefix: str = "") -> list[str]:
+    """The keys of a record, and of its sections, whose kinds are as `wants` says."""
     keys: list[str] = []
     for key, hint in get_type_hints(record, include_extras=True).items():
         kinds = kinds_of(hint)
         if dataclasses.is_dataclass(kinds[0]):
-            keys += text_keys(kinds[0], f"{prefix}{key}.")
-        elif wants_text(kinds):
+            keys += _keys_that(wants, kinds[0], f"{prefix}{key}.")
+        elif wants(kinds):
             keys.append(f"{prefix}{key}")
     return keys
+
+
+# --- what a mistyped key meant ------------------------------------------------------------------------------
+
+
+def meant(key: str, known: Iterable[str]) -> str:
+    """What somebody who typed `key` may have meant, with a semicolon behind it; "" where nothing is near."""
+    if other := elsewhere.hint(key):
+        return f"{other}; "
+    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.7)
+    return f"did you mean {near[0]}? " if near else ""

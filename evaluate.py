@@ -1,4 +1,4 @@
-"""Evaluate checkpoints: `python evaluate.py ckpt=outputs/gdpo`, or `ckpt=[base,sft,gdpo]` side by side.
+"""Evaluate checkpoints: `python evaluate.py ckpt=outputs/gdpo`, or `ckpt=base,sft,gdpo` side by side.
 
 The door: checkpoints -> folder of the report -> prompts -> measures -> report, in this order. The config ends
 here, as a checked record; data set and settings come from the run's saved config unless they are given.
@@ -15,7 +15,7 @@ makes again. An evaluation that ends early goes on where it was with the same co
 
 from __future__ import annotations
 
-from environment import CONFIGS  # isort: skip  # first: it says what is missing, in one line
+import environment  # noqa: F401  # isort: skip  # first: it says what is missing, in one line
 
 import json
 import os
@@ -24,21 +24,35 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from doorway import Door, enter
 from evaluation import Checkpoint, check_folder, default_output, fill_settings, find_checkpoints
-from settings import EvaluationSettings, evaluation_settings, names_of, text_keys
-from utils import (
-    UserError,
-    guarded,
-    keep_freed_memory,
-    run_entry,
-    setup_logging,
-    with_texts_quoted,
-    without_secrets,
-)
+from settings import EvaluationSettings, evaluation_settings, names_of
+from utils import UserError, keep_freed_memory, setup_logging, without_secrets
 
+DOOR = Door(
+    config="evaluate",
+    settings=EvaluationSettings,
+    purpose="Evaluate checkpoints, also side by side: measures with intervals, differences, and a page.",
+    examples=(
+        "python evaluate.py ckpt=outputs/gdpo",
+        "python evaluate.py ckpt=outputs/sft,outputs/gdpo split=test_questions n_samples=16",
+        "python evaluate.py task=alpaca_eval ckpt=outputs/gdpo judge=openai judge_model=gpt-4o",
+    ),
+    keys=(
+        "ckpt",
+        "datasets",
+        "split",
+        "n_prompts",
+        "n_samples",
+        "max_new_tokens",
+        "task",
+        "judge",
+        "generator",
+        "output",
+    ),
+)
 TYPED = {"evaluate.py": "python evaluate.py", "grove-evaluate": "grove-evaluate"}  # by the program's file
 
 
@@ -260,8 +274,7 @@ def show(outcome: report.Report, page: Path) -> None:
 
 def command() -> None:
     """The command, as `python evaluate.py` and as `grove-evaluate`."""
-    sys.argv[1:] = with_texts_quoted(sys.argv[1:], text_keys(EvaluationSettings))
-    run_entry(hydra.main(version_base=None, config_path=CONFIGS, config_name="evaluate")(guarded(main)))
+    enter(DOOR, main)
 
 
 if __name__ == "__main__":

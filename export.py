@@ -7,7 +7,7 @@ the run and its newest evaluation recorded. The folder appears whole or not at a
 
 from __future__ import annotations
 
-from environment import CONFIGS  # isort: skip  # first: it says what is missing, in one line
+import environment  # noqa: F401  # isort: skip  # first: it says what is missing, in one line
 
 import contextlib
 import os
@@ -16,14 +16,35 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from doorway import Door, enter
 from evaluation import Checkpoint
 from evaluation.checkpoints import find_checkpoint
 from handoff.config import ExportSettings, export_settings
-from settings import text_keys
-from utils import UserError, guarded, run_entry, setup_logging, with_texts_quoted
+from utils import UserError, setup_logging
+
+DOOR = Door(
+    config="export",
+    settings=ExportSettings,
+    purpose="Hand a checkpoint on: a folder that transformers, peft and vLLM open, with a model card.",
+    examples=(
+        "python export.py outputs/gdpo to=exported/gdpo",
+        "python export.py outputs/gdpo push=owner/name",
+    ),
+    keys=(
+        "ckpt",
+        "to",
+        "push",
+        "private",
+        "overwrite",
+        "merge",
+        "dtype",
+        "gguf",
+        "base_model",
+        "license",
+    ),
+)
 
 
 def main(config: DictConfig) -> None:
@@ -105,8 +126,8 @@ def with_ckpt(arguments: Sequence[str]) -> list[str]:
 
 def command() -> None:
     """The command, as `python export.py` and as `grove-export`."""
-    sys.argv[1:] = with_ckpt(with_texts_quoted(sys.argv[1:], text_keys(ExportSettings)))
-    run_entry(hydra.main(version_base=None, config_path=CONFIGS, config_name="export")(guarded(main)))
+    sys.argv[1:] = with_ckpt(sys.argv[1:])
+    enter(DOOR, main)
 
 
 if __name__ == "__main__":

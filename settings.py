@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, get_type_hints
 
-from checking import AtLeast, Rule, as_text, check_for_secrets, constraints_of, record
+from checking import AtLeast, Rule, as_list, as_text, check_for_secrets, constraints_of, record
 from checking import flatten as flatten
 from checking import text_keys as text_keys
 from utils import UserError, is_name
@@ -24,7 +24,7 @@ FOLDER_NAME = Rule(
 )
 LABELS = Rule("must be a list of different labels, belief_classes=['0','1',...]", distinct=True)
 POSITIVE = AtLeast(1e-12)
-DECODINGS = Rule("must be a list of different ways to decode, decoding=[greedy,t0.2,t0.8]", distinct=True)
+DECODINGS = Rule("must be a list of different ways to decode, decoding=greedy,t0.2,t0.8", distinct=True)
 JUDGE = Rule(
     "choose one of embedding, openai, reward_model, or name a function, judge=module:function",
     r"embedding|openai|reward_model|[\w.]+:[\w.]+",
@@ -277,8 +277,8 @@ def evaluation_settings(config: Mapping[str, Any]) -> EvaluationSettings:
     if not given or not all(map(is_name, given)):
         problem = "missing" if ckpt in (None, "", []) else "no name of a checkpoint"
         raise UserError(
-            f"ckpt: {problem}; give ckpt=<run folder, step folder, HF folder, policy.pt, hub name> or a list "
-            "of them"
+            f"ckpt: {problem}; give ckpt=<run folder, step folder, HF folder, policy.pt, hub name>, or "
+            "several with commas"
         )
     if not all(isinstance(config.get(key), Mapping) for key in API_SECTIONS):
         raise UserError("config: api and judge_api must be sections; the keys stand in config/evaluate.yaml")
@@ -299,7 +299,7 @@ def with_data_sets(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with its data sets as records. Raises UserError for an entry that is none."""
     values = dict(config)
     for key in ("datasets", "eval_datasets"):
-        given = as_text(values.get(key))
+        given = as_text(as_list(values.get(key)))
         if isinstance(given, list):
             values[key] = [data_set_of(entry, key, values.get("format")) for entry in given]
     values["add_bos"] = str(values["add_bos"]).lower() if values.get("add_bos") is not None else None

@@ -1,4 +1,4 @@
-"""Make data: `python synthesize.py task=survey sources=[goqa] country=[Germany] output=outputs/data/germany`.
+"""Make data: `python synthesize.py task=survey sources=goqa country=Germany output=outputs/data/germany`.
 
 task=survey makes distributions of answers by group, and task=dialogues phrasings and answers of them by a
 model. task=reviews makes reviews under beliefs of ratings with texts. task=mix, split and stats put data sets
@@ -15,7 +15,7 @@ scores by `rewards.py`.
 
 from __future__ import annotations
 
-from environment import CONFIGS  # isort: skip  # first: it says what is missing, in one line
+import environment  # noqa: F401  # isort: skip  # first: it says what is missing, in one line
 
 import errno
 import json
@@ -24,12 +24,33 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from doorway import Door, enter
 from synthesis.config import SynthesisSettings, synthesis_settings
-from utils import UserError, atomic_path, guarded, run_entry, setup_logging
+from utils import UserError, atomic_path, setup_logging
 
+DOOR = Door(
+    config="synthesize",
+    settings=SynthesisSettings,
+    purpose="Make training data: from surveys, with a model as writer, and from other data.",
+    examples=(
+        "python synthesize.py task=survey sources=table.csv question=q answer=a output=outputs/data/mine",
+        "python synthesize.py task=mix sources=a.jsonl,b.jsonl output=outputs/data/both",
+    ),
+    keys=(
+        "task",
+        "sources",
+        "output",
+        "overwrite",
+        "question",
+        "answer",
+        "group",
+        "questions",
+        "options",
+        "belief_classes",
+    ),
+)
 DEFAULT_OUTPUTS = {  # of the tasks that make the embedded data, which write one file
     "survey": "data/opinions/questions.jsonl",
     "instructions": "data/instructions/responses.jsonl",
@@ -67,7 +88,7 @@ def _make_embedded(settings: SynthesisSettings) -> None:
 def _work(settings: SynthesisSettings) -> None:
     """Do a task that fills a folder."""
     if settings.sources is None:
-        raise UserError(f"config key sources: task={settings.task} needs one or more; sources=[FILE]")
+        raise UserError(f"config key sources: task={settings.task} needs one or more; sources=FILE")
     if settings.output is None:
         raise UserError(f"config key output: task={settings.task} needs a folder; output=outputs/data/NAME")
     setup_logging()
@@ -126,7 +147,7 @@ def unwritable(path: Path, error: OSError) -> UserError:
 
 def command() -> None:
     """The command, as `python synthesize.py` and as `grove-synthesize`."""
-    run_entry(hydra.main(version_base=None, config_path=CONFIGS, config_name="synthesize")(guarded(main)))
+    enter(DOOR, main)
 
 
 if __name__ == "__main__":

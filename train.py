@@ -1,35 +1,46 @@
-"""Train a language model on groups: `python train.py loss=gdpo datasets=[opinions/republican] exp_name=mine`.
+"""Train a language model on groups: `python train.py loss=gdpo datasets=opinions/republican exp_name=mine`.
 
 The door: config -> data -> model -> reference -> run -> train, in this order; no loop and no maths. The
 config ends here, as a checked record. Every key stands with a comment in config/config.yaml; `python train.py
---help` lists them.
+--help` names the ten that matter most.
 """
 
 from __future__ import annotations
 
-from environment import CONFIGS  # isort: skip  # first: it says what is missing, in one line
+import environment  # noqa: F401  # isort: skip  # first: it says what is missing, in one line
 
 import contextlib
 import dataclasses
 import functools
-import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from settings import TrainSettings, text_keys, train_settings
-from utils import (
-    Stopped,
-    UserError,
-    guarded,
-    keep_freed_memory,
-    log,
-    run_entry,
-    setup_logging,
-    with_texts_quoted,
+from doorway import Door, enter
+from settings import TrainSettings, train_settings
+from utils import Stopped, UserError, keep_freed_memory, log, setup_logging
+
+DOOR = Door(
+    config="config",
+    settings=TrainSettings,
+    purpose="Train a language model on groups. The same command goes on where it stopped.",
+    examples=(
+        "python train.py loss=NAME datasets=opinions/republican exp_name=first",
+        "python train.py loss=NAME datasets=mine.jsonl exp_name=second model.archive=outputs/first",
+    ),
+    keys=(
+        "loss",
+        "model",
+        "model.name_or_path",
+        "model.archive",
+        "datasets",
+        "exp_name",
+        "lr",
+        "batch_size",
+        "n_epochs",
+        "eval_every",
+    ),
 )
 
 
@@ -177,10 +188,9 @@ def views_of(prepared: data.Prepared) -> dict[str, schedule.Data]:
 
 
 def say_audit(audit: dict) -> None:
-    """One line a data set and split."""
-    for name, splits in audit.items():
-        for split, values in splits.items():
-            log.info("%s, %s: %s", name, split, json.dumps(values))
+    """What was read, as a short table; data_audit.json has all of it."""
+    for line in data.audit_lines(audit):
+        log.info("%s", line)
 
 
 def say_end(final: runs.run.State, metric: str, path: Path) -> None:
@@ -325,8 +335,7 @@ def plan_text(
 
 def command() -> None:
     """The command, as `python train.py` and as `grove-train`."""
-    sys.argv[1:] = with_texts_quoted(sys.argv[1:], text_keys(TrainSettings))
-    run_entry(hydra.main(version_base=None, config_path=CONFIGS, config_name="config")(guarded(main)))
+    enter(DOOR, main)
 
 
 if __name__ == "__main__":

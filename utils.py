@@ -18,7 +18,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ UNSUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno
 LAUNCHER = "GROVE_LAUNCHER"  # the environment variable with the number of the process that started this rank
 PR_SET_PDEATHSIG = 1  # of prctl: the signal to get when the parent dies
 ECHO = 0.5  # seconds in which a second signal says no more than the first
-NUMBER_LIKE = re.compile(r"[+-]?(\d[\w.+-]*|\.\d+|inf|nan)|true|false", re.I)  # to hydra
 
 _stop_asked: int | None = None  # the signal that asked this process to end
 
@@ -61,8 +60,9 @@ class Stopped(BaseException):
 # --- entry points -------------------------------------------------------------------------------------------
 
 
-def run_entry(main: Callable[[], Any]) -> None:
-    """Run an entry point: bad input ends with one line and exit code 2, a signal with 128 + its number."""
+def run_entry(main: Callable[[], Any], explained: Callable[[Exception], str] | None = None) -> None:
+    """Run an entry point: bad input ends with one line and exit code 2, a signal with 128 + its number.
+    explained: the words for an error of hydra's, where they say more than its own."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra would print its own trace and exit with 1
     sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
     for signum in STOPS:
@@ -74,7 +74,8 @@ def run_entry(main: Callable[[], Any]) -> None:
     except Exception as error:
         if not type(error).__module__.startswith(("hydra", "omegaconf")):
             raise
-        _exit(f"error: config: {one_line(error)}; the keys stand in config/*.yaml", 2)
+        said = explained or (lambda error: f"config: {one_line(error)}; the keys stand in config/*.yaml")
+        _exit(f"error: {one_line(said(error))}", 2)
 
 
 def guarded(main: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,19 +119,6 @@ def one_line(error: object) -> str:
     return " ".join(
         line for line in lines if line and not line.startswith(("full_key:", "object_type=", "To append"))
     )
-
-
-def with_texts_quoted(arguments: Sequence[str], keys: Collection[str]) -> list[str]:
-    """The command line's overrides, quoted where one of these keys wants a text and hydra would read a
-    number: exp_name=2026_11_25 would be 20261125."""
-    quoted = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and key.lstrip("+") in keys:
-            parts = re.split(r"([,\[\]])", value)
-            value = "".join(f"'{part}'" if NUMBER_LIKE.fullmatch(part) else part for part in parts)
-        quoted.append(key + equals + value)
-    return quoted
 
 
 def end_with_launcher() -> None:

@@ -18,7 +18,7 @@ from runs.start import check_fingerprint, start_of
 from settings import EvaluationSettings, ModelSettings, evaluation_settings, model_settings
 from utils import UserError
 
-DEFAULT_MODEL = Path(__file__).parent.parent / "config" / "model" / "smollm2.yaml"
+DEFAULTS = Path(__file__).parent.parent / "config" / "config.yaml"
 DEFAULT_BETA = 0.1
 OF_SERVER = "openai:"  # before the name of a model that a server has
 FROM_RUN = {  # settings that a run's config fills where they are null, and their values where no run does
@@ -161,7 +161,8 @@ def _model_of_no_run(source: str) -> ModelSettings:
 
 
 def _default_model() -> dict[str, Any]:
-    return OmegaConf.to_container(OmegaConf.load(DEFAULT_MODEL))
+    """The keys of a model that no run says."""
+    return OmegaConf.to_container(OmegaConf.load(DEFAULTS)["model"])
 
 
 def _beta_of(run: Path | None, config: dict[str, Any]) -> float:

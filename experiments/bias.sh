@@ -5,5 +5,6 @@
 # Ctrl-C stops it; the same command goes on with the seed where it was.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+case " $* " in *" --help "* | *" -h "*) exec "${GROVE_PYTHON:-python3}" commented.py experiments/bias.yaml ;; esac
 source train_scripts/setup.sh
 exec "$PYTHON" -m experiments.bias "$@"

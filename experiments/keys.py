@@ -5,8 +5,8 @@ Contract: the keys become one frozen record, checked once; a wrong one is a User
 
 from __future__ import annotations
 
-import difflib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,7 +16,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from checking import AtLeast, Rule, record
+from checking import AtLeast, Rule, list_keys, meant, record
+from commented import help_of_file
+from doorway import HELP, with_lists_bracketed
 from utils import UserError, one_line
 
 NAME = Rule("must be a name that a folder may have", r"[\w.-]*\w[\w.-]*")
@@ -55,6 +57,9 @@ def read_keys(
 
     Raises UserError for an argument that is no key=value, an unknown key, and a value of another kind.
     """
+    if HELP & set(arguments):
+        print(help_of_file(file))
+        sys.exit(0)
     given = [form.format(os.environ[name]) for name, form in variables.items() if os.environ.get(name)]
     known = [field.name for field in fields(kind)]
     for argument in arguments:
@@ -62,20 +67,21 @@ def read_keys(
         if not equals or key not in known:
             raise UserError(f"{argument}: {_hint(key, bool(equals), known, file)}")
     try:
-        config = OmegaConf.merge(OmegaConf.load(file), OmegaConf.from_dotlist([*given, *arguments]))
+        lists = list_keys(kind)
+        bracketed = with_lists_bracketed([*given, *arguments], lists)
+        config = OmegaConf.merge(OmegaConf.load(file), OmegaConf.from_dotlist(bracketed))
         values = OmegaConf.to_container(config, resolve=True)
     except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"{file.name}: {one_line(error)}; its keys stand there with comments") from error
-    return record(kind, values, f"../experiments/{file.name}")
+    lone = {key: [value] for key, value in values.items() if key in lists and isinstance(value, int | float)}
+    return record(kind, {**values, **lone}, f"../experiments/{file.name}")
 
 
 def _hint(key: str, is_pair: bool, known: Sequence[str], file: Path) -> str:
     if not is_pair:
         return f"must be key=value; the keys stand in experiments/{file.name}"
-    near = difflib.get_close_matches(key, known, n=1)
-    meant = f"did you mean {near[0]}=...? " if near else ""
-    others = f"keys of train.py go in train=[{key}=...], those of evaluate.py in evaluate=[{key}=...]"
-    return f"unknown key {key}; {meant}the keys stand in experiments/{file.name}; {others}"
+    others = f"keys of train.py go in train={key}=..., those of evaluate.py in evaluate={key}=..."
+    return f"unknown key {key}; {meant(key, known)}the keys stand in experiments/{file.name}; {others}"
 
 
 def numbers_of(key: str, texts: Sequence[str], kind: type[int] | type[float], least: float) -> list:

@@ -1,6 +1,6 @@
 """Groups of responses, from text to token trees: records, readers, views, tokens and the audit."""
 
-from groups.audit import Audit, audit_groups
+from groups.audit import Audit, audit_groups, audit_lines
 from groups.beliefs import read_opinions
 from groups.drawing import draw_pairs
 from groups.draws import rng_of
@@ -60,6 +60,7 @@ __all__ = [
     "VIEWS",
     "add_drops",
     "audit_groups",
+    "audit_lines",
     "check_beliefs",
     "check_examples",
     "FORMATS",

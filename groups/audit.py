@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,51 @@ def audit_groups(
     auditor.add_examples(groups, examples)
     auditor.add_trees(trees)
     return auditor.audit(counts)
+
+
+COLUMNS = ("data", "split", "rows", "prompts", "responses", "examples", "left out", "cut", "prompt", "answer")
+
+
+def audit_lines(audits: dict[str, dict[str, Audit]]) -> list[str]:
+    """A run's audits, by data set and split, as lines: a table, then what was left out and why.
+
+    prompt, answer: median and maximum length in tokens; cut: prompts and responses that were truncated.
+    """
+    rows, told = [COLUMNS], []
+    for name, splits in audits.items():
+        for split, audit in splits.items():
+            rows.append(_row(name, split, audit))
+            told += textwrap.wrap(_remarks(name, split, audit), 100, subsequent_indent="  ")
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for row in rows:
+        words = [cell.ljust(width) for cell, width in zip(row[:2], widths)]
+        numbers = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:])]
+        lines.append("  ".join([*words, *numbers]).rstrip())
+    return lines + told
+
+
+def _remarks(name: str, split: str, audit: Audit) -> str:
+    """What was left out of a split, or noted, with how often; "" where nothing was."""
+    counts = {**audit["dropped"], **audit.get("notes", {})}
+    for reason in ("prompts_in_train", "preferred_equal_to_rejected", "duplicate_prompts"):
+        counts[reason.replace("_", " ")] = audit.get(reason, 0)
+    remarks = "; ".join(f"{count} {why}" for why, count in counts.items() if count)
+    return f"{name}, {split}: {remarks}" if remarks else ""
+
+
+def _row(name: str, split: str, audit: Audit) -> tuple[str, ...]:
+    """A split's row of the table."""
+    counts = [audit[key] for key in ("rows_read", "prompts", "responses", "examples")]
+    cut = audit.get("prompts_truncated", 0) + audit.get("responses_truncated", 0)
+    counts += [sum(audit["dropped"].values()), cut]
+    lengths = [_length(audit.get(f"{what}_tokens", {})) for what in ("prompt", "answer")]
+    return name, split, *map(str, counts), *lengths
+
+
+def _length(summary: dict[str, float]) -> str:
+    """Median and maximum: 31 (59)."""
+    return f"{summary['median']:g} ({summary['max']:g})" if summary else "-"
 
 
 class Auditor:

@@ -207,7 +207,7 @@ def _no_country(where: str, shares: dict[str, Any]) -> str:
     some = list(shares)[:MOST_NAMED] or ["Germany"]
     return (
         f"{where.rpartition(', ')[0]}: no country is named; give one after a colon, "
-        f"datasets=[...:{some[0]}], or several, {'+'.join(some[:2])}; there are {', '.join(some)}, ..."
+        f"datasets=...:{some[0]}, or several, {'+'.join(some[:2])}; there are {', '.join(some)}, ..."
     )
 
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from checking import AtLeast, Rule, as_text, check_for_secrets, record
+from checking import AtLeast, Rule, as_list, as_text, check_for_secrets, record
 from settings import API_SECTIONS, LABELS, ApiSettings, DataSet, data_set_of
 from utils import UserError
 
-STYLES = Rule("must be a list of different styles, styles=[casual,formal]", distinct=True)
+STYLES = Rule("must be a list of different styles, styles=casual,formal", distinct=True)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def synthesis_settings(config: Mapping[str, Any]) -> SynthesisSettings:
             )
     parts = {key: record(ApiSettings, config[key], "synthesize.yaml", f"{key}.") for key in API_SECTIONS}
     values = {**config, **parts}
-    if isinstance(config.get("sources"), list):
-        given = as_text(config["sources"])
+    given = as_text(as_list(config.get("sources")))
+    if isinstance(given, list):
         values["sources"] = [data_set_of(entry, "sources", config.get("format")) for entry in given]
     return record(SynthesisSettings, values, "synthesize.yaml")

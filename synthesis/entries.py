@@ -103,7 +103,7 @@ def own_row(group: Group, name: str) -> Row:
         what = "labels of single responses" if group.labels else "beliefs without answers"
         raise UserError(
             f"data set {name}: has {what}, which format {OWN.name} cannot hold; put data of "
-            "one format together, or train on several with datasets=[...]"
+            "one format together, or train on several with datasets=a,b"
         )
     responses: list[Json] = []
     for response in group.responses:

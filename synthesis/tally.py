@@ -18,7 +18,7 @@ from utils import UserError
 LOOKED_AT = 1000  # rows that tell a format
 EVERYBODY = "everybody"
 COLUMNS_OF_PEOPLE = (
-    "where a file has a row for each person, name its columns: question= and answer=, or questions=[...]"
+    "where a file has a row for each person, name its columns: question= and answer=, or questions=a,b"
 )
 ROUNDING = 0.03  # shares that were rounded sum to 1, or to 100, up to this part of it
 

@@ -1,5 +1,6 @@
 """What the documents say is so."""
 
+import functools
 import json
 import re
 import sys
@@ -8,9 +9,13 @@ import pytest
 from data_helpers import write
 from helpers import ROOT, compose
 from omegaconf import OmegaConf
+from page_helpers import PAGES
 
+import elsewhere
 import preference_datasets as data
 import settings
+from commented import keys_of
+from docs import make
 
 
 def test_the_table_names_tests_that_exist():
@@ -24,24 +29,77 @@ def test_the_table_names_tests_that_exist():
     assert not [name for name in named if f"def test_{name}(" not in tests]
 
 
-def test_the_readmes_own_row_is_read_as_every_view(tmp_path):
-    text = (ROOT / "README.md").read_text()
-    example = text[text.index('    {"id": "q1"') : text.index("`prompt` may be a list")]
-    row = json.loads(example)
-    path = write(tmp_path / "mine.jsonl", json.dumps(row))
+def test_the_own_row_of_the_page_is_read_as_every_view(tmp_path):
+    text = (ROOT / "docs" / "data.md").read_text()
+    example = text.partition("## Your own data")[2].partition("```json\n")[2].partition("```")[0]
+    path = write(tmp_path / "mine.jsonl", json.dumps(json.loads(example)))
     (group,) = data.load_groups(path, "all")
     for name in data.VIEWS:
         assert data.view([group], name), name
 
 
+# --- what is made, and keys ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path,text", make.pages().items(), ids=lambda value: getattr(value, "name", ""))
+def test_pages_that_are_made_are_current(path, text):
+    assert path.read_text() == text, "run python -m docs.make"
+
+
+@functools.cache
+def known_keys():
+    """Every key of a command or an experiment, and of every loss."""
+    files = [*(ROOT / "config").glob("*.yaml"), *(ROOT / "experiments").glob("*.yaml")]
+    keys = {key for path in files if path.stem != "recipes" for key in keys_of(path)}
+    for path in (ROOT / "config" / "loss").glob("*.yaml"):
+        keys |= {f"loss.{key}" for key in OmegaConf.load(path)["loss"]}
+    return keys | {"weight", "n", "split", "name"}  # the last ones: of an entry of `datasets`
+
+
+# keys of other tools, which pages name
+OF_OTHERS = {"pretrained", "dtype", "num_labels", "assistant_only_loss", "columns", "key"}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_keys_that_a_page_names_exist(path):
+    spans = re.findall(r"`([^`\n]+)`", path.read_text())
+    named = {key for span in spans for key in re.findall(r"(?:^| )([a-z][a-z_]+(?:\.[a-z_]+)?)=", span)}
+    assert not named - known_keys() - OF_OTHERS
+
+
 def test_keys_that_are_the_same_as_elsewhere_exist():
-    rows = (ROOT / "docs" / "from_dpo.md").read_text().splitlines()
-    same = [row for row in rows if row.startswith("| `") and row.split("|")[2].strip().startswith("the same")]
-    keys = re.findall(r"`([a-z_.]+)", " ".join(row.split("|")[1] for row in same))
+    text = (ROOT / "docs" / "from_dpo.md").read_text()
+    same = text[text.index("The same as there") : text.index("Spelled otherwise")]
+    spans = re.findall(r"`([^`\n]+)`", same)
+    keys = [re.match(r"[a-z_.]+", span)[0] for span in spans if not span.startswith("config/")]
     assert len(keys) > 20
-    config = OmegaConf.to_container(compose("loss=dpo"))
-    known = {*config, *settings.flatten(config), "wandb."}
-    assert not [key for key in keys if key not in known]
+    assert not [key for key in keys if key not in {*known_keys(), "wandb."}]
+
+
+def test_keys_of_other_repositories_are_none_of_ours_and_what_stands_for_them_is():
+    others = {**elsewhere.DPO, **elsewhere.NCA}
+    assert not set(others) & known_keys()
+    for here in [*others.values(), *elsewhere.CHOICES.values()]:
+        for key in re.findall(r"`([a-z_.]+)(?:=[^`]*)?`", here):
+            assert key in known_keys(), here
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        file, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        other = path.parent / file if file else path
+        assert other.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", other.read_text(), re.M)
+            slugs = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert anchor in slugs, target
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) < 1250  # with its table and its blocks
 
 
 def test_the_page_for_newcomers_says_what_the_code_does():
@@ -59,7 +117,7 @@ def test_the_page_for_newcomers_says_what_the_code_does():
 
 def test_the_page_of_data_shows_rows_and_entries_that_are_read(tmp_path):
     lines = (ROOT / "docs" / "data.md").read_text().splitlines()
-    rows = [line.strip() for line in lines if line.strip().startswith("{")]
+    rows = [line.strip() for line in lines if line.strip().startswith("{") and line.endswith("}")]
     (group,) = data.load_groups(write(tmp_path / "rows.jsonl", *rows), "all")
     assert group.weight == 2
     (entries,) = [line.strip() for line in lines if line.strip().startswith("datasets: [")]

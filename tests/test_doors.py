@@ -65,7 +65,7 @@ BAD_CONFIGS = [
     (["batch_size=0"], "batch_size=0: must be a whole number, 1 or more"),
     (["seed=-1"], "seed=-1: must be a whole number, 0 or more"),
     (["n_epochs=abc"], "n_epochs=abc: must be"),
-    (["datasets=foo"], "must be a list"),
+    (["datasets=foo"], "data set foo: unknown"),
     (["exp_name=null"], "plain folder name"),
     (["wandb=3"], "wandb must be a section"),
     (["optimizer=null"], "config key optimizer=None: must be a name or a path"),

@@ -181,8 +181,8 @@ def keys(*arguments):
 @pytest.mark.parametrize(
     "argument,message",
     [
-        ("sedes=[0]", "unknown key sedes; did you mean seeds="),
-        ("n_epochs=2", r"keys of train.py go in train=\[n_epochs=...\]"),
+        ("sedes=[0]", "unknown key sedes; did you mean seeds. "),
+        ("n_epochs=2", r"keys of train.py go in train=n_epochs=..."),
         ("seeds", "must be key=value"),
         ("seeds=[a]", "different whole numbers"),
         ("seeds=[0,0]", "different"),

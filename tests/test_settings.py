@@ -7,9 +7,9 @@ import pytest
 from helpers import ROOT, command, compose, state_of
 from omegaconf import OmegaConf
 
+import doorway
 import losses
 import settings
-import utils
 from synthesis.config import synthesis_settings
 from utils import UserError
 
@@ -54,7 +54,7 @@ def test_a_name_is_taken_as_it_was_typed(name):
     keys = settings.text_keys(settings.TrainSettings)
     typed = [f"{key}={name}" for key in ("exp_name", "output_dir", "wandb.project", "model.name_or_path")]
     typed += [f"datasets=[{name},a/{name}]", f"belief_classes=[{name}, b]"]
-    chosen = settings.train_settings(plain(compose(*utils.with_texts_quoted(typed, keys))))
+    chosen = settings.train_settings(plain(compose(*doorway.with_texts_quoted(typed, keys))))
     assert (chosen.exp_name, chosen.output_dir, chosen.wandb.project) == (name, name, name)
     assert chosen.model.name_or_path == name
     assert settings.names_of(chosen.datasets) == [name, f"a/{name}"]
@@ -73,8 +73,8 @@ def test_other_arguments_stay_as_they_were_typed():
         "seed=1_0",
     ]
     typed += ["exp_name=${seed}", "+loss.beta=0.1", "datasets=[a,b]", "-m", "exp_name=range(1,3)", "plan"]
-    assert utils.with_texts_quoted(typed, keys) == typed
-    assert utils.with_texts_quoted(["exp_name=1,2_0"], keys) == ["exp_name='1','2_0'"]
+    assert doorway.with_texts_quoted(typed, keys) == typed
+    assert doorway.with_texts_quoted(["exp_name=1,2_0"], keys) == ["exp_name='1','2_0'"]
 
 
 @pytest.mark.parametrize("value", [3, 2.5, datetime.date(2026, 11, 25)])
@@ -96,7 +96,7 @@ def test_a_run_with_a_number_for_a_name_resumes(bench, name):
     keys = settings.text_keys(settings.TrainSettings)
 
     def typed(number):
-        (quoted,) = utils.with_texts_quoted([f"exp_name={name}"], keys)
+        (quoted,) = doorway.with_texts_quoted([f"exp_name={name}"], keys)
         config = bench.config("x", quoted, f"n_examples={number}")
         if isinstance(name, int):
             config.exp_name = name

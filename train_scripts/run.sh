@@ -15,6 +15,7 @@
 # two CPU cores, for other models the GDPO paper's.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+case " $* " in *" --help "* | *" -h "*) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "train_scripts/run.sh"; exit ;; esac
 refuse() { echo "error: $1" >&2; exit 2; }
 [ $# -gt 0 ] || refuse "usage: bash train_scripts/run.sh sft|icf|<a file of config/loss/> [overrides of train.py ...]"
 loss=$1; shift

@@ -8,6 +8,7 @@
 # Under Slurm: sbatch train_scripts/slurm.sbatch loss=gdpo ...
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+case " $* " in *" --help "* | *" -h "*) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "train_scripts/run_multinode.sh"; exit ;; esac
 for name in HEAD NODES NODE_RANK; do
   [ -n "${!name:-}" ] || { echo "error: $name: missing; HEAD=host:port NODES=2 NODE_RANK=0 bash train_scripts/run_multinode.sh ..." >&2; exit 2; }
 done

@@ -3,6 +3,7 @@
 # (VENV=...) and runs the fast tests there. Arguments go to pytest: bash train_scripts/test_lowest.sh tests/test_losses.py
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+case " $* " in *" --help "* | *" -h "*) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "train_scripts/test_lowest.sh"; exit ;; esac
 source train_scripts/torch.sh
 
 VENV=${VENV:-.venv-lowest}
