@@ -159,6 +159,19 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+def passes_dtype() -> str:
+    """The dtype in which forward and backward passes are fast here: bfloat16 on a GPU that has it and on CPUs
+    with AMX (twice as fast as float32), else float32.
+    """
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    try:
+        flags = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:  # not Linux
+        return "float32"
+    return "bfloat16" if "amx_bf16" in flags else "float32"
+
+
 def free_memory() -> float:
     """Bytes of memory that can be had; infinite where the system does not say."""
     found = float("inf")

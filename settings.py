@@ -39,6 +39,7 @@ ADDED = {  # keys that a run's saved config lacks where it is of an older versio
 SECTIONS = ("wandb", "tracker", "loss", "model", "lora")  # of a training config
 API_SECTIONS = ("api", "judge_api")  # of an evaluation's config, and of a synthesis's
 DType = Literal["float32", "bfloat16"]
+Passes = Literal["float32", "bfloat16", "auto"]  # auto: `ranks.passes_dtype`, before the run is made
 Truncation = Literal["keep_start", "keep_end", "dpo"]
 AddBos = Literal["true", "false", "auto"]
 
@@ -81,7 +82,7 @@ class ModelSettings:
     tokenizer_name_or_path: str | None
     archive: str | None
     policy_dtype: DType
-    compute_dtype: DType
+    compute_dtype: Passes
     trust_remote_code: bool
     block_name: str | None
 

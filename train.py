@@ -50,6 +50,7 @@ def main(config: DictConfig) -> None:
     if settings.plan:
         settings = dataclasses.replace(settings, debug=True)  # write nothing
     import_data()
+    settings = with_passes_of_this_machine(settings)
     needs = bind_loss(settings)
     if not settings.plan and ranks.run_on_ranks(settings.nproc):
         return
@@ -92,6 +93,14 @@ def import_models() -> None:
     import runs.start
     import runs.trackers
     import trainers
+
+
+def with_passes_of_this_machine(settings: TrainSettings) -> TrainSettings:
+    """`model.compute_dtype=auto` becomes what is fast here, so that the run's own config names it."""
+    if settings.model.compute_dtype != "auto":
+        return settings
+    model = dataclasses.replace(settings.model, compute_dtype=ranks.passes_dtype())
+    return dataclasses.replace(settings, model=model)
 
 
 def bind_loss(settings: TrainSettings) -> losses.Needs:

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
-from helpers import CONFIGS, tiny_policy
+from helpers import CONFIGS, compose, tiny_policy
+from omegaconf import OmegaConf
 from tree_helpers import random_trees
 
 import forest
 import models
+import ranks
+import train
+from settings import train_settings
 
 TREES = random_trees(1)
 ROWS = [[0, 1, 2], [3, 4], [5, 6]]
@@ -105,3 +109,26 @@ def test_weights_are_cast_once_and_anew_for_the_next_step():
             weight.mul_(2)
         assert torch.equal(models.score(policy, batch).policy, before)
     assert not torch.equal(models.score(policy, batch).policy, before)
+
+
+@pytest.mark.parametrize(
+    "flags,dtype", [("flags: avx512f amx_bf16 amx_tile", "bfloat16"), ("flags: avx2", "float32")]
+)
+def test_auto_is_what_this_processor_is_fast_in(monkeypatch, flags, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(ranks.Path, "read_text", lambda self, **kwargs: flags)
+    assert ranks.passes_dtype() == dtype
+
+
+def test_a_run_names_the_dtype_that_auto_chose(monkeypatch):
+    train.import_data()
+    monkeypatch.setattr(ranks, "passes_dtype", lambda: "bfloat16")
+    asked = settings_of("model.compute_dtype=auto")
+    assert train.with_passes_of_this_machine(asked).model.compute_dtype == "bfloat16"
+    plain = settings_of("model.compute_dtype=float32")
+    assert train.with_passes_of_this_machine(plain) is plain
+
+
+def settings_of(*overrides):
+    """The record of a composed training config."""
+    return train_settings(OmegaConf.to_container(compose(*overrides), resolve=True))
