@@ -212,7 +212,18 @@ def part_of(
         predictions=[line for result in results.values() for line in result.predictions],
         shares=shown.shares_of_prompts(groups, q, settings.belief_classes, sampled),
         differences=_differences_of(groups, results),
+        by_prompt=[line for name, result in results.items() for line in _values(name, groups, result)],
     )
+
+
+def _values(name: str, groups: Sequence[Group], result: BeliefResult) -> list[Line]:
+    """The lines of by_prompt.jsonl: one checkpoint's metrics, without those that do not apply to a prompt."""
+    lines = []
+    for group, measured in zip(groups, result.of_prompts):
+        known = {metric: value for metric, value in measured._asdict().items() if value is not None}
+        of_group = {"id": group.id, "dataset": group.dataset, "question": group.question}
+        lines.append({"checkpoint": name, **of_group, "weight": group.weight, **known})
+    return lines
 
 
 def _facts_of(

@@ -14,7 +14,14 @@ from pathlib import Path
 
 from utils import UserError
 
-FILES = ("predictions.jsonl", "distributions.jsonl", "report.json", "report.html", "report.md")
+FILES = (
+    "predictions.jsonl",
+    "distributions.jsonl",
+    "by_prompt.jsonl",
+    "report.json",
+    "report.html",
+    "report.md",
+)
 
 
 def check_folder(folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""Reports: report.json, predictions.jsonl, distributions.jsonl, and a page and figures of them all.
+"""Reports: report.json, predictions.jsonl, distributions.jsonl, by_prompt.jsonl, and a page and
+figures of them all.
 
 Contract: report.json is {"checkpoints": {name: {metric: {"value", "low", "high", "n"}}}, "differences":
 [{"metric", "kind", "a", "b", "value", "low", "high", "p", "p_holm", "n"}], "settings": {...}}; the page is
@@ -28,6 +29,8 @@ from utils import atomic_path, write_json
 
 __all__ = ["TITLES", "Part", "Report", "in_terminal", "make_report", "scope_of", "write_report"]
 
+BY_PROMPT = "by_prompt.jsonl"
+
 Facts = Mapping[str, Any]
 
 
@@ -39,6 +42,7 @@ class Part(NamedTuple):
     predictions: Sequence[Mapping[str, Any]]  # lines of predictions.jsonl
     shares: Sequence[Shares] = ()  # belief distributions, prompt by prompt
     differences: Sequence[Difference] = ()  # of checkpoints, pair by pair
+    by_prompt: Sequence[Mapping[str, Any]] = ()  # lines of by_prompt.jsonl
 
 
 class Report(NamedTuple):
@@ -50,6 +54,7 @@ class Report(NamedTuple):
     shares: Sequence[Shares]  # belief distributions, prompt by prompt; (): there are none
     scope: str  # one line, see `scope_of`
     differences: Sequence[Difference] = ()
+    by_prompt: Sequence[Mapping[str, Any]] = ()  # lines of by_prompt.jsonl; (): there are none
 
     @property
     def judges(self) -> Judges:
@@ -74,6 +79,7 @@ def make_report(
         shares=[of_prompt for part in parts for of_prompt in part.shares],
         scope=scope_of(prompts, settings),
         differences=[difference for part in parts for difference in part.differences],
+        by_prompt=[line for part in parts for line in part.by_prompt],
     )
 
 
@@ -130,16 +136,17 @@ def in_terminal(report: Report) -> str:
 
 
 def write_report(folder: Path, report: Report) -> Path:
-    """Write predictions.jsonl, distributions.jsonl, report.json and what `reporting` makes of them into
-    `folder`; return the page's path. Raises UserError where the disk refuses them.
+    """Write predictions.jsonl, distributions.jsonl, by_prompt.jsonl, report.json and what `reporting` makes
+    of them into `folder`; return the page's path. Raises UserError where the disk refuses them.
     """
     with writing(folder):
         _write_lines(folder / PREDICTIONS, report.predictions)
-        distributions = folder / DISTRIBUTIONS
-        if report.shares:
-            _write_lines(distributions, [shares._asdict() for shares in report.shares])
-        else:
-            distributions.unlink(missing_ok=True)
+        shares = [of_prompt._asdict() for of_prompt in report.shares]
+        for name, lines in ((DISTRIBUTIONS, shares), (BY_PROMPT, report.by_prompt)):
+            if lines:
+                _write_lines(folder / name, lines)
+            else:
+                (folder / name).unlink(missing_ok=True)
         found = {
             "checkpoints": report.results,
             "differences": [difference._asdict() for difference in report.differences],

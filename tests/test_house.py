@@ -27,6 +27,7 @@ FLOORS = [
     ["reference", "preference_datasets", "synthesis", "reporting"],
     ["trainers", "evaluation"],
     ["train", "evaluate", "synthesize", "report"],
+    ["experiments"],
 ]
 DOORS = ("train", "evaluate", "synthesize", "report", "preference_datasets")  # that are commands
 # slow or optional packages that only a few runs need; each is imported in the one function that uses it

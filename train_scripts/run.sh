@@ -8,9 +8,8 @@
 #   NPROC=<number of GPUs>     processes; more than one goes through torchrun
 #   EVAL="split=test_questions n_samples=16"   overrides of evaluate.py
 # Overrides reach every training stage; loss.* only the last one. All stages are checked before the first one trains.
-# The embedded model gets settings for two CPU cores. Other models get the GDPO paper's optimizer, learning rate, warm-up,
-# batch, epochs and patience; how often is validated (eval_every, which patience counts in) and which examples share a
-# step (shuffle) are this project's.
+# Learning rates, batches, epochs and the like are those of experiments/recipes.yaml: for the embedded model sized for
+# two CPU cores, for other models the GDPO paper's.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 refuse() { echo "error: $1" >&2; exit 2; }
@@ -30,22 +29,9 @@ suffix=""
 NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')}
 [[ $NPROC =~ ^[0-9]+$ ]] || refuse "NPROC=$NPROC: must be a number of processes"
 
-if [ "$MODEL" = smollm2 ]; then  # sized for 12 minutes on two cores: one validation, at the end
-  common=(warmup_steps=5 n_eval_examples=null do_first_eval=false eval_every=1000000)
-  sft=(lr=5e-5 n_epochs=1 batch_size=32 shuffle=prompts)
-  case $loss in
-    infonca*|nca|swepo*) preference=(lr=5e-5 n_epochs=3 batch_size=8);;  # one example a prompt
-    kto) preference=(lr=5e-5 n_epochs=1 batch_size=16 pairs_per_prompt=2);;  # two examples a pair
-    *) preference=(lr=5e-5 n_epochs=1 batch_size=16 pairs_per_prompt=4);;
-  esac
-  evaluation=(n_samples=6 max_new_tokens=48)
-else
-  common=(optimizer=RMSprop batch_size=32 warmup_steps=150 patience=4 n_epochs=20 shuffle=prompts)
-  sft=(lr=5e-7)
-  preference=(lr=5e-7)
-  evaluation=(n_samples=8)
-fi
-common+=(model="$MODEL" "datasets=[$DATASET]" output_dir="$OUTPUT_DIR")
+recipe() { "$PYTHON" -m experiments.recipes "$MODEL" "$loss" "$1"; }  # experiments/recipes.yaml
+sft=($(recipe sft)); preference=($(recipe preference)); evaluation=($(recipe evaluate))
+common=(model="$MODEL" "datasets=[$DATASET]" output_dir="$OUTPUT_DIR")
 shared=()
 for override in "$@"; do [[ $override == loss.* && $loss != sft ]] || shared+=("$override"); done
 first=sft

@@ -1,0 +1,296 @@
+"""The page of the opinions' experiment: Markdown tables and figures, of the results' file alone.
+
+Contract: the same file gives the same page. Names, prompts and answers are data: they are escaped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from experiments import findings, paper
+from experiments.belief_figures import figures_of
+from experiments.numbers import Numbers, Part
+from experiments.rows import DPO, GDPO, SFT, title_of
+from reporting.figures import files_of
+from reporting.markdown import escaped
+from reporting.tables import Table, as_markdown, as_number, as_p, format_cell
+from reporting.words import BELIEFS, TITLES
+from utils import UserError, atomic_path
+
+Results = Mapping[str, object]
+
+NAMES = {
+    **TITLES[BELIEFS],
+    "margin_majority": "majority margin",
+    "margin_minority": "minority margin",
+    "bpc_minority": "BPC, minority beliefs",
+    "belief_dependence": "dependence on the belief",
+}
+TABLES = {
+    "Distributions": (
+        "js_distance_probability",
+        "js_distance_sampling",
+        "wasserstein_probability",
+        "majority_share",
+    ),
+    "Answers": ("cbc", "bpc", "rs"),
+    "Minorities": ("margin_majority", "margin_minority", "bpc_minority", "belief_dependence"),
+}
+COMPARED = (SFT, DPO)  # what every row is compared with
+CAPTIONS = {
+    "margins": "Figure 1. Margins of implied rewards of majority (solid) and minority (dashed) pairs over "
+    "training; on validations where there are several, else on the training steps' own pairs. Mean over "
+    "seeds, band from the least to the most.",
+    "jsd": "Figure 2. JSD to the group over training; mean and range over seeds.",
+    "collapse": "Figure 3. The collapse of DPO: its population optimum pi_ref(b) p\\*(b)^(1/beta) as a line, "
+    "trained DPO models as points, over beta.",
+}
+ABOUT = (
+    "JSD is the Jensen-Shannon distance (natural log, at most 0.833); Wasserstein is on the classes' scale, "
+    "0 to 1. Lower is better. CBC, BPC and RS: higher is better. A majority share of 1 is faithful. Margins "
+    "are beta times the accepted minus the other answer's log-ratio on held-out pairs, seen as each run was "
+    "trained. BPC of minority beliefs counts answers that state another belief than the most common one; "
+    "dependence on the belief is the mean share, over the beliefs stated to a question, of answers that suit "
+    "their belief, minus 1 / their number: 0 at most where answers do not depend on it."
+)
+
+
+def publish(results: Results, folder: Path) -> Path:
+    """Write NAME.md and its figures into `folder`. Raises UserError for damaged results."""
+    numbers = Numbers(results)
+    try:
+        name = str(results["settings"]["name"])
+        figures = figures_of(results)
+        text = "\n\n".join(_page(results, numbers, name, list(figures))) + "\n"
+    except LookupError as error:  # a key that is missing
+        raise UserError(f"results: damaged ({error!r}); restore the file, or run it again") from error
+    page = folder / f"{name}.md"
+    try:
+        for figure_name, figure in figures.items():
+            for kind, content in files_of(figure).items():
+                with atomic_path(folder / f"{name}-{figure_name}.{kind}") as temporary:
+                    temporary.write_bytes(content)
+        with atomic_path(page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise UserError(f"{folder}: cannot be written ({why}); set docs_dir=<another folder>") from error
+    return page
+
+
+def _page(results: Results, numbers: Numbers, name: str, figures: Sequence[str]) -> Iterator[str]:
+    settings = results["settings"]
+    yield f"# {escaped(name)}: groups' opinions, trained and measured"
+    yield _head(results)
+    yield "## The paper's findings"
+    yield _findings_overview(numbers)
+    yield "The rules: " + "; ".join(f"*{rule} 0* - {text}" for rule, text in findings.RULES.items()) + "."
+    yield _findings_table(numbers)
+    for figure in figures:
+        yield f"![{figure}]({name}-{figure}.svg)\n\n{CAPTIONS[figure]}"
+    if settings["paper"]:
+        yield "## Beside the paper's table 2"
+        yield "JSD / CBC / BPC / RS. Models, data, judge and embedder differ: orders compare, numbers do not."
+        yield as_markdown(_beside_paper(numbers))
+    yield f"## All rows\n\n{ABOUT}"
+    for part in numbers.parts:
+        yield from _part(numbers, part)
+    yield from _answers(results["answers"])
+    if results["collapse"] is not None:
+        yield from _collapse(results["collapse"])
+    yield from _cost(results["cells"])
+
+
+def _head(results: Results) -> str:
+    settings, made = results["settings"], results["made"]
+    measured = made["measured"]
+    gpus = f"; {', '.join(map(escaped, made['gpus']))}" if made["gpus"] else ""
+    versions = ", ".join(f"{key} {value}" for key, value in made["versions"].items())
+    lines = [
+        f"- model: {escaped(settings['model'])}; groups: {', '.join(map(escaped, settings['groups']))}; "
+        f"seeds: {', '.join(map(str, settings['seeds']))}",
+        f"- made on {escaped(made['cpu'])}{gpus}; {versions}; commit {made['commit']}",
+        f"- {measured['n_samples']} samples a prompt, at most {measured['max_new_tokens']} tokens, "
+        f"temperature {measured['temperature']}; BPC by {escaped(str(measured['judge']))}; RS by "
+        f"{escaped(str(measured['embedder']))}",
+        "- means over seeds with 95% bootstrap intervals over questions; every preference run starts from "
+        "its seed's SFT",
+    ]
+    given = [*settings["train"], *settings["evaluate"]]
+    if given:
+        lines.append(f"- overrides: {', '.join(map(escaped, given))}")
+    return "\n".join(lines)
+
+
+def place_of(part: Part) -> str:
+    return f"{escaped(part.group)} ({escaped(part.split)})"
+
+
+# --- findings -----------------------------------------------------------------------------------------------
+
+
+def _findings_overview(numbers: Numbers) -> str:
+    rows = []
+    judged = {part: findings.judge(numbers, part) for part in numbers.parts}
+    for number, text in findings.FINDINGS.items():
+        of_parts = [
+            findings.whole([j for j in judged[p] if j.claim.finding == number]) for p in numbers.parts
+        ]
+        rows.append([f"{number}. {text}", *of_parts])
+    return as_markdown(Table("findings", ["finding", *map(place_of, numbers.parts)], rows))
+
+
+def _findings_table(numbers: Numbers) -> str:
+    rows = []
+    for part in numbers.parts:
+        for claim, found, verdict in findings.judge(numbers, part):
+            what = f"{NAMES[claim.metric]}: {findings.words_of(claim)}"
+            rule = f"{claim.rule} 0"
+            cells = [str(claim.finding), place_of(part), what, rule, format_cell(found), verdict]
+            rows.append(cells)
+    header = ["finding", "on", "measure", "expected", "value", "verdict"]
+    return as_markdown(Table("findings", header, rows))
+
+
+def _beside_paper(numbers: Numbers) -> Table:
+    rows = []
+    for name, of_methods in paper.TABLE.items():
+        rows.append([f"paper: {name}", *(_four(of_method) for of_method in of_methods)])
+    for part in numbers.parts:
+        cells = []
+        for method in paper.METHODS:
+            found = [numbers.summary(part, method, metric) for metric in paper.METRICS]
+            cells.append(_four([None if of is None else of["value"] for of in found]))
+        rows.append([place_of(part), *cells])
+    return Table("paper", ["", *map(title_of, paper.METHODS)], rows)
+
+
+def _four(values: Sequence[float | None]) -> str:
+    return " / ".join("-" if value is None else f"{value:.3f}" for value in values)
+
+
+# --- one population and split -------------------------------------------------------------------------------
+
+
+def _part(numbers: Numbers, part: Part) -> Iterator[str]:
+    yield f"### {place_of(part)}"
+    yield f"{numbers.prompts[part]} prompts on {len(numbers.weights[part])} questions."
+    for title, metrics in TABLES.items():
+        table = _means(numbers, part, metrics)
+        if table.rows:
+            yield f"{title}:"
+            yield as_markdown(table)
+    yield "Spread of the seeds' means: standard deviation (least to most):"
+    yield as_markdown(_spreads(numbers, part))
+    yield "Paired differences (p by sign flips of questions; Holm over all comparisons of a measure):"
+    yield as_markdown(_differences(numbers, part))
+
+
+def _means(numbers: Numbers, part: Part, metrics: Sequence[str]) -> Table:
+    rows = []
+    for method in numbers.methods(part):
+        cells = [format_cell(numbers.summary(part, method, metric)) for metric in metrics]
+        if set(cells) != {"-"}:
+            rows.append([escaped(title_of(method)), *cells])
+    for (of, row), summaries in numbers.references.items():
+        if of == part and rows and set(summaries) & set(metrics):
+            rows.append([escaped(row), *(format_cell(summaries.get(metric)) for metric in metrics)])
+    return Table("means", ["", *(NAMES[metric] for metric in metrics)], rows)
+
+
+def _measured(numbers: Numbers, part: Part) -> list[str]:
+    """The measures that any row has."""
+    known = {metric for of, _, metric in numbers.values if of == part}
+    return [metric for metrics in TABLES.values() for metric in metrics if metric in known]
+
+
+def _spreads(numbers: Numbers, part: Part) -> Table:
+    metrics = _measured(numbers, part)
+    rows = []
+    for method in numbers.methods(part):
+        cells = []
+        for metric in metrics:
+            spread = numbers.spread(part, method, metric)
+            if spread is None:
+                cells.append("-")
+                continue
+            sd = "-" if spread.sd is None else as_number(spread.sd)
+            cells.append(f"{sd} ({as_number(spread.least)} to {as_number(spread.most)})")
+        rows.append([escaped(title_of(method)), *cells])
+    return Table("spread", ["", *(NAMES[metric] for metric in metrics)], rows)
+
+
+def _differences(numbers: Numbers, part: Part) -> Table:
+    rows = []
+    present = [method for method in COMPARED if method in numbers.methods(part)]
+    for metric in _measured(numbers, part):
+        for found in numbers.compared(part, metric, present):
+            pair = f"{escaped(title_of(found.a))} - {escaped(title_of(found.b))}"
+            p, p_holm = as_p(found.difference["p"]), as_p(found.p_holm)
+            rows.append([NAMES[metric], pair, format_cell(found.difference), p, p_holm])
+    return Table("differences", ["", "difference of", "value", "p", "p (Holm)"], rows)
+
+
+# --- answers, the collapse, and what it took ----------------------------------------------------------------
+
+
+def _answers(lines: Sequence[Mapping[str, object]]) -> Iterator[str]:
+    """Finding 4: rows side by side, a table a question."""
+    if not lines:
+        return
+    yield "## Answers by belief"
+    yield (
+        "The questions on which each group is most divided; the first sampled answer (seed by seed) under "
+        "each stated belief, with the judge's verdict whether it suits. -: none of the samples states it."
+    )
+    methods = list(dict.fromkeys(line["method"] for line in lines))
+    shown = [method for method in (SFT, DPO, GDPO) if method in methods] or methods
+    tables: dict[tuple[str, str, str], dict[str, dict[str, str]]] = {}
+    for line in lines:
+        of_question = tables.setdefault((line["group"], line["split"], line["prompt"]), {})
+        belief = f"{escaped(line['belief'])} ({line['share']:.0%})"
+        of_question.setdefault(belief, {})[line["method"]] = _answer(line)
+    for (group, split, prompt), beliefs in tables.items():
+        yield f"**{escaped(prompt)}** ({place_of(Part(group, split))})"
+        rows = [[belief, *(of.get(method, "-") for method in shown)] for belief, of in beliefs.items()]
+        yield as_markdown(Table("answers", ["belief (share of the group)", *map(title_of, shown)], rows))
+
+
+def _answer(line: Mapping[str, object]) -> str:
+    if line["response"] is None:
+        return "-"
+    verdict = {True: "suits", False: "does not suit", None: "no verdict"}[line["consistent"]]
+    return f"{escaped(line['response'])} *({verdict})*"
+
+
+def _collapse(collapse: Mapping[str, object]) -> Iterator[str]:
+    yield "## The collapse of DPO"
+    yield (
+        "With the accepted belief drawn from p\\* and the other one uniformly, DPO's population optimum is "
+        "pi_ref(b) p\\*(b)^(1/beta). Means over the prompts of "
+        f"{place_of(Part(collapse['group'], collapse['split']))}, seed {collapse['seed']}; DPO models were "
+        "trained as long as the rows above, from the same SFT."
+    )
+    theory = {line["beta"]: line for line in collapse["theory"]}
+    rows = []
+    for point in collapse["points"]:
+        expected = theory[point["beta"]]
+        numbers = [expected["majority"], point["majority"], expected["js_distance"], point["js_distance"]]
+        rows.append([f"{point['beta']:g}", *map(as_number, numbers)])
+    for name in ("sft", "group_itself"):
+        mass, gap = collapse[name]["majority"], collapse[name]["js_distance"]
+        rows.append([name.replace("_", " ").replace("sft", "SFT"), "-", as_number(mass), "-", as_number(gap)])
+    header = ["beta", "majority mass, theory", "trained", "JSD, theory", "trained"]
+    yield as_markdown(Table("collapse", header, rows))
+
+
+def _cost(cells: Sequence[Mapping[str, object]]) -> Iterator[str]:
+    yield "## What it took"
+    total = sum(cell["seconds"] for cell in cells)
+    yield f"{len(cells)} cells, {total / 3600:.2f} hours of their own time together."
+    commands = "\n".join(f"{cell['seconds']:8.1f} s  {cell['command']}" for cell in cells)
+    yield "<details><summary>Every command, with its seconds</summary>\n\n"
+    yield "\n".join("    " + line for line in commands.splitlines())
+    yield "</details>"

@@ -1,0 +1,90 @@
+"""An experiment's keys: its YAML beside the code, then the environment, then the command line.
+
+Contract: the keys become one frozen record, checked once; a wrong one is a UserError that names the key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from checking import AtLeast, Rule, record
+from utils import UserError, one_line
+
+NAME = Rule("must be a name that a folder may have", r"[\w.-]*\w[\w.-]*")
+DIFFERENT = Rule("must be a list of different names, [a,b]", distinct=True)
+
+
+@dataclass(frozen=True)
+class Common:
+    """The keys that every experiment has."""
+
+    name: Annotated[str, NAME]
+    output_dir: str
+    results_dir: str
+    docs_dir: str
+    jobs: Annotated[int, AtLeast(1, 1024)]
+    plan: bool
+    tables: bool
+    overwrite: bool
+    train: list[str] | None
+    evaluate: list[str] | None
+
+    @property
+    def folder(self) -> Path:
+        """Of runs, evaluations, records and logs."""
+        return Path(self.output_dir) / self.name
+
+
+Settings = TypeVar("Settings", bound=Common)
+
+
+def read_keys(
+    kind: type[Settings], file: Path, arguments: Sequence[str], variables: Mapping[str, str]
+) -> Settings:
+    """The record of an experiment's keys. variables: by variable of the environment, the argument that
+    it stands for, "model={}".
+
+    Raises UserError for an argument that is no key=value, an unknown key, and a value of another kind.
+    """
+    given = [form.format(os.environ[name]) for name, form in variables.items() if os.environ.get(name)]
+    known = [field.name for field in fields(kind)]
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if not equals or key not in known:
+            raise UserError(f"{argument}: {_hint(key, bool(equals), known, file)}")
+    try:
+        config = OmegaConf.merge(OmegaConf.load(file), OmegaConf.from_dotlist([*given, *arguments]))
+        values = OmegaConf.to_container(config, resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{file.name}: {one_line(error)}; its keys stand there with comments") from error
+    return record(kind, values, f"../experiments/{file.name}")
+
+
+def _hint(key: str, is_pair: bool, known: Sequence[str], file: Path) -> str:
+    if not is_pair:
+        return f"must be key=value; the keys stand in experiments/{file.name}"
+    near = difflib.get_close_matches(key, known, n=1)
+    meant = f"did you mean {near[0]}=...? " if near else ""
+    others = f"keys of train.py go in train=[{key}=...], those of evaluate.py in evaluate=[{key}=...]"
+    return f"unknown key {key}; {meant}the keys stand in experiments/{file.name}; {others}"
+
+
+def numbers_of(key: str, texts: Sequence[str], kind: type[int] | type[float], least: float) -> list:
+    """A list of different numbers of a key. Raises UserError for what is none."""
+    try:
+        numbers = [kind(text) for text in texts]
+    except ValueError:
+        numbers = []
+    if not numbers or len(set(numbers)) < len(numbers) or not all(least <= n < 2**31 for n in numbers):
+        what = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"{key}=[{','.join(texts)}]: must be a list of different {what}, {least:g} or more")
+    return numbers
