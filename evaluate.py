@@ -40,23 +40,29 @@ from utils import (
 
 def main(config: DictConfig) -> None:
     """Check config, checkpoints and folder, then measure and report."""
-    settings = evaluation_settings(OmegaConf.to_container(config, resolve=True))
+    given = evaluation_settings(OmegaConf.to_container(config, resolve=True))
     setup_logging()
-    checkpoints = find_checkpoints(settings)
-    settings = fill_settings(settings, checkpoints)
+    checkpoints = find_checkpoints(given)
+    settings = fill_settings(given, checkpoints)
     output = Path(settings.output) if settings.output else default_output(checkpoints, settings.task)
     if os.environ.get("RANK", "0") == "0":  # one rank tries it for all
         check_folder(output)
     import_all()
+    rewarded.check_keys(settings)
     if settings.task:
         tasks.check_task(settings)
-    answering = tasks.answering(checkpoints, settings) if settings.task else checkpoints
+        answering = tasks.answering(checkpoints, settings)
+    else:
+        answering = rewarded.with_baseline(checkpoints, settings)
     engines.check_engines(answering, settings)
     judges.check(settings)
     generation.decodings_of(settings.decoding, settings.temperature)
     prompts = None if settings.task else read_prompts(settings)
     if prompts is not None:
         check_measurable(checkpoints, prompts)
+        rewarded.check_used(prompts, settings)
+        only_rewards = bool(prompts.rewarded) and not prompts.of_kinds(kinds.BELIEFS)
+        settings = fill_settings(given, checkpoints, only_rewards)
     check_options(prompts, settings)
     if settings.check:
         check(prompts, settings, output)
@@ -70,7 +76,7 @@ def main(config: DictConfig) -> None:
         if prompts is None:
             finish(tasks.evaluate_task(checkpoints, settings, world, made), made)
         else:
-            evaluate(checkpoints, prompts, settings, world, made)
+            evaluate(answering, prompts, settings, world, made)
 
 
 def import_all() -> None:
@@ -87,11 +93,23 @@ def import_all() -> None:
         ranks, \
         report, \
         responses, \
+        rewarded, \
         tasks
     import generation
     import preference_datasets as data
     import ranks
-    from evaluation import beliefs, engines, judges, kept, kinds, predictions, report, responses, tasks
+    from evaluation import (
+        beliefs,
+        engines,
+        judges,
+        kept,
+        kinds,
+        predictions,
+        report,
+        responses,
+        rewarded,
+        tasks,
+    )
 
 
 def check(prompts: kinds.Prompts | None, settings: EvaluationSettings, output: Path) -> None:
@@ -115,11 +133,15 @@ def read_prompts(settings: EvaluationSettings) -> kinds.Prompts:
             f"datasets={names_of(settings.datasets)}: split {settings.split} is empty; set split=..."
         )
     prompts = kinds.measurable(groups)
-    groups = prompts.groups[: settings.n_prompts]
-    # before the shots, which differ between groups of one prompt
-    groups = [group._replace(question=question_of(group)) for group in groups]
+    sampled = kinds.rewardable(groups, settings.reward is not None) if settings.n_samples else []
     donors = read_split(settings, "train") if settings.few_shot else ()
-    return prompts._replace(groups=data.with_shots(groups, donors, settings.few_shot, settings.seed))
+
+    def asked(some: Sequence[data.Group]) -> list[data.Group]:
+        # before the shots, which differ between groups of one prompt
+        first = [group._replace(question=question_of(group)) for group in some[: settings.n_prompts]]
+        return data.with_shots(first, donors, settings.few_shot, settings.seed)
+
+    return prompts._replace(groups=asked(prompts.groups), rewarded=asked(sampled))
 
 
 def read_split(settings: EvaluationSettings, split: str) -> list[data.Group]:
@@ -144,10 +166,11 @@ def question_of(group: data.Group) -> str:
 def check_measurable(checkpoints: Sequence[Checkpoint], prompts: kinds.Prompts) -> None:
     """Raises UserError where nothing is left to measure: a server scores no given responses."""
     is_all_served = all(checkpoint.served is not None for checkpoint in checkpoints)
-    if is_all_served and not prompts.of_kinds(kinds.BELIEFS):
+    if is_all_served and not prompts.of_kinds(kinds.BELIEFS) and not prompts.rewarded:
         raise UserError(
             f"ckpt={checkpoints[0].source}: a server gives no log-probs of given responses, and no prompt "
-            "has belief_probs; give data that has them, task=prompts, or a checkpoint with weights"
+            "has belief_probs or a computed reward; give data that has them, task=prompts, or a checkpoint "
+            "with weights"
         )
 
 
@@ -171,7 +194,7 @@ def evaluate(
     made: predictions.Predictions,
 ) -> None:
     """Measure and report."""
-    made.expect(prompts.groups)
+    made.expect([*prompts.groups, *prompts.rewarded])
     unfinished = kept.Kept(made.folder, world)
     parts = measure(checkpoints, prompts, settings, world, unfinished, made)
     if world.is_main:
@@ -214,6 +237,8 @@ def measure(
     groups = prompts.of_kinds(kinds.BELIEFS)
     if groups:
         parts.append(beliefs.evaluate_beliefs(checkpoints, groups, settings, world, unfinished, made))
+    if prompts.rewarded:
+        parts.append(rewarded.evaluate_rewards(checkpoints, prompts.rewarded, settings, world, made))
     groups = prompts.of_kinds(kinds.PREFERENCE, kinds.LABELS, kinds.TARGET)
     scoring = engines.with_weights(checkpoints) if groups else []
     if scoring:

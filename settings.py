@@ -30,6 +30,8 @@ JUDGE = Rule(
     r"embedding|openai|reward_model|[\w.]+:[\w.]+",
 )
 
+REWARD = Rule("must name a function, reward=module:function", r"[\w.]+:[\w.]+")
+
 API_SECTIONS = ("api", "judge_api")  # of an evaluation's config
 DType = Literal["float32", "bfloat16"]
 Truncation = Literal["keep_start", "keep_end", "dpo"]
@@ -195,6 +197,7 @@ class EvaluationSettings:
     overwrite: bool
     judge: Annotated[str, JUDGE]
     judge_model: str | None
+    reward: Annotated[str | None, REWARD]
     embedder: str | None
     check: bool
     api: ApiSettings

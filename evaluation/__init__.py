@@ -2,7 +2,8 @@
 
 `checkpoints` says which and what they started from, `policies` loads them, `kinds` says what is measured on
 which prompt. On prompts with beliefs: `answers` asks, `samples` are judged by `judges`, `beliefs` measures.
-On given responses: `scoring` gives log-probs, `responses` measures by `order`, `unpaired` or `likelihood`.
+Where a program computes rewards, `rewarded` measures what is sampled, by `reward_metrics`. On given
+responses: `scoring` gives log-probs, `responses` measures by `order`, `unpaired` or `likelihood`.
 Of a task, `tasks` asks a benchmark's questions and has the answers judged. `engines` say what writes,
 `predictions` keeps responses and `kept` what else checkpoints said; `differences` compares them; `report`
 writes, with `tables`, `page` and `plots`, into a `folder` that was tried.

@@ -33,6 +33,7 @@ FROM_RUN = {  # settings that a run's config fills where they are null, and thei
     "eval_fraction": 0.05,
 }
 OF_PROMPTS = {"n_samples": 8, "max_new_tokens": 64, "temperature": 1.0}  # where they are null
+OF_REWARDS = {"n_samples": 4, "max_new_tokens": 80, "temperature": 1.0}  # that a program computes
 OF_TASKS = {"n_samples": 1, "max_new_tokens": 2048, "temperature": 0.0}
 MOST_AT_ONCE, LEAST_AT_ONCE, TOKENS_AT_ONCE = 256, 16, 65_536  # responses at work, and their new tokens
 NULLABLE = ("max_prompt_length",)  # there null says something: no limit
@@ -207,11 +208,14 @@ def at_once(max_new_tokens: int) -> int:
     return min(MOST_AT_ONCE, max(LEAST_AT_ONCE, TOKENS_AT_ONCE // max_new_tokens))
 
 
-def fill_settings(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint]) -> EvaluationSettings:
+def fill_settings(
+    settings: EvaluationSettings, checkpoints: Sequence[Checkpoint], has_rewards: bool = False
+) -> EvaluationSettings:
     """Settings that are null come from the last checkpoint that belongs to a run, else from the defaults.
 
     A run that named its eval data is evaluated on that, and on all of it where it has no splits of its own,
-    as the run was validated. Raises UserError where the run's saved values are none.
+    as the run was validated. has_rewards: what is sampled gets a computed reward, and nothing else is
+    sampled. Raises UserError where the run's saved values are none.
     """
     run = _last_run(checkpoints)
     saved, given = saved_config(run), dataclasses.asdict(settings)
@@ -229,7 +233,7 @@ def fill_settings(settings: EvaluationSettings, checkpoints: Sequence[Checkpoint
         filled["few_shot"] = 0 if settings.task else saved.get("icf_shots", 0)
     if settings.task:  # its prompts are asked whole, whatever a run was trained on
         filled.pop("max_prompt_length", None)
-    usual = OF_TASKS if settings.task else OF_PROMPTS
+    usual = OF_TASKS if settings.task else OF_REWARDS if has_rewards else OF_PROMPTS
     filled |= {key: value for key, value in usual.items() if given[key] is None}
     if settings.batch_size is None:
         filled["batch_size"] = at_once(filled.get("max_new_tokens", given["max_new_tokens"]))

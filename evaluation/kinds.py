@@ -13,13 +13,14 @@ from typing import NamedTuple
 import groups as data
 from forest import deviations
 from groups import Example, Group
-from reporting.words import BELIEFS, LABELS, PREFERENCE, TARGET, TASK
+from reporting.words import BELIEFS, LABELS, PREFERENCE, REWARD, TARGET, TASK
 
 __all__ = [
     "BELIEFS",
     "IN_WORDS",
     "LABELS",
     "PREFERENCE",
+    "REWARD",
     "TARGET",
     "TASK",
     "Prompts",
@@ -27,6 +28,7 @@ __all__ = [
     "in_words",
     "kind_of",
     "measurable",
+    "rewardable",
 ]
 
 IN_WORDS = {
@@ -42,6 +44,7 @@ class Prompts(NamedTuple):
 
     groups: list[Group]
     left_out: int  # prompts of several responses without a preference
+    rewarded: Sequence[Group] = ()  # prompts, left out or not, whose sampled responses get a computed reward
 
     def of_kinds(self, *kinds: str) -> list[Group]:
         """The prompts of these kinds, in their order."""
@@ -83,6 +86,13 @@ def measurable(groups: Iterable[Group]) -> Prompts:
     compared = any(kind_of(group) in (PREFERENCE, LABELS) for group in groups)
     kept = [group for group in groups if not (compared and _lacks_preference(group))]
     return Prompts(kept, len(groups) - len(kept))
+
+
+def rewardable(groups: Iterable[Group], has_function: bool) -> list[Group]:
+    """The prompts whose responses get a reward that a program computes: those that state constraints, and
+    with a function of the user's all; those with beliefs have measures of their own.
+    """
+    return [group for group in groups if kind_of(group) != BELIEFS and (has_function or group.constraints)]
 
 
 def _lacks_preference(group: Group) -> bool:

@@ -68,10 +68,14 @@ def make_report(
     """All parts as one report, with how they were made."""
     results: dict[str, dict[str, Summary]] = {}
     facts = _facts_of(checkpoints, prompts, settings)
+    judges: dict[str, str] = {}
     for part in parts:
+        judges |= part.facts.get("judges", {})
         facts |= part.facts
         for name, summaries in part.results.items():
             results.setdefault(name, {}).update(summaries)
+    if judges:
+        facts["judges"] = judges
     return Report(
         results,
         facts,
@@ -103,8 +107,8 @@ def _facts_of(
 
 
 def _num_samples(prompts: Prompts, settings: EvaluationSettings) -> int:
-    """Sampled responses a prompt; only prompts with beliefs are sampled on."""
-    return settings.n_samples if BELIEFS in prompts.counts() else 0
+    """Sampled responses a prompt; only those with beliefs or a computed reward are sampled on."""
+    return settings.n_samples if BELIEFS in prompts.counts() or prompts.rewarded else 0
 
 
 def _num_questions(prompts: Prompts) -> int:
@@ -115,11 +119,23 @@ def scope_of(prompts: Prompts, settings: EvaluationSettings) -> str:
     """How many prompts of what kind, how many questions they ask, and what is left out."""
     of_what = f"{', '.join(names_of(settings.datasets))} ({settings.split})"
     scope = f"{len(prompts.groups)} prompts on {_num_questions(prompts)} questions of {of_what}"
+    return "; ".join(filter(None, [scope, in_words(prompts), _samples_in_words(prompts, settings)]))
+
+
+def _samples_in_words(prompts: Prompts, settings: EvaluationSettings) -> str:
+    """How many responses are sampled to which prompts; "" where none are."""
     num_samples = _num_samples(prompts, settings)
-    samples = f"{num_samples} samples each" if num_samples else ""
-    if samples and len(prompts.counts()) > 1:
-        samples = f"{num_samples} samples for each of those with belief_probs"
-    return "; ".join(filter(None, [scope, in_words(prompts), samples]))
+    if not num_samples:
+        return ""
+    has_beliefs = BELIEFS in prompts.counts()
+    if not prompts.rewarded:
+        every = (
+            "samples each" if len(prompts.counts()) == 1 else "samples for each of those with belief_probs"
+        )
+        return f"{num_samples} {every}"
+    count = len(prompts.rewarded) + len(prompts.of_kinds(BELIEFS))
+    of_whom = "with belief_probs or a computed reward" if has_beliefs else "whose reward a program computes"
+    return f"{num_samples} samples for each of {count} prompts {of_whom}"
 
 
 def in_terminal(report: Report) -> str:

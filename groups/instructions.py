@@ -7,7 +7,6 @@ their reward. `synthesize.py task=instructions` makes the second of the first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +31,8 @@ class Instruction(NamedTuple):
     def group(self) -> Group:
         """The prompt as a user's turn, without responses."""
         messages = [{"role": "user", "content": self.prompt}]
-        return Group(self.id, messages, (), where=f"{INSTRUCTIONS}, {self.id}", dataset=INSTRUCTIONS)
+        group = Group(self.id, messages, (), where=f"{INSTRUCTIONS}, {self.id}", dataset=INSTRUCTIONS)
+        return group._replace(constraints=self.constraints)
 
 
 def read_instructions(split: str | None = None) -> list[Instruction]:
@@ -49,12 +49,14 @@ def read_instructions(split: str | None = None) -> list[Instruction]:
 
 
 def read_ranked_instructions(split: str, path: Path = RESPONSES) -> list[Group]:
-    """The groups of a split: a user's turn with eight rewarded responses. Raises UserError as above."""
-    names = {instruction.id for instruction in read_instructions(split)}
+    """The groups of a split: a user's turn with eight rewarded responses, and what it asks for. Raises
+    UserError as above.
+    """
+    asked = constraints_by_id(split)
     groups = (parse_group(row, f"{INSTRUCTIONS}, {row['id']}") for row in read_rows(path))
-    return [group for group in groups if group.id in names]
+    return [group._replace(constraints=asked[group.id]) for group in groups if group.id in asked]
 
 
-def constraints_by_id(split: str | None = None) -> dict[str, Sequence[Constraint]]:
+def constraints_by_id(split: str | None = None) -> dict[str, tuple[Constraint, ...]]:
     """{a group's id: what its prompt asks for}, to score other responses with `rewards.reward`."""
     return {instruction.id: instruction.constraints for instruction in read_instructions(split)}

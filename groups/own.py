@@ -5,7 +5,8 @@
      "pairs": [[0, 2], ...],              optional: preferred index, other index
      "belief_probs": [0.06, 0.08, ...],   optional: the group's p*, one entry a class, or {"4": 0.06, ...}
      "question": "...",                   optional: what the prompt asks; rows of one are held out together
-     "weight": 2}                         optional: a row of weight 2 counts as the row twice
+     "weight": 2,                         optional: a row of weight 2 counts as the row twice
+     "constraints": [{"kind": "words", "at_most": 40}, ...]}   optional: what the prompt asks for, rewards.py
 
 Contract: a row becomes a group as it stands, or raises `UserError` with the row, the field and the remedy.
 Lists and numbers may stand as text, as a .csv file holds them; a column that numbers the rows is no field.
@@ -21,9 +22,10 @@ from typing import Any
 from groups.record import CLASSES, Belief, Group, Pair, Prompt, Response
 from groups.rows import Row, Rows, Source, is_reward, is_share
 from groups.values import is_absent, label_of, parsed
+from rewards import Constraint, constraints_of
 from utils import UserError
 
-ROW_FIELDS = ("belief_probs", "id", "pairs", "prompt", "question", "responses", "weight")
+ROW_FIELDS = ("belief_probs", "constraints", "id", "pairs", "prompt", "question", "responses", "weight")
 LARGEST_WEIGHT = 1e6
 RESPONSE_FIELDS = ("belief", "reward", "text")
 # names that tools give to a column that numbers the rows
@@ -49,7 +51,8 @@ def parse_group(row: Any, where: str, classes: Sequence[str] = CLASSES) -> Group
     pairs = _pairs(row, where, len(responses))
     name, question = row.get("id", where), row.get("question", "")
     weight = _weight(row, where)
-    return Group(str(name), prompt, responses, pairs, probs, where, question=str(question), weight=weight)
+    group = Group(str(name), prompt, responses, pairs, probs, where, question=str(question), weight=weight)
+    return group._replace(constraints=_constraints(row, where))
 
 
 def _bad(where: str, field: str, problem: str, remedy: str) -> UserError:
@@ -166,6 +169,16 @@ def _need_beliefs(responses: Sequence[Response], where: str) -> None:
     if any(r.belief is None for r in responses):
         problem = "belief_probs is given but a response has no belief"
         raise _bad(where, "responses", problem, 'add "belief": {"class": ..., "text": ...}')
+
+
+def _constraints(row: Row, where: str) -> tuple[Constraint, ...]:
+    """What the prompt asks for; () where the row does not say."""
+    if "constraints" not in row:
+        return ()
+    values = parsed(row["constraints"])
+    if isinstance(values, list):  # a table has a null for every argument that another kind takes
+        values = [_without_nulls(value) if isinstance(value, dict) else value for value in values]
+    return constraints_of(values, where)
 
 
 def _weight(row: Row, where: str) -> float:

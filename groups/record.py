@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from rewards import Constraint
+
 # GDPO: 5 strongly positive ... 1 strongly negative, 0 don't know / refused
 CLASSES = ("0", "1", "2", "3", "4", "5")
 
@@ -46,6 +48,7 @@ class Group(NamedTuple):
     options: tuple[Belief, ...] = ()  # all that the question offers, where the row names them
     weight: float = 1.0  # how many rows this one counts as
     labels: tuple[bool, ...] = ()  # whether each response is desirable, where people said so of it alone
+    constraints: tuple[Constraint, ...] = ()  # what the prompt asks for that a program can check
 
 
 class Example(NamedTuple):

@@ -12,6 +12,7 @@ from reporting.curves import has_curve, panels_of
 from reporting.facts import commands_of, facts_of, shown_path, sources_of
 from reporting.gaps import calibrations_of, gaps_of
 from reporting.panels import shortened
+from reporting.prompt_rewards import names_of, prompt_rewards
 from reporting.record import Evaluation, Run, Story, text_of
 from reporting.sentence import answer_of
 from reporting.tables import Table, as_markdown, as_number, counts_table, differences_table, tables_of
@@ -52,6 +53,7 @@ def _evaluation(evaluation: Evaluation) -> Iterator[str]:
         yield _table(differences)
     if evaluation.shares:
         yield from _of_shares(evaluation)
+    yield from _of_rewards(evaluation)
     unjudged = evaluation.settings.get("unjudged")
     counts = counts_table(unjudged if isinstance(unjudged, Mapping) else {})
     if counts.rows:
@@ -86,6 +88,22 @@ def _of_shares(evaluation: Evaluation) -> Iterator[str]:
     yield _table(Table("questions", ["", *names], rows))
     if len(order) > MOST_QUESTIONS:
         yield f"The {len(order) - MOST_QUESTIONS} others are in distributions.jsonl."
+
+
+def _of_rewards(evaluation: Evaluation) -> Iterator[str]:
+    """The rewards of every prompt; where the last checkpoint gains most on the first comes first."""
+    rewards = prompt_rewards(evaluation.answers)
+    if not rewards:
+        return
+    yield "## Reward by prompt"
+    names = names_of(rewards)
+    rows = []
+    for of_prompt in rewards[:MOST_QUESTIONS]:
+        means = [as_number(of_prompt.means[n]) if n in of_prompt.means else "-" for n in names]
+        rows.append([shortened(text_of(of_prompt.prompt), PROMPT_CHARACTERS), *means])
+    yield _table(Table("rewards", ["", *names], rows))
+    if len(rewards) > MOST_QUESTIONS:
+        yield f"The {len(rewards) - MOST_QUESTIONS} others are in predictions.jsonl."
 
 
 def _training(runs: Sequence[Run]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from reporting.curves import panels_of
 from reporting.facts import Fact, Source, commands_of, facts_of, shown_path, sources_of
 from reporting.gaps import calibrations_of, gaps_of
 from reporting.panels import colors_of, differences_of, is_guess
+from reporting.prompt_rewards import PromptRewards, prompt_rewards
 from reporting.record import Answer, Evaluation, Shares, Story, text_of
 from reporting.sentence import answer_of
 from reporting.tables import Table, as_number, counts_table, differences_table, tables_of, title_of
@@ -236,15 +237,21 @@ def _data_of(evaluation: Evaluation, colors: Mapping[str, str]) -> dict[str, obj
     for answer in answers:
         prompts.setdefault(answer.id, text_of(answer.prompt))
     place_of = {name: place for place, name in enumerate(prompts)}
+    rewards = [of_prompt for of_prompt in prompt_rewards(evaluation.answers) if of_prompt.id in place_of]
     return {
         "checkpoints": [{"name": name, "color": colors.get(name, "")} for name in names],
         "prompts": list(prompts.values()),
+        "rewards": [_rewards(of_prompt, place_of) for of_prompt in rewards],
         "questions": [_question(i, of_prompt, gaps, place_of) for i, of_prompt in enumerate(shares)],
         "decodings": list(dict.fromkeys(answer.decoding for answer in answers)),
         "judged": any(answer.consistent is not None for answer in answers),
         "answers": [_answer(answer, names, place_of) for answer in answers],
         "beliefs": {place_of[of_prompt.id]: _beliefs(of_prompt) for of_prompt in evaluation.shares},
     }
+
+
+def _rewards(of_prompt: PromptRewards, place_of: Mapping[str, int]) -> dict[str, object]:
+    return {"prompt": place_of[of_prompt.id], "means": dict(of_prompt.means)}
 
 
 def _beliefs(shares: Shares) -> dict[str, tuple[str, float]]:
@@ -280,6 +287,8 @@ def _answer(answer: Answer, names: Sequence[str], place_of: Mapping[str, int]) -
         "similarity": answer.similarity,
         "score": answer.score if answer.score is not None else answer.judge_score,
         "preference": answer.preference,
+        "reward": answer.reward,
+        "missed": None if answer.missed is None else list(answer.missed),
         "finish": answer.finish if answer.finish != "stop" else None,
     }
     known = {key: value for key, value in said.items() if value is not None}

@@ -206,4 +206,6 @@ def _answer_of(line: Fields) -> Answer:
         judge_score=line.number_or_none("judge_score"),
         preference=line.number_or_none("preference"),
         score=line.number_or_none("score"),
+        reward=line.number_or_none("reward"),
+        missed=None if line.values.get("missed") is None else line.texts("missed"),
     )

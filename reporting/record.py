@@ -65,6 +65,10 @@ class Answer(NamedTuple):
     judge_score: float | None
     preference: float | None  # of a task: over the baseline's answer
     score: float | None  # of a task
+    reward: float | None = None  # that a program computes
+    missed: Sequence[str] | None = (
+        None  # constraints of the prompt that it does not meet; None: it states none
+    )
 
 
 class Curve(NamedTuple):

@@ -14,6 +14,8 @@ UNIFORM = "(uniform over options)"
 MEANINGS = {  # of a metric, where its title alone says too little
     "js_distance_probability": "JSD to the group",
     "js_distance_sampling": "JSD to the group, by sampling,",
+    "true_reward": "reward",
+    "reward_win_rate": "win rate by reward",
     "win_rate": "win rate",
     "length_controlled_win_rate": "length-controlled win rate",
 }

@@ -7,6 +7,7 @@ here, and one that is better lower or higher says so.
 from __future__ import annotations
 
 BELIEFS = "beliefs"  # p* of the group's people
+REWARD = "reward"  # of sampled responses, which a program computes
 PREFERENCE = "preference"  # rewards that differ, or pairs
 LABELS = "labels"  # each response by itself is desirable or not
 TARGET = "target"  # one response, as SFT data has it
@@ -14,6 +15,7 @@ TASK = "task"  # questions of a benchmark, which no data set is of
 
 CAPTIONS = {
     BELIEFS: "Beliefs of a group",
+    REWARD: "Rewards of sampled responses",
     PREFERENCE: "Responses in order",
     LABELS: "Responses labelled one by one",
     TARGET: "Target responses",
@@ -25,6 +27,14 @@ ABOUT = {  # what the columns mean
         "distribution and the group's; Wasserstein is the distance of the two on the classes' scale, from 0 "
         "to 1, without don't know. Lower is better. CBC, BPC and RS: higher is better. A majority share of 1 "
         "is faithful. Rows in brackets are what guessing gets, and what draws from the group itself get."
+    ),
+    REWARD: (
+        "Reward: what a program says that a sampled response is worth, the mean over the samples of every "
+        "prompt; from constraints, 10 times the mean of how far each is satisfied. Constraints met: mean "
+        "share of a prompt's constraints that a response meets altogether; all met: share of responses that "
+        "meet every one. Best of n: the highest reward among the samples of a prompt. WR: how often a sample "
+        "has a higher reward than a sample of the baseline, over all pairs of one prompt, ties counting "
+        "half; 0.5 is no difference. Tokens count what ended a response; cut are those that hit the limit."
     ),
     PREFERENCE: (
         "Implied rewards, beta times the log-ratio to the reference, against the rewards that the responses "
@@ -75,6 +85,16 @@ TITLES = {  # of each kind's metrics
         "majority_share": "majority share",
         "class_mass": "class mass",
     },
+    REWARD: {
+        "true_reward": "reward",
+        "constraints_met": "constraints met",
+        "all_constraints_met": "all met",
+        "reward_win_rate": "WR by reward",
+        "true_reward_best": "best reward (sampling)",
+        "response_words": "words",
+        "response_tokens": "tokens of a response",
+        "response_cut_share": "share of responses cut",
+    },
     PREFERENCE: {
         "pair_accuracy": "pair accuracy",
         "set_accuracy": "set accuracy",
@@ -122,6 +142,10 @@ HEADLINE = (  # metrics that a reader looks for first; the others are one click,
     "js_distance_sampling",
     "bpc",
     "rs",
+    "true_reward",
+    "constraints_met",
+    "all_constraints_met",
+    "reward_win_rate",
     "pair_accuracy",
     "set_accuracy",
     "logp_accuracy",
@@ -137,6 +161,8 @@ IN_TABLE = frozenset(  # metrics of the page's first table; the whole one is fol
         "cbc",
         "majority_share",
         "judge_score",
+        "true_reward_best",
+        "response_words",
         "kendall_tau",
         "negative_mass",
         "margin",
@@ -157,6 +183,7 @@ LOWER = frozenset(  # metrics that are better lower
         "nll",
         "nll_by_prompt",
         "perplexity",
+        "response_cut_share",
         "cut_share",
         "empty_share",
         "withheld_share",
@@ -168,6 +195,11 @@ HIGHER = frozenset(  # metrics that are better higher; what stands in neither ha
         "bpc",
         "rs",
         "judge_score",
+        "true_reward",
+        "true_reward_best",
+        "constraints_met",
+        "all_constraints_met",
+        "reward_win_rate",
         "pair_accuracy",
         "set_accuracy",
         "kendall_tau",

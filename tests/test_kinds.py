@@ -337,7 +337,8 @@ def test_every_metric_of_a_report_has_a_title_in_one_table(evaluate_groups):
     for summaries in found["checkpoints"].values():
         assert set(summaries) <= set(titled)
         assert all(set(summary) == {"value", "low", "high", "n"} for summary in summaries.values())
-    of_data = set(titled) - set(report.TITLES[kinds.TASK]) - {"judge_score"}
+    elsewhere = {*report.TITLES[kinds.TASK], *report.TITLES[kinds.REWARD], "judge_score"}
+    of_data = set(titled) - elsewhere
     off_the_scale = {"wasserstein_sampling"}  # a random model's sample states no class
     assert set(found["checkpoints"]["run"]) | off_the_scale == of_data
     assert set(order.ORDER_METRICS.values()) <= set(report.TITLES[kinds.PREFERENCE])

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # SFT, then one preference objective from the SFT checkpoint, then all of them evaluated side by side.
+# Losses of ranked responses (infonca, nca, swepo) train from the base model, as the Swepo paper does, on prompts whose reward a
+# program computes: what is sampled is rewarded anew, before and after.
 # usage: bash train_scripts/run.sh sft|icf|<a file of config/loss/> [overrides of train.py ...]
 #   icf trains on prompts that follow three solved ones, and evaluates the base model by few-shot prompting beside it
 #   MODEL=smollm2              a file of config/model/
-#   DATASET=opinions/republican
+#   DATASET=opinions/republican   for losses of ranked responses: instructions
+#   SFT=yes                    no: train from the base model, without an SFT stage; for losses of ranked responses: no, but for opinions
 #   OUTPUT_DIR=outputs         runs go to $OUTPUT_DIR/<name>
 #   NPROC=<number of GPUs>     processes; more than one goes through torchrun
 #   EVAL="split=test_questions n_samples=16"   overrides of evaluate.py
@@ -23,20 +26,32 @@ for override in ${EVAL:-}; do
 done
 source train_scripts/setup.sh
 
-MODEL=${MODEL:-smollm2}; DATASET=${DATASET:-opinions/republican}; OUTPUT_DIR=${OUTPUT_DIR:-outputs}
-suffix=""
-[ "$MODEL/$DATASET" = smollm2/opinions/republican ] || suffix="-$MODEL-${DATASET//[^A-Za-z0-9_]/-}"
+usual_data=opinions/republican; usual_sft=yes
+case $loss/${DATASET:-instructions} in
+  infonca*/opinions*|nca/opinions*|swepo*/opinions*) usual_data=instructions;;  # answers in the data's own form: SFT teaches it
+  infonca*|nca/*|swepo*) usual_data=instructions; usual_sft=no;;
+esac
+MODEL=${MODEL:-smollm2}; DATASET=${DATASET:-$usual_data}; SFT=${SFT:-$usual_sft}; OUTPUT_DIR=${OUTPUT_DIR:-outputs}
+case $SFT in yes|no) ;; *) refuse "SFT=$SFT: choose yes or no";; esac
+case $SFT/$loss in no/sft|no/icf) refuse "SFT=no: $loss is an SFT; leave SFT out";; esac
+named="-$MODEL-${DATASET//[^A-Za-z0-9_]/-}"  # runs of other models and data, or begun elsewhere, have names of their own
+suffix=$named; sft_suffix=$named
+[ "$MODEL/$DATASET" != "smollm2/$usual_data" ] || suffix=""
+[ "$MODEL/$DATASET" != smollm2/opinions/republican ] || sft_suffix=""
+[ "$SFT" = "$usual_sft" ] || { [ "$SFT" = yes ] && suffix+="-after-sft" || suffix+="-from-base"; }
 NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')}
 [[ $NPROC =~ ^[0-9]+$ ]] || refuse "NPROC=$NPROC: must be a number of processes"
 
 recipe() { "$PYTHON" -m experiments.recipes "$MODEL" "$loss" "$1"; }  # experiments/recipes.yaml
-sft=($(recipe sft)); preference=($(recipe preference)); evaluation=($(recipe evaluate))
+sft=($(recipe sft)); preference=($(recipe preference)); evaluation=()
+case $DATASET in instructions) ;; *) evaluation=($(recipe evaluate));; esac
+case $MODEL/$DATASET/$loss in smollm2/instructions/infonca*|smollm2/instructions/nca|smollm2/instructions/swepo*) preference+=(n_epochs=1);; esac
 common=(model="$MODEL" "datasets=[$DATASET]" output_dir="$OUTPUT_DIR")
 shared=()
 for override in "$@"; do [[ $override == loss.* && $loss != sft ]] || shared+=("$override"); done
 first=sft
 if [ "$loss" = icf ]; then first=icf; sft+=(icf_shots=3); evaluation+=(few_shot=3); fi
-sft=(loss=sft exp_name="$first$suffix" "${common[@]}" "${sft[@]}" ${shared[@]+"${shared[@]}"})
+sft=(loss=sft exp_name="$first$sft_suffix" "${common[@]}" "${sft[@]}" ${shared[@]+"${shared[@]}"})
 preference=(loss="$loss" exp_name="$loss$suffix" "${common[@]}" "${preference[@]}" "$@")
 # a run that was trained on has other responses: those that are there go aside
 evaluation+=("output=$OUTPUT_DIR/$loss$suffix/report" overwrite=true ${EVAL:-})
@@ -51,7 +66,7 @@ train() {
 }
 
 echo "checking the config and the data of every stage" >&2
-quietly train.py plan=true "${sft[@]}"
+[ "$SFT" = no ] || quietly train.py plan=true "${sft[@]}"
 [ "$loss" = "$first" ] || quietly train.py plan=true "${preference[@]}"
 base=$("$PYTHON" train.py --cfg job --package model "${sft[@]}" | sed -n 's/^name_or_path: *//p')
 known=()  # of the runs' config that is yet to be written: what evaluate.py will take from it
@@ -66,10 +81,14 @@ done
 known+=(${eval_data[@]+"${eval_data[@]}"})
 quietly evaluate.py check=true ckpt="'$base'" "${known[@]}" "${evaluation[@]}"
 
-train "${sft[@]}"
-runs="'$OUTPUT_DIR/$first$suffix'"
-if [ "$loss" != "$first" ]; then
-  train "${preference[@]}" model.archive="$OUTPUT_DIR/sft$suffix"
-  runs="$runs,'$OUTPUT_DIR/$loss$suffix'"
+runs="'$base'"
+if [ "$SFT" = yes ]; then
+  train "${sft[@]}"
+  runs+=",'$OUTPUT_DIR/$first$sft_suffix'"
+  preference+=(model.archive="$OUTPUT_DIR/$first$sft_suffix")
 fi
-"$PYTHON" evaluate.py "ckpt=['$base',$runs]" "${evaluation[@]}"
+if [ "$loss" != "$first" ]; then
+  train "${preference[@]}"
+  runs+=",'$OUTPUT_DIR/$loss$suffix'"
+fi
+"$PYTHON" evaluate.py "ckpt=[$runs]" "${evaluation[@]}"

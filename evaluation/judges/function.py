@@ -1,4 +1,4 @@
-"""A Python function of the user's as the judge: `judge=module:function`.
+"""A Python function of the user's as the judge: `judge=module:function`, or as a reward: `reward=...`.
 
 Contract: `function(prompt, response)` gives a finite number, the higher the better. Whatever else happens in
 it ends the evaluation with one line that names the function and the response.
@@ -12,7 +12,7 @@ import math
 import operator
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import SupportsFloat
 
 from tqdm import tqdm
@@ -33,19 +33,20 @@ class FunctionJudge:
     disk: the code may change. Raises UserError where there is no such function.
     """
 
-    def __init__(self, name: str):
-        self.name = name
-        self.function = _function(name)
+    def __init__(self, name: str, key: str = "judge"):
+        self.name, self.key = name, key  # of the config, for errors
+        self.function = _function(name, key)
         self.asked = 0
 
     def scores(self, responses: Sequence[Answered | tuple[Prompt, str]]) -> list[float | None]:
         """The function's value for each response; a reference answer is not handed to it. Raises UserError
         where it raises, or gives no finite number."""
-        given = [Answered(*response) for response in responses]
-        values: list[float | None] = []
-        for answered in tqdm(given, desc=f"{self.name}: scores", unit="response", disable=not given):
-            values.append(self._value(answered))
-        return values
+        given = tqdm(responses, desc=f"{self.name}: scores", unit="response", disable=not responses)
+        return list(self.values(given))
+
+    def values(self, responses: Iterable[Answered | tuple[Prompt, str]]) -> list[float]:
+        """As `scores`, without a bar."""
+        return [self._value(Answered(*response)) for response in responses]
 
     def preferences(self, pairs: Sequence[Compared]) -> list[float | None]:
         """1 where the policy's response has the higher value, 0 where the baseline's, 0.5 where they are
@@ -70,7 +71,7 @@ class FunctionJudge:
     def _failed(self, what: str, answered: Answered) -> UserError:
         response = answered.response
         shown = response if len(response) <= SHOWN else response[:SHOWN] + "..."
-        return UserError(f"judge={self.name}: {what} for the response {shown!r}; correct the function")
+        return UserError(f"{self.key}={self.name}: {what} for the response {shown!r}; correct the function")
 
 
 def _number(value: object) -> float | None:
@@ -84,8 +85,8 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _function(name: str) -> Function:
-    """The function of a name, module:function."""
+def _function(name: str, key: str) -> Function:
+    """The function of a name, module:function. key: of the config, for errors."""
     module_name, _, function_name = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -93,23 +94,23 @@ def _function(name: str) -> Function:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name != module_name and not module_name.startswith(f"{error.name}."):
-            raise UserError(f"judge={name}: its module needs {_words(error)}; install that") from error
+            raise UserError(f"{key}={name}: its module needs {_words(error)}; install that") from error
         raise UserError(
-            f"judge={name}: there is no module {module_name}; run from the folder that holds it, "
+            f"{key}={name}: there is no module {module_name}; run from the folder that holds it, "
             "or add that folder to PYTHONPATH"
         ) from error
     except (Exception, SystemExit) as error:  # a user's code raises what it likes
         raise UserError(
-            f"judge={name}: module {module_name} cannot be imported ({_words(error)}); correct it"
+            f"{key}={name}: module {module_name} cannot be imported ({_words(error)}); correct it"
         ) from error
     try:
         function = operator.attrgetter(function_name)(module)
     except AttributeError as error:
         raise UserError(
-            f"judge={name}: there is no {function_name} in {module!r}; correct the name"
+            f"{key}={name}: there is no {function_name} in {module!r}; correct the name"
         ) from error
     if not callable(function):
-        raise UserError(f"judge={name}: {function_name} is no function in {module!r}; correct the name")
+        raise UserError(f"{key}={name}: {function_name} is no function in {module!r}; correct the name")
     return function
 
 

@@ -162,6 +162,54 @@
     return row;
   }
 
+  // --- rewards of prompts ---------------------------------------------------------------------------------
+
+  function rewards(section, data) {
+    const named = data.checkpoints.filter(({ name }) => data.rewards.some((r) => name in r.means));
+    const form = section.querySelector("form").elements, [first, ...others] = named.map(({ name }) => name);
+    options(form.of, [...others.map((name) => [`gain ${name}`, `${name} minus ${first}`]),
+      ...named.map(({ name }) => [`mean ${name}`, `reward of ${name}`])]);
+    form.of.selectedIndex = Math.max(0, others.length - 1);
+    const legend = section.querySelector(".legend");
+    for (const { name, color } of named) {
+      const entry = make("span");
+      entry.append(swatch(color), name);
+      legend.append(entry);
+    }
+    const all = data.rewards.flatMap((r) => Object.values(r.means));
+    const low = Math.min(0, ...all), high = Math.max(all.every((mean) => mean <= 1) ? 1 : 10, ...all);
+    function number(of, { means }) {
+      const name = of.slice(5);
+      const value = of.startsWith("gain ") ? means[name] - means[first] : means[name];
+      return Number.isFinite(value) ? value : null;
+    }
+    function found({ text, of, order }) {
+      const sign = order.value === "up" ? 1 : -1;
+      const items = data.rewards.filter((r) => holds(data.prompts[r.prompt], text.value));
+      const value = (r) => number(of.value, r) ?? sign * Infinity;
+      return items.sort((a, b) => value(a) === value(b) ? 0 : sign * (value(a) - value(b)));
+    }
+    const place = (mean) => `${100 * (mean - low) / (high - low)}%`;
+    list(section, QUESTIONS_AT_ONCE, found, (r) => rewardCard(r, data, named, place));
+  }
+
+  function rewardCard(r, data, named, place) {
+    const card = make("div", "question"), means = make("p", "gaps"), track = make("div", "track");
+    const said = [];
+    for (const { name, color } of named.filter(({ name }) => name in r.means)) {
+      const entry = make("span"), dot = swatch(color, "dot"), words = `${name} ${r.means[name].toFixed(2)}`;
+      entry.append(swatch(color), words);
+      means.append(entry);
+      dot.style.left = place(r.means[name]);
+      track.append(dot);
+      said.push(words);
+    }
+    track.setAttribute("role", "img");
+    track.setAttribute("aria-label", said.join(", "));
+    card.append(make("h4", "", data.prompts[r.prompt]), means, track);
+    return card;
+  }
+
   // --- answers --------------------------------------------------------------------------------------------
 
   function answers(section, data) {
@@ -170,15 +218,18 @@
     const hasBeliefs = data.questions.length > 0;
     form.belief.hidden = !hasBeliefs;
     form.verdict.hidden = !data.judged;
+    form.met.hidden = !data.answers.some((answer) => "missed" in answer);
     const groups = grouped(data, hasBeliefs);
     const count = section.querySelector(".count");
-    function found({ text, of, verdict, belief }) {
+    const meets = (answer) => ("missed" in answer ? String(!answer.missed.length) : "none");
+    function found({ text, of, verdict, belief, met }) {
       const items = [];
       for (const group of groups) {
         if (belief.value && belief.value !== group.kind) continue;
         const matches = group.answers.filter((answer) =>
           (!of.value || String(answer.c) === of.value) &&
           (!verdict.value || String(answer.verdict ?? "none") === verdict.value) &&
+          (!met.value || meets(answer) === met.value) &&
           (holds(answer.text, text.value) || holds(group.words, text.value) || holds(data.prompts[group.prompt], text.value)));
         if (matches.length) items.push({ ...group, answers: matches });
       }
@@ -226,16 +277,21 @@
     const row = make("div", "answer"), who = make("span", "who"), text = make("span", "text", answer.text);
     const { name, color } = data.checkpoints[answer.c];
     who.append(swatch(color), name);
-    const mark = make("span", ...({ true: ["yes", "✓"], false: ["no", "✗"] }[answer.verdict] ?? ["none", "–"]));
-    mark.title = { true: "voices the belief", false: "does not voice it" }[answer.verdict] ?? "no verdict";
+    const isChecked = "missed" in answer, verdict = isChecked ? !answer.missed.length : answer.verdict;
+    const mark = make("span", ...({ true: ["yes", "✓"], false: ["no", "✗"] }[verdict] ?? ["none", "–"]));
+    const meanings = isChecked ? { true: "meets all constraints", false: "misses some" } :
+      { true: "voices the belief", false: "does not voice it" };
+    mark.title = meanings[verdict] ?? "no verdict";
     const said = [];
+    if ("reward" in answer) said.push(`reward ${answer.reward.toFixed(2)}`);
+    if (answer.missed?.length) said.push(`misses ${answer.missed.join("; ")}`);
     if ("similarity" in answer) said.push(`RS ${answer.similarity.toFixed(2)}`);
     if ("score" in answer) said.push(`score ${answer.score}`);
     if ("preference" in answer) said.push(`preference ${answer.preference.toFixed(2)}`);
     if (answer.fits === false) said.push("class and words disagree");
     if ("finish" in answer) said.push(answer.finish === "length" ? "cut at the limit" : answer.finish);
     if (data.decodings.length > 1) said.push(answer.d);
-    mark.hidden = !data.judged;
+    mark.hidden = !data.judged && !isChecked;
     if (said.length) text.append(make("small", "", said.join(", ")));
     row.append(who, mark, text);
     return row;
@@ -247,6 +303,7 @@
     const data = json(article.querySelector(".evaluation-data"));
     const find = (name) => article.querySelector(`#${article.id}-${name}`);
     if (find("questions")) questions(find("questions"), data);
+    if (find("rewards")) rewards(find("rewards"), data);
     if (find("answers")) answers(find("answers"), data);
   }
 
