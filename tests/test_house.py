@@ -24,8 +24,9 @@ FLOORS = [
     ["models"],
     ["groups"],
     ["runs", "generation"],
-    ["reference", "preference_datasets", "synthesis", "reporting"],
+    ["reference", "preference_datasets", "reporting"],
     ["trainers", "evaluation"],
+    ["synthesis"],
     ["train", "evaluate", "synthesize", "report"],
     ["experiments"],
 ]
