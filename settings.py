@@ -24,12 +24,17 @@ FOLDER_NAME = Rule(
 )
 LABELS = Rule("must be a list of different labels, belief_classes=['0','1',...]", distinct=True)
 POSITIVE = AtLeast(1e-12)
+TEMPLATE = Rule("must hold {group}, where the name of the people goes", r"(?s).*\{group\}.*")
 DECODINGS = Rule("must be a list of different ways to decode, decoding=[greedy,t0.2,t0.8]", distinct=True)
 JUDGE = Rule(
     "choose one of embedding, openai, reward_model, or name a function, judge=module:function",
     r"embedding|openai|reward_model|[\w.]+:[\w.]+",
 )
 
+SCORER = Rule(
+    "choose one of constraints, reward_model, openai, or name a function, reward=module:function",
+    r"constraints|reward_model|openai|[\w.]+:[\w.]+",
+)
 REWARD = Rule("must name a function, reward=module:function", r"[\w.]+:[\w.]+")
 
 API_SECTIONS = ("api", "judge_api")  # of an evaluation's config
@@ -89,6 +94,7 @@ class DataSet:
     n: Annotated[int | None, AtLeast(1)] = None  # so many of its examples, drawn by the seed
     format: str | None = None  # of its rows; None: recognised
     split: str | None = None  # the one to take, by its own name; None: the usual names of train and eval
+    group: str | None = None  # whose answers they are, in words; None: as its rows say
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,8 @@ class TrainSettings:
     truncation: Truncation | None
     add_bos: AddBos
     shuffle: Literal["examples", "prompts"]
+    group_in_prompt: bool
+    group_template: Annotated[str, TEMPLATE]
     n_eval_examples: Annotated[int | None, AtLeast(1)]
 
     batch_size: Annotated[int, AtLeast(1)]
@@ -212,13 +220,16 @@ class EvaluationSettings:
     add_bos: AddBos | None
     seed: Annotated[int | None, AtLeast(0)]
     eval_fraction: Annotated[float | None, AtLeast(0, 1)]
+    eval_groups: list[DataSet] | None
+    group_in_prompt: bool | None
+    group_template: Annotated[str | None, TEMPLATE]
 
 
 @dataclass(frozen=True)
 class SynthesisSettings:
     """config/synthesize.yaml."""
 
-    task: Literal["survey", "check", "instructions", "mix", "split", "stats"]
+    task: Literal["survey", "check", "instructions", "ranked", "mix", "split", "stats"]
     sources: list[DataSet] | None
     output: str | None
     overwrite: bool
@@ -252,6 +263,9 @@ class SynthesisSettings:
     max_new_tokens: Annotated[int, AtLeast(1)]
     temperature: Annotated[float, AtLeast(0)]
     batch_size: Annotated[int, AtLeast(1)]
+    generator: Literal["hf", "vllm", "openai"]
+    reward: Annotated[str, SCORER]
+    judge_model: str | None
 
     api: ApiSettings
 
@@ -280,6 +294,10 @@ def train_settings(config: Mapping[str, Any]) -> TrainSettings:
         "loss": LossSettings(config["loss"]["name"], loss_keys),
     }
     settings = record(TrainSettings, with_data_sets({**config, **parts}), "config.yaml")
+    if settings.group_in_prompt and settings.icf_shots:
+        raise UserError(
+            "config keys group_in_prompt and icf_shots: shots would be of other groups; leave one of them out"
+        )
     if settings.n_epochs is None and settings.n_examples is None:
         raise UserError("config keys n_epochs and n_examples: both are null; set one of them")
     return settings
@@ -315,7 +333,7 @@ def names_of(data_sets: Sequence[DataSet]) -> list[str]:
 def with_data_sets(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with its data sets as records. Raises UserError for an entry that is none."""
     values = dict(config)
-    for key in ("datasets", "eval_datasets"):
+    for key in ("datasets", "eval_datasets", "eval_groups"):
         given = as_text(values.get(key))
         if isinstance(given, list):
             values[key] = [_data_set(entry, key, values.get("format")) for entry in given]
@@ -348,6 +366,10 @@ def synthesis_settings(config: Mapping[str, Any]) -> SynthesisSettings:
     if isinstance(config.get("sources"), list):
         given = as_text(config["sources"])
         values["sources"] = [_data_set(entry, "sources", config.get("format")) for entry in given]
+        if any(isinstance(source, DataSet) and source.group for source in values["sources"]):
+            raise UserError(
+                "config key sources.group: is of training; rows say whose they are in a field group"
+            )
     return record(SynthesisSettings, values, "synthesize.yaml")
 
 
