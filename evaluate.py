@@ -25,8 +25,15 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from evaluation import Checkpoint, check_folder, default_output, fill_settings, find_checkpoints
-from settings import EvaluationSettings, evaluation_settings, names_of, text_keys
+from evaluation import (
+    Checkpoint,
+    check_folder,
+    check_held_out,
+    default_output,
+    fill_settings,
+    find_checkpoints,
+)
+from settings import DataSet, EvaluationSettings, evaluation_settings, names_of, text_keys
 from utils import (
     UserError,
     guarded,
@@ -57,6 +64,7 @@ def main(config: DictConfig) -> None:
     engines.check_engines(answering, settings)
     judges.check(settings)
     generation.decodings_of(settings.decoding, settings.temperature)
+    check_held_out(checkpoints, names_of(settings.eval_groups or []))
     prompts = None if settings.task else read_prompts(settings)
     if prompts is not None:
         check_measurable(checkpoints, prompts)
@@ -127,14 +135,16 @@ def read_prompts(settings: EvaluationSettings) -> kinds.Prompts:
 
     Raises UserError where there are none.
     """
-    groups = read_split(settings, settings.split)
+    naming = naming_of(settings)
+    asked_of = [*settings.datasets, *(settings.eval_groups or [])]
+    groups = [naming.named(group) for group in read_split(settings, settings.split, asked_of)]
     if not groups:
         raise UserError(
             f"datasets={names_of(settings.datasets)}: split {settings.split} is empty; set split=..."
         )
     prompts = kinds.measurable(groups)
     sampled = kinds.rewardable(groups, settings.reward is not None) if settings.n_samples else []
-    donors = read_split(settings, "train") if settings.few_shot else ()
+    donors = read_split(settings, "train", settings.datasets) if settings.few_shot else ()
 
     def asked(some: Sequence[data.Group]) -> list[data.Group]:
         # before the shots, which differ between groups of one prompt
@@ -144,10 +154,26 @@ def read_prompts(settings: EvaluationSettings) -> kinds.Prompts:
     return prompts._replace(groups=asked(prompts.groups), rewarded=asked(sampled))
 
 
-def read_split(settings: EvaluationSettings, split: str) -> list[data.Group]:
+def naming_of(settings: EvaluationSettings) -> data.Naming:
+    """How prompts name the people that answer. Raises UserError where shots would be of others, and for a
+    data set that is trained on and held out.
+    """
+    if settings.group_in_prompt and settings.few_shot:
+        raise UserError(
+            "config keys group_in_prompt and few_shot: shots would be of other groups; leave one of them out"
+        )
+    held_out = settings.eval_groups or []
+    twice = set(names_of(settings.datasets)) & set(names_of(held_out))
+    if twice:
+        raise UserError(f"eval_groups: {min(twice)} is among the datasets, too; leave it out of one of them")
+    template = settings.group_template if settings.group_in_prompt else None
+    return data.naming_of(template, [*settings.datasets, *held_out])
+
+
+def read_split(settings: EvaluationSettings, split: str, data_sets: Sequence[DataSet]) -> list[data.Group]:
     """All groups of a split of the data sets."""
     groups = []
-    for data_set in data.each_once("datasets", settings.datasets):
+    for data_set in data.each_once("datasets", data_sets):
         groups += data.load_groups(
             data_set,
             split,
@@ -160,7 +186,7 @@ def read_split(settings: EvaluationSettings, split: str) -> list[data.Group]:
 
 def question_of(group: data.Group) -> str:
     """What a prompt asks, whoever answers: groups of one question are not independent of one another."""
-    return group.question or json.dumps(group.prompt or group.responses[0].text)
+    return group.question or json.dumps(group.plain or group.prompt or group.responses[0].text)
 
 
 def check_measurable(checkpoints: Sequence[Checkpoint], prompts: kinds.Prompts) -> None:

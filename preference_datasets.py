@@ -50,6 +50,7 @@ from groups import (
     with_shots,
 )
 from groups.loading import Reading
+from groups.people import Naming, naming_of
 from groups.prepared import Prepared, limits_of
 from groups.run_splits import check_first_rows, drawn, each_once, read_splits
 from settings import DataSet, TrainSettings
@@ -75,6 +76,7 @@ __all__ = [
     "Example",
     "Group",
     "Limits",
+    "Naming",
     "Response",
     "audit_groups",
     "check_first_rows",
@@ -87,6 +89,7 @@ __all__ = [
     "limits_of",
     "load_groups",
     "mismatch",
+    "naming_of",
     "parse_group",
     "prepare",
     "read_rows",

@@ -16,6 +16,7 @@ import metrics
 from evaluation import belief_metrics, differences, shown
 from evaluation.answers import Answers, ask
 from evaluation.belief_metrics import FLOORS, PromptMetrics
+from evaluation.by_group import compare_groups
 from evaluation.checkpoints import Checkpoint
 from evaluation.judges import make_judges
 from evaluation.kept import Kept
@@ -36,7 +37,7 @@ from evaluation.samples import (
 from generation import Written, decodings_of
 from groups import Group
 from ranks import World
-from settings import EvaluationSettings
+from settings import EvaluationSettings, names_of
 from utils import log
 
 Line = dict[str, object]  # of predictions.jsonl
@@ -213,6 +214,13 @@ def part_of(
         shares=shown.shares_of_prompts(groups, q, settings.belief_classes, sampled),
         differences=_differences_of(groups, results),
         by_prompt=[line for name, result in results.items() for line in _values(name, groups, result)],
+        groups=compare_groups(
+            groups,
+            {name: result.of_prompts for name, result in results.items()},
+            q,
+            settings.belief_classes,
+            names_of(settings.eval_groups or []),
+        ),
     )
 
 
