@@ -131,21 +131,39 @@ def _cell(
     return metrics.summarize(values, clusters=questions, weights=weights)
 
 
+def gains_of(
+    groups: Sequence[Group], q: Sequence[Distribution | None], classes: Sequence[str]
+) -> dict[int, float]:
+    """By prompt: how much nearer (JSD) its group is to the model on it than on the other groups' prompts."""
+    return _gains(groups, _places(groups), q, _distances(classes)[JSD])
+
+
+def _gains(
+    groups: Sequence[Group], places: Places, q: Sequence[Distribution | None], distance: Distance
+) -> dict[int, float]:
+    """By prompt, without those of which something is not known."""
+    gains = {}
+    for of_prompt in places:
+        for place in of_prompt.values():
+            own, others = q[place], [q[other] for other in of_prompt.values() if other != place]
+            if own is not None and None not in others:
+                away = float(np.mean([distance(groups[place], other) for other in others]))
+                gain = away - distance(groups[place], own)
+                if not np.isnan(gain):
+                    gains[place] = gain
+    return gains
+
+
 def _steering(
     groups: Sequence[Group], places: Places, q: Sequence[Distribution | None], distance: Distance
 ) -> Summary:
-    """How much nearer the distribution under a group's own name is than those under the others' names."""
+    """The mean gain, over the groups of every prompt and then over prompts."""
+    gains = _gains(groups, places, q, distance)
     values, questions, weights = [], [], []
     for of_prompt in places:
-        gains = []
-        for name, place in of_prompt.items():
-            others = [q[other] for other_name, other in of_prompt.items() if other_name != name]
-            if q[place] is not None and None not in others:
-                away = np.mean([distance(groups[place], other) for other in others])
-                gains.append(away - distance(groups[place], q[place]))
-        if gains and not np.isnan(gains).any():
+        if all(place in gains for place in of_prompt.values()):
             first = groups[next(iter(of_prompt.values()))]
-            values.append(float(np.mean(gains)))
+            values.append(float(np.mean([gains[place] for place in of_prompt.values()])))
             questions.append(first.question)
             weights.append(first.weight)
     return metrics.summarize(values, clusters=questions, weights=weights)
