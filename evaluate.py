@@ -64,7 +64,7 @@ def main(config: DictConfig) -> None:
     engines.check_engines(answering, settings)
     judges.check(settings)
     generation.decodings_of(settings.decoding, settings.temperature)
-    check_held_out(checkpoints, names_of(settings.eval_groups or []))
+    check_groups(checkpoints, settings)
     prompts = None if settings.task else read_prompts(settings)
     if prompts is not None:
         check_measurable(checkpoints, prompts)
@@ -137,7 +137,8 @@ def read_prompts(settings: EvaluationSettings) -> kinds.Prompts:
     """
     naming = naming_of(settings)
     asked_of = [*settings.datasets, *(settings.eval_groups or [])]
-    groups = [naming.named(group) for group in read_split(settings, settings.split, asked_of)]
+    read = read_split(settings, settings.split, asked_of)
+    groups = data.told_apart([naming.named(group) for group in read])
     if not groups:
         raise UserError(
             f"datasets={names_of(settings.datasets)}: split {settings.split} is empty; set split=..."
@@ -155,19 +156,26 @@ def read_prompts(settings: EvaluationSettings) -> kinds.Prompts:
 
 
 def naming_of(settings: EvaluationSettings) -> data.Naming:
-    """How prompts name the people that answer. Raises UserError where shots would be of others, and for a
-    data set that is trained on and held out.
-    """
+    """How prompts name the people that answer."""
+    template = settings.group_template if settings.group_in_prompt else None
+    return data.naming_of(template, [*settings.datasets, *(settings.eval_groups or [])])
+
+
+def check_groups(checkpoints: Sequence[Checkpoint], settings: EvaluationSettings) -> None:
+    """Raises UserError where groups of people are asked for that could not be measured as it is said."""
+    held_out = names_of(settings.eval_groups or [])
+    if held_out and settings.task is not None:
+        raise UserError(
+            f"eval_groups: is for prompts of data sets, and here task={settings.task}; leave it out"
+        )
     if settings.group_in_prompt and settings.few_shot:
         raise UserError(
             "config keys group_in_prompt and few_shot: shots would be of other groups; leave one of them out"
         )
-    held_out = settings.eval_groups or []
-    twice = set(names_of(settings.datasets)) & set(names_of(held_out))
+    twice = set(names_of(settings.datasets)) & set(held_out)
     if twice:
         raise UserError(f"eval_groups: {min(twice)} is among the datasets, too; leave it out of one of them")
-    template = settings.group_template if settings.group_in_prompt else None
-    return data.naming_of(template, [*settings.datasets, *held_out])
+    check_held_out(checkpoints, held_out)
 
 
 def read_split(settings: EvaluationSettings, split: str, data_sets: Sequence[DataSet]) -> list[data.Group]:

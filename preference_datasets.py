@@ -50,7 +50,7 @@ from groups import (
     with_shots,
 )
 from groups.loading import Reading
-from groups.people import Naming, naming_of
+from groups.people import Naming, naming_of, told_apart
 from groups.prepared import Prepared, limits_of
 from groups.run_splits import check_first_rows, drawn, each_once, read_splits
 from settings import DataSet, TrainSettings
@@ -97,6 +97,7 @@ __all__ = [
     "response_text",
     "rng_of",
     "tokenize",
+    "told_apart",
     "view",
     "with_shots",
 ]

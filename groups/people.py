@@ -49,6 +49,19 @@ def naming_of(template: str | None, data_sets: Iterable[DataSet]) -> Naming:
     return Naming(template, names)
 
 
+def told_apart(groups: Sequence[Group]) -> list[Group]:
+    """The groups under ids that differ between people who were asked the same."""
+    people: dict[str, set[str]] = {}
+    for group in groups:
+        people.setdefault(group.id, set()).add(group.people)
+    return [
+        group._replace(id=f"{group.id}, {group.people}")
+        if group.people and len(people[group.id]) > 1
+        else group
+        for group in groups
+    ]
+
+
 def _behind(said: str, prompt: Prompt) -> Prompt:
     """A prompt behind some words: of messages the user's last one."""
     if isinstance(prompt, str):

@@ -231,8 +231,9 @@ def test_an_evaluation_tells_of_each_group_and_of_those_that_were_held_out(tmp_p
     text, page = (out / "report.md").read_text(), (out / "report.html").read_text()
     assert "## Groups of people" in text and "Swifts (held out)" in text and 'class="plain heat"' in page
     assert read_evaluation(out).groups.names == list(NAMES)
-    prompts = {json.loads(line)["prompt"] for line in (out / "distributions.jsonl").read_text().splitlines()}
-    assert {prompt.split("?")[0] for prompt in prompts} == set(NAMES)
+    shares = [json.loads(line) for line in (out / "distributions.jsonl").read_text().splitlines()]
+    assert {of_prompt["prompt"].split("?")[0] for of_prompt in shares} == set(NAMES)
+    assert len({of_prompt["id"] for of_prompt in shares}) == len(shares) == 24
 
 
 @pytest.mark.parametrize(
@@ -241,12 +242,16 @@ def test_an_evaluation_tells_of_each_group_and_of_those_that_were_held_out(tmp_p
         (["few_shot=2"], "shots would be of other groups"),
         (["ckpt=BASE", "datasets=[A,B]", "eval_groups=[B]"], "is among the datasets, too"),
         (["datasets=[A]", "eval_groups=[B]"], "run was trained on"),
+        (
+            ["task=prompts", "prompts=A", "eval_groups=[B]"],
+            "is for prompts of data sets, and here task=prompts",
+        ),
     ],
 )
 def test_an_evaluation_of_groups_that_makes_no_sense_is_refused(tmp_path, files, overrides, words):
     model = save_tiny(tmp_path / "tiny")
     run = run_of(tmp_path / "run", model, datasets=files[:2], group_in_prompt=True)
-    places = {"BASE": model, "[A": f"[{files[0]}", "B]": f"{files[1]}]"}
+    places = {"BASE": model, "[A": f"[{files[0]}", "=A": f"={files[0]}", "B]": f"{files[1]}]"}
     given = list(overrides)
     for name, place in places.items():
         given = [override.replace(name, place) for override in given]
