@@ -30,7 +30,7 @@ class Naming(NamedTuple):
         """
         people = self.names.get(group.dataset, group.people)
         if self.template is None:
-            return group._replace(people=people)
+            return group if people == group.people else group._replace(people=people)
         if not people:
             raise UserError(
                 f"{group.where}: names no group of people, and group_in_prompt=true; add a field group, "

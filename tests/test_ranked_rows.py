@@ -6,9 +6,11 @@ import pytest
 from data_helpers import prepared, write
 from helpers import compose, json_lines, save_tiny
 from servers import Asked, fails, says, server
+from test_reward_model import save as save_reward_model
 
 import preference_datasets as data
 import synthesize
+from evaluation.judges import RewardModelJudge
 from generation.local import LocalGenerator
 from rewards import constraints_of, reward
 from synthesis.duplicates import shingles_of, similarity
@@ -185,6 +187,16 @@ def test_a_server_samples_and_judges_and_is_asked_nothing_twice(tmp_path, prompt
     assert [m["role"] for m in record["models"]] == ["writes", "scores"]
 
 
+def test_a_reward_models_scalars_are_the_rewards(tmp_path, model, prompts):
+    folder = save_reward_model(tmp_path / "worth", seed=3)
+    given = [f"ckpt={model}", "n_samples=2", "reward=reward_model", f"judge_model={folder}"]
+    rows, record = make(tmp_path / "out", prompts, *given)
+    (row, *_) = rows["train"]
+    pairs = [(row["prompt"], response["text"]) for response in row["responses"]]
+    assert [r["reward"] for r in row["responses"]] == pytest.approx(RewardModelJudge(folder).scores(pairs))
+    assert record["models"][1] == {"role": "scores", "model": folder, "server": ""}
+
+
 def test_another_reward_is_no_silent_change_and_takes_the_same_samples(tmp_path, model, functions, prompts):
     given = [f"ckpt={model}", f"reward={functions}:length"]
     make(tmp_path / "out", prompts, *given)
@@ -233,4 +245,4 @@ def test_wrong_settings_are_refused_before_a_model_loads(tmp_path, model, prompt
 def test_prompts_that_state_no_constraints_need_another_reward(tmp_path, model):
     file = write(tmp_path / "p.jsonl", {"prompt": "Say 1", "constraints": ASKED}, {"prompt": "Say 2"})
     message = refused(tmp_path / "out", file, f"ckpt={model}")
-    assert message.startswith(f"{file}, line 2: 1 of 2 prompts state no constraints")
+    assert message.startswith(f"{file}, row 2: 1 of 2 prompts state no constraints")
