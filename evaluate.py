@@ -55,6 +55,7 @@ def main(config: DictConfig) -> None:
     if os.environ.get("RANK", "0") == "0":  # one rank tries it for all
         check_folder(output)
     import_all()
+    check_groups(checkpoints, settings)
     rewarded.check_keys(settings)
     if settings.task:
         tasks.check_task(settings)
@@ -64,7 +65,6 @@ def main(config: DictConfig) -> None:
     engines.check_engines(answering, settings)
     judges.check(settings)
     generation.decodings_of(settings.decoding, settings.temperature)
-    check_groups(checkpoints, settings)
     prompts = None if settings.task else read_prompts(settings)
     if prompts is not None:
         check_measurable(checkpoints, prompts)
