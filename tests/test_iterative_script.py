@@ -2,12 +2,15 @@
 goes on in any round."""
 
 import json
-import sys
 
 import pytest
 from data_helpers import write
-from helpers import command, json_lines, save_tiny
+from helpers import command, compose, json_lines, save_tiny
 from test_script_stages import PYTHON, value_of
+
+import evaluate
+import synthesize
+import train
 
 SCRIPT = "train_scripts/run_iterative_swepo.sh"
 WORTH = "def length(prompt, response):\n    return len(response)\n"
@@ -88,29 +91,30 @@ def test_what_makes_no_sense_is_one_line(rounds, arguments, env, message):
     assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1 and not called
 
 
-def test_two_rounds_on_a_tiny_model_end_to_end(tmp_path):
+def test_two_rounds_on_a_tiny_model_end_to_end(rounds, tmp_path, monkeypatch):
     (tmp_path / "worth_of_rounds.py").write_text(WORTH)
+    monkeypatch.syspath_prepend(str(tmp_path))
     asked = [{"id": f"p{i}", "prompt": f"Say {i}"} for i in range(9)]
-    held = [{"prompt": f"Tell {i}", "responses": [{"text": "A."}, {"text": "Bc"}]} for i in range(24)]
+    held = [{"prompt": f"Tell {i}", "responses": [{"text": "A."}, {"text": "Bc"}]} for i in range(6)]
     model = save_tiny(tmp_path / "tiny")
-    command(
-        "bash",
-        SCRIPT,
+    _, called = rounds(
         "prompts=8",
         "samples=3",
         f"model.name_or_path={model}",
         "eval_fraction=0.2",
         "n_epochs=1",
-        GROVE_PYTHON=sys.executable,
+        "batch_size=4",
         DATASET=write(tmp_path / "asked.jsonl", *asked),
         HELD_OUT=write(tmp_path / "held.jsonl", *held),
         REWARD="worth_of_rounds:length",
         SAMPLE="max_new_tokens=8 temperature=1",
         EVAL="n_samples=2 max_new_tokens=8 split=all",
-        PYTHONPATH=str(tmp_path),
-        OUTPUT_DIR=str(tmp_path / "out"),
-        NPROC="0",
     )
+    doors = {"synthesize.py": (synthesize, "synthesize"), "train.py": (train, "config")}
+    for name, *arguments in called:
+        door, config = doors.get(name, (evaluate, "evaluate"))
+        given = [argument.replace("embedded:base", model) for argument in arguments]
+        door.main(compose(*given, name=config))
     first, second = (tmp_path / "out" / "iterative-swepo" / f"round-{n}" for n in (1, 2))
     for folder in (first, second):
         rows = json_lines(folder / "data" / "train.jsonl")
@@ -118,9 +122,9 @@ def test_two_rounds_on_a_tiny_model_end_to_end(tmp_path):
         assert (folder / "best").exists() and (folder / "report" / "report.html").exists()
     starts = [json.loads((folder / "start.json").read_text()) for folder in (first, second)]
     assert starts[0]["fingerprint"] != starts[1]["fingerprint"]
-    policy = json.loads((second / "data" / "synthesis.json").read_text())["settings"]["policy"]
-    before = json.loads((first / "data" / "synthesis.json").read_text())["settings"]["policy"]
-    assert policy != before
+    sampled = [json.loads((folder / "data" / "synthesis.json").read_text()) for folder in (first, second)]
+    assert [of["models"][0]["model"] for of in sampled] == ["tiny", "round-1"]
+    assert sampled[0]["settings"]["policy"] != sampled[1]["settings"]["policy"]
     found = json.loads((second / "report" / "report.json").read_text())
     assert list(found["checkpoints"]) == ["tiny", "round-1", "round-2"]
     assert all("true_reward" in row for row in found["checkpoints"].values())
