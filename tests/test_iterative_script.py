@@ -41,14 +41,14 @@ def test_each_round_samples_trains_from_and_measures_the_model_of_the_one_before
     where = f"{tmp_path}/out/iterative-swepo"
     for n in (1, 2, 3):
         sampling, training, measuring = called[3 * n - 3 : 3 * n]
-        before = "embedded:base" if n == 1 else f"{where}/round-{n - 1}"
+        before = "embedded:base" if n == 1 else f"{where}/round-{n - 1}/swepo-{n - 1}"
         assert value_of(sampling, "ckpt") == f"'{before}'"
         assert [value_of(sampling, key) for key in ("n", "n_samples", "seed")] == ["5", "4", str(n)]
         assert value_of(training, "datasets") == f"['{where}/round-{n}/data/train.jsonl']"
-        assert value_of(training, "lr") == "1e-5" and value_of(training, "exp_name") == f"round-{n}"
+        assert value_of(training, "lr") == "1e-5" and value_of(training, "exp_name") == f"swepo-{n}"
         archives = [argument for argument in training if argument.startswith("model.archive")]
         assert archives == ([] if n == 1 else [f"model.archive='{before}'"])
-        compared = dict.fromkeys(["embedded:base", before, f"{where}/round-{n}"])
+        compared = dict.fromkeys(["embedded:base", before, f"{where}/round-{n}/swepo-{n}"])
         assert value_of(measuring, "ckpt") == "[" + ",".join(f"'{name}'" for name in compared) + "]"
 
 
@@ -119,12 +119,17 @@ def test_two_rounds_on_a_tiny_model_end_to_end(rounds, tmp_path, monkeypatch):
     for folder in (first, second):
         rows = json_lines(folder / "data" / "train.jsonl")
         assert all(r["reward"] == len(r["text"]) for row in rows for r in row["responses"])
-        assert (folder / "best").exists() and (folder / "report" / "report.html").exists()
-    starts = [json.loads((folder / "start.json").read_text()) for folder in (first, second)]
+        assert (folder / f"swepo-{folder.name[-1]}" / "best").exists() and (
+            folder / "report" / "report.html"
+        ).exists()
+    starts = [
+        json.loads((folder / f"swepo-{folder.name[-1]}" / "start.json").read_text())
+        for folder in (first, second)
+    ]
     assert starts[0]["fingerprint"] != starts[1]["fingerprint"]
     sampled = [json.loads((folder / "data" / "synthesis.json").read_text()) for folder in (first, second)]
-    assert [of["models"][0]["model"] for of in sampled] == ["tiny", "round-1"]
+    assert [of["models"][0]["model"] for of in sampled] == ["tiny", "swepo-1"]
     assert sampled[0]["settings"]["policy"] != sampled[1]["settings"]["policy"]
     found = json.loads((second / "report" / "report.json").read_text())
-    assert list(found["checkpoints"]) == ["tiny", "round-1", "round-2"]
+    assert list(found["checkpoints"]) == ["tiny", "swepo-1", "swepo-2"]
     assert all("true_reward" in row for row in found["checkpoints"].values())

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Rounds of Swepo on a model's own responses: each samples, scores, trains and measures.
-# The reference of a round is the model that sampled it. Round n is a run folder, $OUTPUT_DIR/$NAME/round-n: its data (data/), checkpoint
+# The reference of a round is the model that sampled it. A round has a folder, $OUTPUT_DIR/$NAME/round-n: its data (data/), its run (swepo-n/)
 # and measures (report/: the model before training, the one that sampled, the one that was trained, on held-out prompts).
 # usage: bash train_scripts/run_iterative_swepo.sh [plan=true] [rounds=2] [prompts=60] [samples=8] [overrides of train.py ...]
 #   rounds=2                   how many
@@ -59,16 +59,17 @@ base=$("$PYTHON" train.py --cfg job --package model "${training[@]}" | sed -n 's
 
 commands() {  # of round $1, one a line, its arguments apart by tabs
   local n=$1 folder="$OUTPUT_DIR/$NAME/round-$1" sampler=$base compared start=()
+  local run="$folder/$LOSS-$n"
   compared="'$base'"
   if [ "$n" -gt 1 ]; then
-    sampler="$OUTPUT_DIR/$NAME/round-$((n - 1))"
+    sampler="$OUTPUT_DIR/$NAME/round-$((n - 1))/$LOSS-$((n - 1))"
     compared+=",'$sampler'"
     start=("model.archive='$sampler'")
   fi
   local tab=$'\t' IFS=$'\t'
   echo "synthesize.py${tab}task=ranked${tab}sources=['$DATASET']${tab}split=$SPLIT${tab}n=$prompts${tab}n_samples=$samples${tab}ckpt='$sampler'${tab}seed=$n${tab}${scoring[*]}${tab}output='$folder/data'${SAMPLE:+$tab${SAMPLE// /$tab}}"
-  echo "train.py${tab}${training[*]}${tab}datasets=['$folder/data/train.jsonl']${tab}exp_name=round-$n${tab}output_dir='$OUTPUT_DIR/$NAME'${tab}seed=$n${start[*]+$tab${start[*]}}"
-  echo "evaluate.py${tab}ckpt=[$compared,'$folder']${tab}${measuring[*]}${tab}output='$folder/report'${tab}overwrite=true${EVAL:+$tab${EVAL// /$tab}}"
+  echo "train.py${tab}${training[*]}${tab}datasets=['$folder/data/train.jsonl']${tab}exp_name=$LOSS-$n${tab}output_dir='$folder'${tab}seed=$n${start[*]+$tab${start[*]}}"
+  echo "evaluate.py${tab}ckpt=[$compared,'$run']${tab}${measuring[*]}${tab}output='$folder/report'${tab}overwrite=true${EVAL:+$tab${EVAL// /$tab}}"
 }
 perform() {  # one line of the above
   local arguments
