@@ -131,6 +131,8 @@ def _wanted(key: str, kinds: tuple, constraints: tuple) -> str:
         what = "must be true or false"
     elif get_origin(kind) is list:
         what = f"must be a list, {key}=[name,...]"
+    elif kind is dict:
+        what = f"must be a section, {key}={{name: value, ...}}"
     else:
         what = "must be a name or a path"
     return what + (", or null" if nullable else "")

@@ -15,6 +15,8 @@ makes again. An evaluation that ends early goes on where it was with the same co
 
 from __future__ import annotations
 
+from environment import CONFIGS  # isort: skip  # first: it says what is missing, in one line
+
 import json
 import os
 import shlex
@@ -43,6 +45,8 @@ from utils import (
     with_texts_quoted,
     without_secrets,
 )
+
+TYPED = {"evaluate.py": "python evaluate.py", "grove-evaluate": "grove-evaluate"}  # by the program's file
 
 
 def main(config: DictConfig) -> None:
@@ -246,9 +250,10 @@ def finish(outcome: report.Report | None, made: predictions.Predictions) -> None
 
 def command_line() -> dict[str, str]:
     """What was typed, as a fact of the report; none where this module was called by another program."""
-    if Path(sys.argv[0]).name != "evaluate.py":
+    typed = TYPED.get(Path(sys.argv[0]).name)
+    if typed is None:
         return {}
-    return {"command": without_secrets(" ".join(["python evaluate.py", *map(quoted, sys.argv[1:])]))}
+    return {"command": without_secrets(" ".join([typed, *map(quoted, sys.argv[1:])]))}
 
 
 def quoted(argument: str) -> str:
@@ -287,6 +292,11 @@ def show(outcome: report.Report, page: Path) -> None:
     print(f"report: {os.path.relpath(page)}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command, as `python evaluate.py` and as `grove-evaluate`."""
     sys.argv[1:] = with_texts_quoted(sys.argv[1:], text_keys(EvaluationSettings))
-    run_entry(hydra.main(version_base=None, config_path="config", config_name="evaluate")(guarded(main)))
+    run_entry(hydra.main(version_base=None, config_path=CONFIGS, config_name="evaluate")(guarded(main)))
+
+
+if __name__ == "__main__":
+    command()

@@ -26,6 +26,7 @@ from measures.responses import (
     parse_response,
 )
 from measures.summaries import Contrast, Summary, auc, mean_difference, summarize, summarize_contrast
+from measures.terms import Terms, term_columns, terms_of
 from measures.wins import Gamed, length_controlled_win_rate, win_rate
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Parsed",
     "Positions",
     "Summary",
+    "Terms",
     "auc",
     "class_belief_consistent",
     "class_shares",
@@ -56,6 +58,8 @@ __all__ = [
     "summarize_contrast",
     "summarize_contrast_difference",
     "summarize_difference",
+    "term_columns",
+    "terms_of",
     "wasserstein_distance",
     "win_rate",
 ]

@@ -10,6 +10,8 @@ A run's data goes this way once, a part at a time, onto the disk (`prepare`), wh
 
 from __future__ import annotations
 
+import environment  # noqa: F401  # isort: skip  # first: it says what is missing, in one line
+
 import argparse
 import json
 import sys

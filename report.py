@@ -6,6 +6,8 @@ and shows the curves so far of a run that is still training.
 
 from __future__ import annotations
 
+import environment  # noqa: F401  # isort: skip  # first: it says what is missing, in one line
+
 import argparse
 import os
 from pathlib import Path
@@ -37,5 +39,10 @@ def main() -> None:
     print(f"report: {os.path.relpath(page)}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command, as `python report.py` and as `grove-report`."""
     run_entry(main)
+
+
+if __name__ == "__main__":
+    command()

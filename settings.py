@@ -30,14 +30,15 @@ JUDGE = Rule(
     "choose one of embedding, openai, reward_model, or name a function, judge=module:function",
     r"embedding|openai|reward_model|[\w.]+:[\w.]+",
 )
-
-SCORER = Rule(
-    "choose one of constraints, reward_model, openai, or name a function, reward=module:function",
-    r"constraints|reward_model|openai|[\w.]+:[\w.]+",
-)
 REWARD = Rule("must name a function, reward=module:function", r"[\w.]+:[\w.]+")
-
-API_SECTIONS = ("api", "judge_api")  # of an evaluation's config
+ADDED = {  # keys that a run's saved config lacks where it is of an older version, and what that did
+    "weight_decay": 0.0,
+    "lr_schedule": "constant",
+    "eval_mode": "min",
+    "lora.dropout": 0.0,
+}
+SECTIONS = ("wandb", "tracker", "loss", "model", "lora")  # of a training config
+API_SECTIONS = ("api", "judge_api")  # of an evaluation's config, and of a synthesis's
 DType = Literal["float32", "bfloat16"]
 Truncation = Literal["keep_start", "keep_end", "dpo"]
 AddBos = Literal["true", "false", "auto"]
@@ -56,12 +57,21 @@ class WandbSettings:
 
 
 @dataclass(frozen=True)
+class TrackerSettings:
+    """Section `tracker` of config/config.yaml."""
+
+    step: Literal["updates", "examples"]
+
+
+@dataclass(frozen=True)
 class LoraSettings:
     """Section `lora` of config/config.yaml."""
 
     rank: Annotated[int | None, AtLeast(1)]
     alpha: Annotated[float, POSITIVE]
     targets: str | list[str]
+    dropout: Annotated[float, AtLeast(0, 0.99)]
+    quantize: Literal["nf4", "fp4"] | None
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,8 @@ class TrainSettings:
     resume: Annotated[Literal["auto", "never", "must"], FREE]
     debug: Annotated[bool, FREE]
     wandb: Annotated[WandbSettings, FREE]
+    trackers: Annotated[list[str] | None, FREE]
+    tracker: Annotated[TrackerSettings, FREE]
 
     datasets: list[DataSet]
     eval_datasets: list[DataSet] | None
@@ -131,12 +143,18 @@ class TrainSettings:
     n_epochs: Annotated[int | None, AtLeast(1), FREE]
     n_examples: Annotated[int | None, AtLeast(1), FREE]
     optimizer: str
+    optimizer_keys: dict | None
+    weight_decay: Annotated[float, AtLeast(0)]
     lr: Annotated[float, POSITIVE]
+    lr_schedule: str
+    lr_schedule_keys: dict | None
     warmup_steps: Annotated[int, AtLeast(0)]
+    warmup_ratio: Annotated[float | None, AtLeast(0, 1)]
     max_grad_norm: Annotated[float, POSITIVE]
     eval_every: Annotated[int, AtLeast(1), FREE]
     do_first_eval: bool
     eval_metric: str
+    eval_mode: Literal["min", "max"]
     sample_during_eval: Annotated[bool, FREE]
     n_eval_model_samples: Annotated[int, AtLeast(1), FREE]
     patience: Annotated[int | None, AtLeast(1), FREE]
@@ -225,51 +243,6 @@ class EvaluationSettings:
     group_template: Annotated[str | None, TEMPLATE]
 
 
-@dataclass(frozen=True)
-class SynthesisSettings:
-    """config/synthesize.yaml."""
-
-    task: Literal["survey", "check", "instructions", "ranked", "mix", "split", "stats"]
-    sources: list[DataSet] | None
-    output: str | None
-    overwrite: bool
-    licence: str | None
-    format: str | None
-    belief_classes: Annotated[list[str], LABELS]
-    seed: Annotated[int, AtLeast(0)]
-
-    country: list[str] | None
-    question: str | None
-    answer: str | None
-    group: str | None
-    weight: str | None
-    questions: list[str] | None
-    wordings: str | None
-    options: str | None
-    options_model: str | None
-    missing: list[str] | None
-    min_n: Annotated[int, AtLeast(1)]
-
-    n: Annotated[int | None, AtLeast(1)]
-    duplicates: Literal["keep", "exact", "near"]
-    near: Annotated[float, AtLeast(0.05, 1)]
-    by: Literal["question", "prompt"]
-    eval_fraction: Annotated[float, AtLeast(0, 1)]
-    test_fraction: Annotated[float, AtLeast(0, 1)]
-
-    ckpt: str
-    split: Literal["train", "eval", "test"] | None
-    n_samples: Annotated[int, AtLeast(1)]
-    max_new_tokens: Annotated[int, AtLeast(1)]
-    temperature: Annotated[float, AtLeast(0)]
-    batch_size: Annotated[int, AtLeast(1)]
-    generator: Literal["hf", "vllm", "openai"]
-    reward: Annotated[str, SCORER]
-    judge_model: str | None
-
-    api: ApiSettings
-
-
 # --- from configs to records --------------------------------------------------------------------------------
 
 
@@ -280,15 +253,16 @@ def train_settings(config: Mapping[str, Any]) -> TrainSettings:
     config.
     """
     check_for_secrets(config)
-    sections = all(isinstance(config.get(key), Mapping) for key in ("wandb", "loss", "model", "lora"))
+    sections = all(isinstance(config.get(key), Mapping) for key in SECTIONS)
     if not sections or not isinstance(config["loss"].get("name"), str):
         raise UserError(
-            "config: wandb must be a section (wandb.enabled=false), and so must loss, model and lora, and "
-            "loss.name a name; the keys stand in config/config.yaml"
+            "config: wandb must be a section (wandb.enabled=false), and so must tracker, loss, model and "
+            "lora, and loss.name a name; the keys stand in config/config.yaml"
         )
     loss_keys = {key: value for key, value in config["loss"].items() if key != "name"}
     parts = {
         "wandb": record(WandbSettings, config["wandb"], "config.yaml", "wandb."),
+        "tracker": record(TrackerSettings, config["tracker"], "config.yaml", "tracker."),
         "lora": record(LoraSettings, config["lora"], "config.yaml", "lora."),
         "model": record(ModelSettings, config["model"], "config.yaml", "model."),
         "loss": LossSettings(config["loss"]["name"], loss_keys),
@@ -298,6 +272,8 @@ def train_settings(config: Mapping[str, Any]) -> TrainSettings:
         raise UserError(
             "config keys group_in_prompt and icf_shots: shots would be of other groups; leave one of them out"
         )
+    if settings.lora.rank is None and (settings.lora.dropout or settings.lora.quantize):
+        raise UserError("config keys lora.dropout and lora.quantize: they need adapters; set lora.rank=16")
     if settings.n_epochs is None and settings.n_examples is None:
         raise UserError("config keys n_epochs and n_examples: both are null; set one of them")
     return settings
@@ -336,12 +312,12 @@ def with_data_sets(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("datasets", "eval_datasets", "eval_groups"):
         given = as_text(values.get(key))
         if isinstance(given, list):
-            values[key] = [_data_set(entry, key, values.get("format")) for entry in given]
+            values[key] = [data_set_of(entry, key, values.get("format")) for entry in given]
     values["add_bos"] = str(values["add_bos"]).lower() if values.get("add_bos") is not None else None
     return values
 
 
-def _data_set(entry: Any, key: str, given_format: Any) -> Any:
+def data_set_of(entry: Any, key: str, given_format: Any) -> Any:
     if isinstance(entry, DataSet):
         return entry
     if isinstance(entry, str):
@@ -355,22 +331,6 @@ def _data_set(entry: Any, key: str, given_format: Any) -> Any:
 def model_settings(config: Mapping[str, Any]) -> ModelSettings:
     """The record of a section `model`. Raises UserError as above."""
     return record(ModelSettings, config, "config.yaml", "model.")
-
-
-def synthesis_settings(config: Mapping[str, Any]) -> SynthesisSettings:
-    """The record of a composed synthesis config. Raises UserError as above."""
-    check_for_secrets(config)
-    if not isinstance(config.get("api"), Mapping):
-        raise UserError("config key api: must be a section, api.base_url=...; see config/synthesize.yaml")
-    values = {**config, "api": record(ApiSettings, config["api"], "synthesize.yaml", "api.")}
-    if isinstance(config.get("sources"), list):
-        given = as_text(config["sources"])
-        values["sources"] = [_data_set(entry, "sources", config.get("format")) for entry in given]
-        if any(isinstance(source, DataSet) and source.group for source in values["sources"]):
-            raise UserError(
-                "config key sources.group: is of training; rows say whose they are in a field group"
-            )
-    return record(SynthesisSettings, values, "synthesize.yaml")
 
 
 def as_config(settings: TrainSettings) -> dict[str, Any]:

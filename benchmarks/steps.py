@@ -182,16 +182,17 @@ def run_steps(training: Training, plan: Plan, steps: int) -> Work:
         host += time.perf_counter() - start
         kl, once = mismatched_log_ratio(training, examples, plan)
         flops += once
-        for batch, members in batches:
-            flops += 3 * models.forward_flops(policy, batch)
-            tokens += batch.num_tokens
-            padded += batch.input_ids.numel()
-            unshared += batch.num_tokens_unshared
-            answers += int(batch.valid.sum())
-            scores = as_tables(models.score(reader, batch.to(device)), members)
-            losses = training.loss_fn(scores._replace(kl=kl))
-            (losses.sum() / len(examples)).backward()
-            loss_sum += losses.detach().sum()
+        with policy.casting_once():
+            for batch, members in batches:
+                flops += 3 * models.forward_flops(policy, batch)
+                tokens += batch.num_tokens
+                padded += batch.input_ids.numel()
+                unshared += batch.num_tokens_unshared
+                answers += int(batch.valid.sum())
+                scores = as_tables(models.score(reader, batch.to(device)), members)
+                losses = training.loss_fn(scores._replace(kl=kl))
+                (losses.sum() / len(examples)).backward()
+                loss_sum += losses.detach().sum()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 10.0)
         training.optimizer.step()
         training.optimizer.zero_grad(set_to_none=True)

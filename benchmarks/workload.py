@@ -166,13 +166,13 @@ def bound_loss(name: str, overrides: Sequence[str]) -> tuple[Callable, losses.Ne
         losses.bind(kind, keys)
     except ValueError as error:
         raise UserError(str(error)) from error
-    return functools.partial(losses.LOSSES[kind], **keys), losses.needs(kind, keys), config.responses
+    return functools.partial(losses.loss_of(kind), **keys), losses.needs(kind, keys), config.responses
 
 
-REMEDIES = {  # what a loss compares: in words, the view that gives it, and the view under a belief
-    "pair": ("two responses", "pairs", "conditioned"),
-    "side": ("single responses or pairs", "binary", "conditioned"),
-    "several": ("several responses", "ranked", "conditioned.all"),
+COMPARED = {  # by what a loss declares
+    "pair": "two responses",
+    "side": "single responses or pairs",
+    "several": "several responses",
 }
 
 
@@ -189,9 +189,8 @@ def check_trees(
             "--data opinions/republican"
         )
     if not all(_has_columns(tree, needs.columns) for tree in trees):
-        what, remedy, under_belief = REMEDIES[needs.columns]
-        remedy = under_belief if needs.beliefs else remedy
-        raise UserError(f"--view {view}: {args.loss} compares {what}; give --view {remedy}")
+        what = COMPARED[needs.columns]
+        raise UserError(f"--view {view}: {args.loss} compares {what}; give --view {needs.responses}")
     if needs.rewards and not all(tree.rewards for tree in trees):
         problem = f"{args.loss} needs rewards, and this view carries none"
         raise UserError(f"--view {view}: {problem}; give --view ranked and data with rewards")

@@ -32,12 +32,15 @@ def ask_all(
     done: Done,
     store: Store | None = None,
     desc: str = "",
+    answered_before: int = 0,
 ) -> None:
     """Ask all requests, `endpoint.concurrency` at once, and call `done(index, reply)` for each.
 
     counts: is added to. store: holds what was answered before, and gets what is answered now. desc: of the
-    progress bar; "": no bar. Raises UserError, one line that names server, model and remedy, where no request
-    can be answered: a refused key, an unknown model or address, nobody there, or a whole round that failed.
+    progress bar; "": no bar. answered_before: requests of the same work that this server answered in other
+    calls, so that the last one that it does not answer is no sign of a dead server. Raises UserError, one
+    line that names server, model and remedy, where no request can be answered: a refused key, an unknown
+    model or address, nobody there, or a whole round that failed.
     """
     store = Store(None) if store is None else store
     indices: dict[str, list[int]] = {}  # of equal requests, by their digest
@@ -56,7 +59,7 @@ def ask_all(
             done(index, reply)
     if not unknown:
         return
-    ending = Ending(endpoint, len(unknown), known)
+    ending = Ending(endpoint, len(unknown), known + answered_before)
     workers = Workers(endpoint, unknown, counts, store)
     shown = {"desc": desc, "unit": "request", "disable": not desc, "dynamic_ncols": True}
     with tqdm(total=len(requests), initial=known, **shown) as bar, closing(workers):

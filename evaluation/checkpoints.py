@@ -56,7 +56,7 @@ def find_checkpoints(settings: EvaluationSettings) -> list[Checkpoint]:
     """Resolve `ckpt`. Raises UserError for one that cannot be found, before any model is loaded."""
     checkpoints: list[Checkpoint] = []
     for ckpt in settings.ckpt:
-        checkpoint = _served(ckpt, settings) or _find_checkpoint(ckpt, settings.base_model)
+        checkpoint = _served(ckpt, settings) or find_checkpoint(ckpt, settings.base_model)
         names = {other.name for other in checkpoints}
         number, name = len(checkpoints) + 1, checkpoint.name
         while name in names:
@@ -81,7 +81,11 @@ def _served(ckpt: str, settings: EvaluationSettings) -> Checkpoint | None:
     return Checkpoint(name, f"{OF_SERVER}{model}", None, run, DEFAULT_BETA, served=model)
 
 
-def _find_checkpoint(ckpt: str, base_model: str | None) -> Checkpoint:
+def find_checkpoint(ckpt: str, base_model: str | None) -> Checkpoint:
+    """Resolve one that is here, not at a server. Raises UserError as above.
+
+    base_model: the model that a file of weights belongs to.
+    """
     source, run = find_model(ckpt), run_of(ckpt)
     config = saved_config(run)
     model = _model_of_run(run, config) if run else _model_of_no_run(source)

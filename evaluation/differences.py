@@ -14,12 +14,25 @@ import metrics
 from groups import Group
 from reporting.record import Difference
 
-__all__ = ["ByMetric", "ByPrompt", "Difference", "compared", "of_means", "pairs_of"]
+__all__ = ["ByMetric", "ByPrompt", "Difference", "compared", "lines_of", "of_means", "pairs_of"]
 
 MOST_COMPARED = 6  # checkpoints of which all pairs are compared; where there are more, each with the last
 
 ByPrompt = Mapping[int, float]  # values by the prompt's number
 ByMetric = Mapping[str, ByPrompt]
+
+
+def lines_of(checkpoint: str, groups: Sequence[Group], values: ByMetric) -> list[dict[str, object]]:
+    """The lines of by_prompt.jsonl: one checkpoint's metrics, prompt by prompt, without those that a prompt
+    has no value for.
+    """
+    lines = []
+    for number, group in enumerate(groups):
+        known = {metric: held[number] for metric, held in values.items() if number in held}
+        if known:
+            of_group = {"id": group.id, "dataset": group.dataset, "question": group.question}
+            lines.append({"checkpoint": checkpoint, **of_group, "weight": group.weight, **known})
+    return lines
 
 
 def pairs_of(names: Sequence[str]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import metrics
 from evaluation import likelihood, order, unpaired
 from evaluation.checkpoints import Checkpoint
-from evaluation.differences import Difference, of_means
+from evaluation.differences import Difference, lines_of, of_means
 from evaluation.kept import Kept
 from evaluation.kinds import LABELS, PREFERENCE, TARGET, examples_of, kind_of
 from evaluation.report import Part
@@ -49,7 +49,10 @@ def evaluate_responses(
         return None
     betas = {checkpoint.name: checkpoint.beta for checkpoint in checkpoints}
     differences = differences_of(measured, groups, betas)
-    return Part(results, {"beta": betas}, predictions, differences=differences)
+    by_prompt = []
+    for name, of_kinds in measured.items():
+        by_prompt += lines_of(name, groups, order.by_prompt(of_kinds[PREFERENCE], betas[name]))
+    return Part(results, {"beta": betas}, predictions, differences=differences, by_prompt=by_prompt)
 
 
 ByKind = Mapping[str, Sequence[Scored]]

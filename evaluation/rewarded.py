@@ -192,6 +192,11 @@ def part_of(
         facts=_facts_of(groups, settings, baseline),
         predictions=lines,
         differences=differences.of_means(by_checkpoint, groups, REWARD),
+        by_prompt=[
+            line
+            for name, values in by_checkpoint.items()
+            for line in differences.lines_of(name, groups, values)
+        ],
     )
 
 

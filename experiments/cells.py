@@ -28,6 +28,7 @@ class Cell(NamedTuple):
     makes: Path  # the folder or file that is there when it is done
     needs: tuple[str, ...] = ()  # names of cells that must be done before
     plan: tuple[str, ...] = ()  # the command that says what it would take; cells of one plan take the same
+    drops: str = ""  # pattern of folders in `makes` that nothing needs once the cell is done
 
     @property
     def shown(self) -> str:
@@ -38,6 +39,9 @@ class Cell(NamedTuple):
     def plain(self) -> str:
         """The command for its hash, without secrets."""
         return without_secrets(" ".join(["python", *self.command]))
+
+
+OF_RESUME = "*/trainer_state/optimizer"  # what a run that has ended keeps to go on: twice its weights
 
 
 class Record(NamedTuple):

@@ -164,7 +164,7 @@ class _Cells:
             f"model={settings.model}",
             data_sets("datasets", settings.groups),
             *self._naming(row),
-            *recipe(settings.model, method, stage),
+            *recipe(settings.model, settings.groups[0], method, stage),
             *(["responses=own_belief"] if method == "dpo" else []),
             *[o for o in settings.train_overrides if is_preference or not o.startswith("loss.")],
         ]
@@ -195,7 +195,7 @@ class _Cells:
             f"split={split}",
             f"seed={self.seed}",
             *self._naming(row),
-            *recipe(settings.model, method_of(row), "evaluate"),
+            *recipe(settings.model, settings.groups[0], method_of(row), "evaluate"),
             *[o for o in settings.train_overrides if o.partition("=")[0] in OF_DATA],
             *(settings.evaluate or []),
             f"output='{output}'",

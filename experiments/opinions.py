@@ -18,7 +18,7 @@ import yaml
 
 from checking import AtLeast
 from experiments import belief_pages, collecting
-from experiments.cells import Cell
+from experiments.cells import OF_RESUME, Cell
 from experiments.door import Experiment, run_experiment
 from experiments.keys import DIFFERENT, Common, numbers_of, read_keys
 from experiments.recipes import recipe
@@ -64,7 +64,7 @@ class OpinionsSettings(Common):
         if self.splits is not None:
             return self.splits
         embedded = all(group.startswith("opinions/") for group in self.groups)
-        return ["eval", "test_questions"] if embedded else ["test"]
+        return ["test", "test_questions"] if embedded else ["test"]
 
 
 def main(file: Path = HERE / "opinions.yaml") -> None:
@@ -198,7 +198,7 @@ class _Cells:
             f"loss={loss}",
             f"model={settings.model}",
             data_sets(self.group),
-            *recipe(settings.model, loss, stage),
+            *recipe(settings.model, self.group, loss, stage),
             *own,
             *[o for o in settings.train_overrides if stage == "preference" or not o.startswith("loss.")],
             *extra,
@@ -219,6 +219,7 @@ class _Cells:
             self.where / name,
             needs,
             plan=("train.py", "plan=true", "exp_name=plan", *last_wins(shared)),
+            drops=OF_RESUME,
         )
 
     def evaluation(self, method: str, split: str, *extra: str, name: str = "") -> Cell:
@@ -233,7 +234,7 @@ class _Cells:
             f"split={split}",
             f"seed={self.seed}",
             f"few_shot={shots}",
-            *recipe(settings.model, method, "evaluate"),
+            *recipe(settings.model, self.group, method, "evaluate"),
             *[o for o in settings.train_overrides if o.partition("=")[0] in OF_DATA],
             *(settings.evaluate or []),
             *extra,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,6 +139,7 @@ class _Crew:
         cell, seconds = work.cell, time.monotonic() - work.since
         if code == 0 and cell.makes.exists():
             self.records.write(cell, "done", work.before + seconds)
+            drop(cell)
             self.done.add(cell.name)
             self.bar.update()
             self._say(f"{cell.name}: done in {seconds:.0f} s")
@@ -170,6 +172,13 @@ class _Crew:
                 if work.process.poll() is None:
                     send(work.process, signal.SIGKILL)
             self.running = []
+
+
+def drop(cell: Cell) -> None:
+    """Remove what nothing needs of a cell that is done: links to it, such as `latest`, stay."""
+    for path in cell.makes.glob(cell.drops) if cell.drops else ():
+        if not path.parent.parent.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def send(process: subprocess.Popen, signum: int) -> None:

@@ -16,11 +16,10 @@ from utils import UserError
 if TYPE_CHECKING:  # torch is slow to import, and this is needed for its name alone
     from losses import Needs
 
-# what a loss compares: in words, the view that gives it, and the view where answers stand under a belief
-COLUMNS = {
-    "pair": ("two responses", "pairs", "conditioned"),
-    "side": ("responses to like with others to avoid", "binary", "conditioned.all"),
-    "several": ("several responses", "ranked", "conditioned.all"),
+COMPARED = {  # by what a loss declares
+    "pair": "two responses",
+    "side": "responses to like with others to avoid",
+    "several": "several responses",
 }
 
 
@@ -30,7 +29,7 @@ def check_beliefs(groups: Sequence[Group], loss: str) -> None:
         if not group.belief_probs:
             raise UserError(
                 f"{group.where}: field belief_probs: missing, and loss.name={loss} needs it; add the group's "
-                "distribution or choose loss=dpo"
+                "distribution or choose a loss that needs none (docs/objectives.md)"
             )
 
 
@@ -40,9 +39,9 @@ def check_examples(
     """Raises UserError where the examples do not have the columns or rewards that the loss reads."""
     chosen = VIEWS[settings.responses]
     if needs.beliefs and not chosen.conditioned:
-        remedy = "expected.conditioned" if chosen.is_expected else "conditioned"
         raise UserError(
-            f"responses={settings.responses}: gdpo's answers stand under one belief; set responses={remedy}"
+            f"responses={settings.responses}: {settings.loss.name}'s answers stand under one belief; "
+            f"set responses={_fitting_view(settings, needs)}"
         )
     _check_columns(examples, settings, needs)
     if needs.rewards:
@@ -52,14 +51,17 @@ def check_examples(
 def _check_columns(examples: Sequence[Example], settings: TrainSettings, needs: Needs) -> None:
     if all(_has_columns(example.columns, needs.columns) for example in examples):
         return
-    what, remedy, under_belief = COLUMNS[needs.columns]
-    remedy = under_belief if needs.beliefs else remedy
-    if VIEWS[settings.responses].is_expected and f"expected.{remedy}" in VIEWS:
-        remedy = f"expected.{remedy}"
     raise UserError(
-        f"responses={settings.responses}: loss.name={settings.loss.name} compares {what}; "
-        f"set responses={remedy}"
+        f"responses={settings.responses}: loss.name={settings.loss.name} compares {COMPARED[needs.columns]}; "
+        f"set responses={_fitting_view(settings, needs)}"
     )
+
+
+def _fitting_view(settings: TrainSettings, needs: Needs) -> str:
+    """The view that gives what the loss compares, in expectation where the config's is and there is one."""
+    expected = f"expected.{needs.responses}"
+    is_expected = VIEWS[settings.responses].is_expected and expected in VIEWS
+    return expected if is_expected else needs.responses
 
 
 def _has_columns(columns: Sequence[int | None], wanted: str) -> bool:
@@ -79,9 +81,9 @@ def _check_rewards(
     bare = next((example for example in examples if not example.rewards), None)
     if bare is None:
         return
-    remedy = "set responses=ranked, with a reward on each, or choose loss=dpo"
-    if needs.beliefs:
-        remedy = "set responses=conditioned.all"
+    remedy = f"set responses={needs.responses}"
+    if not needs.beliefs:
+        remedy += ", with a reward on each, or choose a loss that needs none (docs/objectives.md)"
     raise UserError(
         f"{groups[bare.group].where}: field responses: loss.name={settings.loss.name} needs rewards, "
         f"and responses={settings.responses} carries none; {remedy}"

@@ -320,7 +320,7 @@ def _is_majority(group: Group, example: Example, classes: Sequence[str]) -> bool
 def mismatch(
     trees: Sequence[TokenTree], donors: Sequence[TokenTree], seed: int, max_length: int
 ) -> list[TokenTree]:
-    """KTO's pairs for z0: every tree's prompt (and belief) with an answer to another prompt.
+    """The mismatched pairs of a loss: every tree's prompt (and belief) with an answer to another prompt.
 
     The answer is drawn from a donor, by the seed alone, so that reference log-probs can be cached.
     Answers are cut to max_length. Raises UserError where all donors have one prompt.
@@ -334,7 +334,7 @@ def mismatched(
     """As `mismatch`, one after the other."""
     if all(donor.prompt == donors[0].prompt for donor in donors):
         raise UserError(
-            "loss=kto: needs responses to two or more different prompts, for its mismatched pairs; add data"
+            "mismatched pairs: the loss needs responses to two or more different prompts; add data"
         )
     rng = np.random.default_rng([seed, 1])
     for tree in trees:

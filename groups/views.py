@@ -132,7 +132,10 @@ def _check_beliefs(group: Group, chosen: View, responses: str) -> None:
 def _check_rewards(group: Group, responses: str) -> None:
     remedy = "add them or set responses=target"
     if group.labels:
-        needed, remedy = "pairs or rewards, and the row has labels", "set loss=kto and responses=binary"
+        needed, remedy = (
+            "pairs or rewards, and the row has labels",
+            "set responses=binary, and a loss of single responses (docs/objectives.md)",
+        )
     elif len(group.responses) < 2:
         needed = "two or more responses"
     elif None in _rewards(group):

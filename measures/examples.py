@@ -27,7 +27,8 @@ def example_metrics(
     in the rewards left out), and `negative_mass` is the share of softmax(implied rewards) on Y-. Y+ holds the
     responses above the mean reward, or column 0 where there are no rewards. `kl_reference` is the mean of
     reference - policy in nats a response: it estimates KL(reference || policy) where the responses are the
-    reference's own, and is a drift elsewhere. `kl_mismatched` is KTO's.
+    reference's own, and is a drift elsewhere. `kl_mismatched` is KTO's. `logps_{}/belief` is the accepted
+    belief's log-prob, a sum over its tokens.
     """
     policy, valid = scores.policy.detach(), scores.valid
     everyone, first = torch.ones_like(loss, dtype=torch.bool), valid[:, 0]
@@ -40,6 +41,8 @@ def example_metrics(
     if valid.shape[1] > 1:
         compared = Compared(policy, beta * ratio, scores.reward, valid, known, scores.deviation)
         columns |= _comparisons(compared, is_majority)
+    if scores.belief_logp is not None:
+        columns["logps_{}/belief"] = (scores.belief_logp.detach(), scores.belief_length > 0)
     if scores.class_logps is not None:
         columns |= _class_metrics(scores.class_logps.detach(), scores.class_probs)
     return columns

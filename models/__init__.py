@@ -5,7 +5,7 @@ losses see. Constants that a test may want to change stand in their rooms: `mode
 `models.embedded.EMBEDDED_MODELS`.
 """
 
-from models.adapters import add_adapters, reset_adapters
+from models.adapters import adapter_dropout, add_adapters, reset_adapters
 from models.attention import SEGMENTS, attention_mask, choose_attention, register_attention, segment_masks
 from models.checks import (
     check_lengths,
@@ -23,6 +23,7 @@ from models.head import LogitShape, LogProbs, Reads
 from models.identity import identity
 from models.loading import load_archive, load_folder, load_policy, load_tokenizer, load_weights
 from models.making import empty_policy, make_policy
+from models.quantized import is_quantized, whole
 from models.scorer import CacheProbe, Scorer, class_distributions, device_of, score, versions
 from models.sharding import blocks, compile_blocks, gradient_checkpointing, shard
 from models.spec import Lora, PolicySpec, spec_of
@@ -43,6 +44,7 @@ __all__ = [
     "SEGMENTS",
     "Sampling",
     "Scorer",
+    "adapter_dropout",
     "add_adapters",
     "attention_mask",
     "blocks",
@@ -65,6 +67,7 @@ __all__ = [
     "identity",
     "ignored_settings",
     "gradient_checkpointing",
+    "is_quantized",
     "keeps_names",
     "load_archive",
     "load_folder",
@@ -86,4 +89,5 @@ __all__ = [
     "shard",
     "spec_of",
     "versions",
+    "whole",
 ]

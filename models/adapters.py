@@ -8,11 +8,14 @@ What could not be merged at a checkpoint is refused before training.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from models.errors import first_line
+from models.quantized import evaluate
 from models.scorer import Scorer, Tensors, plain_name
 from models.spec import Lora
 from models.weights import local_part
@@ -27,7 +30,11 @@ def add_adapters(policy: Scorer, lora: Lora) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     policy.adapters = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, task_type="CAUSAL_LM"
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=lora.targets,
+        lora_dropout=lora.dropout,
+        task_type="CAUSAL_LM",
     )
     is_empty = next(policy.parameters()).is_meta
     try:
@@ -38,6 +45,7 @@ def add_adapters(policy: Scorer, lora: Lora) -> None:
         parameter.requires_grad_("lora_" in name)
         if "lora_" in name:
             parameter.data = parameter.data.float()
+    evaluate(policy)  # new modules are in training mode, and would drop inputs
 
 
 def merging(twin: Scorer, lora: Lora) -> Merging:
@@ -106,6 +114,28 @@ def _tied_layers(policy: Scorer) -> list[str]:
 
 def _refusal(lora: Lora, problem: str) -> UserError:
     return UserError(f"config key lora.targets={lora.targets}: {problem}")
+
+
+@contextmanager
+def adapter_dropout(policy: Scorer, seed: int | None) -> Iterator[None]:
+    """Within it, adapters leave out a share of their inputs, drawn by the seed; None: they leave out none.
+
+    The rest of the model keeps every input, as everywhere.
+    """
+    if seed is None:
+        yield
+        return
+    dropped = [
+        m for name, m in policy.named_modules() if "lora_dropout" in name and isinstance(m, nn.Dropout)
+    ]
+    torch.manual_seed(seed)
+    for module in dropped:
+        module.train()
+    try:
+        yield
+    finally:
+        for module in dropped:
+            module.eval()
 
 
 @torch.no_grad()

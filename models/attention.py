@@ -7,7 +7,8 @@ padding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -154,19 +155,29 @@ def segment_attention(
     _refuse_unknown(module, kwargs)
     extra = Extra(kwargs.get("dropout") or 0.0, scaling, kwargs.get("softcap"), kwargs.get("s_aux"))
     if cached_pass is not None:
-        attended = cached_pass.attend(module, query, key, value, extra, kwargs.get("sliding_window"))
-        return attended.transpose(1, 2).contiguous(), None
-    if forest_segments is None and extra.is_plain:
+        window = kwargs.get("sliding_window")
+        compute = functools.partial(cached_pass.attend, module, extra=extra, window=window)
+    elif forest_segments is not None:
+        compute = functools.partial(_attend_rows, segments=forest_segments, extra=extra)
+    elif extra.is_plain:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    if forest_segments is None:
-        return attend(query, key, value, attention_mask, extra).transpose(1, 2).contiguous(), None
-    rows = []
-    for b, segments in enumerate(forest_segments):
-        rows.append(_attend_row(query, key, value, b, segments, extra))
-    return torch.cat(rows).transpose(1, 2).contiguous(), None
+    else:
+        compute = functools.partial(_attend_whole, mask=attention_mask, extra=extra)
+    return _wide_on_cpu(compute, query, key, value).transpose(1, 2).contiguous(), None
+
+
+def _wide_on_cpu(
+    compute: Callable[..., torch.Tensor], query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor:
+    """What `compute` makes of query, key and value, on a CPU in fp32 whatever the passes' dtype is.
+
+    There the backward pass of torch's attention takes several times as long in bf16, and small products gain
+    less from bf16 than the casts cost.
+    """
+    if query.device.type != "cpu":
+        return compute(query, key, value)
+    with torch.autocast("cpu", enabled=False):
+        return compute(query.float(), key.float(), value.float()).to(value.dtype)
 
 
 def _refuse_unknown(module: nn.Module, kwargs: Mapping[str, Any]) -> None:
@@ -206,6 +217,34 @@ def attend(
     return nn.functional.dropout(weights, extra.dropout) @ value
 
 
+def _attend_whole(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, extra: Extra
+) -> torch.Tensor:
+    """Every row over all of its positions, (B, H, L, D)."""
+    key, value = _for_all_heads(query, key, value)
+    return attend(query, key, value, mask, extra)
+
+
+def _attend_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: Sequence[Sequence[MaskedSegment]],
+    extra: Extra,
+) -> torch.Tensor:
+    """Every row over its own segments, (B, H, L, D)."""
+    key, value = _for_all_heads(query, key, value)
+    return torch.cat([_attend_row(query, key, value, b, row, extra) for b, row in enumerate(segments)])
+
+
+def _for_all_heads(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values with as many heads as the query."""
+    groups = query.shape[1] // key.shape[1]
+    return (repeat_kv(key, groups), repeat_kv(value, groups)) if groups > 1 else (key, value)
+
+
 def _attend_row(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -235,4 +274,5 @@ def _seen(parts: Sequence[torch.Tensor], i: int, past: tuple[tuple[int, int], ..
     """Keys or values that segment i attends to: those of its past, then its own."""
     if not past:
         return parts[i]
-    return torch.cat([*(parts[j][:, :, :n] for j, n in past), parts[i]], dim=2)
+    seen = [parts[j] if n == parts[j].shape[2] else parts[j][:, :, :n] for j, n in past]
+    return torch.cat([*seen, parts[i]], dim=2)

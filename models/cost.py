@@ -21,6 +21,7 @@ from transformers import PretrainedConfig
 
 import forest
 from models.head import LogProbs, Reads, positions_at_once
+from models.quantized import numbers_in
 from models.scorer import Scorer
 from models.sharding import blocks
 from models.weights import materialise
@@ -65,7 +66,7 @@ def _count_active(policy: Scorer) -> int:
     chosen, experts = _first_of(config, CHOSEN_EXPERTS), _first_of(config, EXPERTS)
     total = 0
     for name, module in blocks(policy.model).named_modules():
-        count = sum(p.numel() for p in module.parameters(recurse=False))
+        count = sum(numbers_in(p) for p in module.parameters(recurse=False))
         of_experts = "experts" in name.split(".")
         total += count * chosen // experts if of_experts and chosen and experts else count
     return total

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 import torch
 
@@ -60,7 +59,8 @@ def generate_draws(
             rows = min(batch_size, len(requests))
             steps = len(requests) * sampling.max_new_tokens // max(rows, 1)
             packed = can_pack(policy, rows, steps)
-            with segments_attention(policy), packed_weights(policy, rows) if packed else nullcontext():
+            weights = packed_weights(policy, rows) if packed else policy.casting_once()
+            with segments_attention(policy), weights:
                 Batching(*work).run()
             return
         name = type(policy.model).__name__

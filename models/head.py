@@ -133,21 +133,21 @@ class LogProbs(torch.autograd.Function):
                 room -= 4 * logits.numel()
                 if room >= 0 and any(ctx.needs_input_grad):
                     ctx.kept[first] = logits
-        ctx.save_for_backward(hidden, weight, bias, source, target, lse)
-        ctx.rest = starts, shape, chunk, compute
+        ctx.save_for_backward(hidden, w, b, source, target, lse)
+        ctx.rest = starts, shape, chunk, weight.dtype
         return logps
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, bias, source, target, lse = ctx.saved_tensors
-        starts, shape, chunk, compute = ctx.rest
-        w, b = _cast(weight, bias, compute)
+        hidden, w, b, source, target, lse = ctx.saved_tensors
+        starts, shape, chunk, given = ctx.rest
+        compute = w.dtype
         total = torch.zeros_like(lse).index_add_(0, source, grad)  # of the reads at each position
         d_hidden = torch.empty_like(hidden)
         d_weight = None  # made by the first chunk: zeros to start from are as large as the vocabulary
         d_bias = None
-        if bias is not None and ctx.needs_input_grad[2]:
-            d_bias = torch.zeros_like(bias, dtype=torch.float32)
+        if b is not None and ctx.needs_input_grad[2]:
+            d_bias = torch.zeros_like(b, dtype=torch.float32)
         for first in range(0, len(hidden), chunk):
             last = min(first + chunk, len(hidden))
             here = slice(starts[first], starts[last])
@@ -167,11 +167,11 @@ class LogProbs(torch.autograd.Function):
             if d_bias is not None:
                 d_bias += d_logits.float().sum(0)
         if d_weight is None and ctx.needs_input_grad[1]:
-            d_weight = torch.zeros_like(weight)  # nothing was read
+            d_weight = torch.zeros_like(w)  # nothing was read
         if d_weight is not None:
-            d_weight = d_weight.to(weight.dtype)
+            d_weight = d_weight.to(given)
         if d_bias is not None:
-            d_bias = d_bias.to(bias.dtype)
+            d_bias = d_bias.to(given)
         return d_hidden, d_weight, d_bias, None, None, None
 
 

@@ -27,6 +27,7 @@ from models.attention import SEGMENTS, choose_attention, register_attention
 from models.checks import check_layers
 from models.embedded import EMBEDDED, resolve_name
 from models.errors import first_line
+from models.quantized import evaluate, forget_quantization, quantization_of
 from models.scorer import Scorer, Tensors
 from models.spec import PolicySpec
 from models.weights import (
@@ -54,12 +55,14 @@ def load_policy(spec: PolicySpec, device: torch.device, empty: bool = False) -> 
     register_attention()
     source = resolve_name(spec.model_name)
     with _loading(source):
-        model = _empty_model(source, spec, attention) if empty else _whole_model(source, spec, attention)
+        model = (
+            _empty_model(source, spec, attention) if empty else _whole_model(source, spec, attention, device)
+        )
     if spec.archive_file and not empty:
         load_archive(model, spec.archive_file)
     check_layers(model, source)
     compute = getattr(torch, spec.dtype if spec.dtype != "float32" else spec.compute_dtype)
-    policy = Scorer(model.eval(), attention, compute)
+    policy = Scorer(evaluate(model), attention, compute)
     if empty:
         return policy
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -81,16 +84,21 @@ def _loading(source: str) -> Iterator[None]:
         raise UserError(f"model {source}: cannot be loaded ({first_line(error)}); {remedy}") from error
 
 
-def _whole_model(source: str, spec: PolicySpec, attention: str) -> nn.Module:
+def _whole_model(source: str, spec: PolicySpec, attention: str, device: torch.device) -> nn.Module:
     """The model with its weights. Raises UserError where some are not there: they would be made up."""
+    in_4_bits = spec.lora is not None and spec.lora.quantize is not None
+    extra = {"quantization_config": quantization_of(spec), "device_map": {"": device}} if in_4_bits else {}
     model, info = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=getattr(torch, spec.dtype),
         attn_implementation=attention,
         trust_remote_code=spec.trust_remote_code,
         output_loading_info=True,
+        **extra,
     )
     refuse_strangers(source, info["missing_keys"], info["unexpected_keys"])
+    if in_4_bits:
+        forget_quantization(model)
     return model
 
 

@@ -16,6 +16,7 @@ from models.scorer import Scorer
 from models.sharding import gradient_checkpointing, shard
 from models.spec import PolicySpec
 from ranks import World
+from utils import UserError
 
 
 def make_policy(spec: PolicySpec, world: World, sharded: bool) -> Scorer:
@@ -24,6 +25,11 @@ def make_policy(spec: PolicySpec, world: World, sharded: bool) -> Scorer:
     Make the optimizer before the first pass: FSDP2 leaves the root's parameters gathered after one. A call
     for all ranks. Raises UserError for what cannot be loaded or applied.
     """
+    if sharded and spec.lora is not None and spec.lora.quantize is not None:
+        raise UserError(
+            f"config key lora.quantize={spec.lora.quantize}: a 4-bit model is on one GPU, not sharded; set "
+            "nproc=1 and cpu_offload=false, or lora.quantize=null"
+        )
     policy = _apply(spec, load_policy(spec, world.device, empty=sharded))
     if spec.lora is not None:
         policy.merge = merging(_twin(spec), spec.lora)

@@ -107,6 +107,15 @@ class Scorer(nn.Module):
             hidden = hidden[torch.arange(len(hidden), device=hidden.device), last]
             return self.logit_shape.of(self.model.get_output_embeddings()(hidden))
 
+    def casting_once(self) -> torch.autocast:
+        """Around several passes with the same weights: they are cast to compute_dtype once for all of them.
+
+        An outermost autocast, even one that is off, holds what those inside have cast of parameters that ask
+        for gradients. It also holds whether gradients flow through that: passes with and without them must
+        not share one.
+        """
+        return torch.autocast(device_of(self).type, enabled=False)
+
     def generate(self, **settings: Any) -> torch.Tensor:
         """transformers' `generate` of the model."""
         return self.model.generate(**settings)

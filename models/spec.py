@@ -18,6 +18,8 @@ class Lora(NamedTuple):
     alpha: float  # adapters are scaled by alpha / rank
     targets: str | list[str]  # names of layers, or "all-linear": every linear layer
     seed: int  # of their first values
+    dropout: float = 0.0  # share of an adapter's inputs that a training pass leaves out
+    quantize: str | None = None  # nf4 or fp4: the frozen model in 4 bits; None: as it is
 
 
 class PolicySpec(NamedTuple):

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from transformers.core_model_loading import revert_weight_conversion
 
 from models.errors import first_line
+from models.quantized import whole
 from models.scorer import Scorer
 from utils import UserError
 
@@ -131,7 +132,7 @@ def fingerprint(policy: Scorer) -> str:
             mesh = weight.device_mesh
             of_parts += _hash_of_rows(name, weight)
         else:
-            of_wholes += _hash_of_rows(name, weight)
+            of_wholes += _hash_of_rows(name, whole(weight))
     if mesh is not None:  # buffers are whole on every rank
         counts = mesh.ndim == 1 or mesh.get_local_rank(0) == 0  # replicas count once
         parts = [0] * dist.get_world_size()

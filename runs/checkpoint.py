@@ -272,7 +272,7 @@ def load_latest(
         models.load_folder(policy, path, world)
     else:
         _read_weights(path, policy, world)
-    _load_moments(path, policy, optimizer, world)
+    _load_moments(path, policy, optimizer, world, state.step)
     on_main(world, lambda: folder.link_back(run, state.step, state.best_step))
     log.info("resumed from %s", path.name)
     return state
@@ -296,14 +296,16 @@ def _read_weights(path: Path, policy: models.Scorer, world: World) -> None:
         shards.read_weights(policy, reader, stored_names, is_alone=world.size == 1)
 
 
-def _load_moments(path: Path, policy: models.Scorer, optimizer: torch.optim.Optimizer, world: World) -> None:
+def _load_moments(
+    path: Path, policy: models.Scorer, optimizer: torch.optim.Optimizer, world: World, step: int
+) -> None:
     """Give the optimizer what a step folder holds of it, if anything."""
     if not (path / folder.OPTIMIZER).exists():
         return
     with _reading(path):
         where = path / folder.OPTIMIZER
         moments, without = shards.read_moments(where, policy, optimizer, is_alone=world.size == 1)
-    shards.set_moments(policy, optimizer, moments, without)
+    shards.set_moments(policy, optimizer, moments, without, step)
 
 
 @contextmanager

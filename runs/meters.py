@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import resource
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -150,4 +151,5 @@ def peak_memory(device: torch.device) -> float:
     """The most memory (10^9 bytes) held so far: allocated on the GPU, or resident in the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ import models
 from forest import TokenTree
 from ranks import World
 from runs import checkpoint, folder
-from runs.logs import MetricsFile, Samples, Tracker, samples_file, say_validation
+from runs.logs import MetricsFile, Samples, last_logged, samples_file, say_validation
 from runs.state import State
-from settings import TrainSettings, as_config, flatten, free_to_change, names_of
+from runs.trackers import Trackers
+from settings import ADDED, TrainSettings, as_config, flatten, free_to_change, names_of
 from utils import UserError, atomic_path, locked, log, setup_logging, without_secrets, write_json
 
 
@@ -43,28 +44,45 @@ class Run:
         self.writes = world.is_main and not settings.debug
         self.writer = checkpoint.Writer(world, settings.async_save, settings.keep_last, claim)
         self.metrics: MetricsFile | None = None
-        self.tracker: Tracker | None = None
+        self.trackers: Trackers | None = None
         self.samples: Samples | None = None
         if self.writes:
             with _writing(claim):
                 self.metrics = MetricsFile(self.folder / "metrics.jsonl", state.lines)
-            self.tracker = Tracker(settings.wandb, settings.exp_name, as_config(settings), self.folder)
+            self.trackers = Trackers(settings, self.folder, state.step)
 
     def sample_from(self, policy: models.Scorer, prompts: Sequence[tuple[int, ...]], seed: int) -> None:
         """Sample responses to these prompts whenever `show_samples` is called."""
         file = samples_file(self.folder, self.state.step) if self.writes else None
-        self.samples = Samples(policy, self.tokenizer, prompts, seed, file)
+        self.samples = Samples(policy, self.tokenizer, prompts, seed, file, self.trackers)
+
+    def say_new_rate(self, rate_of: Callable[[int], float]) -> None:
+        """Warn where the learning rate of the last step would be another by now: a run that was extended
+        follows the schedule of its new length from here on.
+
+        rate_of: step from 0 -> learning rate.
+        """
+        logged = last_logged(self.folder / "metrics.jsonl", "lr") if self.writes and self.state.step else None
+        if logged is None or rate_of(logged.step - 1) == logged.value:
+            return
+        log.warning(
+            "the number of steps of this run changed, and with it the learning rate of each: "
+            "step %d had %.3g, the next one has %.3g",
+            logged.step,
+            logged.value,
+            rate_of(self.state.step),
+        )
 
     def update(self, **changes: Any) -> None:
         """Remember something else: fields of `State`."""
         self.state = self.state._replace(**changes)
 
     def log(self, values: Mapping[str, Any]) -> None:
-        """One line of metrics: to metrics.jsonl, to the tracker, and, of a validation, to the terminal."""
+        """One line of metrics: to metrics.jsonl, to the trackers, and, of a validation, to the terminal."""
         line = {"counters/examples": self.state.examples, "counters/updates": self.state.step, **values}
-        if self.metrics and self.tracker:
+        if self.metrics and self.trackers:
             self.metrics.write(line)
-            self.tracker.log(line)
+            self.trackers.log(line)
             if "loss/eval" in line:
                 say_validation(line)
         self.update(lines=self.state.lines + 1)
@@ -72,7 +90,7 @@ class Run:
     def show_samples(self) -> None:
         """Sample responses where that was asked for."""
         if self.samples:
-            self.samples.show(self.state.step)
+            self.samples.show(self.state.step, self.state.examples)
 
     def save(self, policy: models.Scorer, optimizer: torch.optim.Optimizer, best: bool = False) -> None:
         """A checkpoint of this state, in the background where that was asked for."""
@@ -84,14 +102,14 @@ class Run:
         self.writer.wait()
 
     def close(self) -> None:
-        """Finish what is under way, close the files and the tracker."""
+        """Finish what is under way, close the files and the trackers."""
         self.writer.close()
         if self.metrics:
             self.metrics.close()
         if self.samples and self.samples.file:
             self.samples.file.close()
-        if self.tracker:
-            self.tracker.close()
+        if self.trackers:
+            self.trackers.close()
 
     def decoded(self, tree: TokenTree) -> dict[str, Any]:
         """An example's texts."""
@@ -173,7 +191,7 @@ def _check_resume(path: Path, settings: TrainSettings) -> None:
         raise UserError(
             f"resume=never: {path} already holds a run; choose another exp_name or remove the folder"
         )
-    changes = _changes(_saved_config(path), flatten(as_config(settings)))
+    changes = _changes({**ADDED, **_saved_config(path)}, flatten(as_config(settings)))
     if changes:
         raise UserError(
             f"{path} holds a run with another config: {changes}; choose another exp_name or restore the keys"

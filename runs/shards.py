@@ -37,6 +37,9 @@ FILE_BYTES = 256 * 2**20
 # one process needs none
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
+# bitsandbytes keeps an 8-bit optimizer's state below this name, and in it codes, the same for all parameters
+EIGHT_BIT, CODES = ".__bnb_optimizer_quant_state__", (".qmap1", ".qmap2")
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -48,6 +51,9 @@ def weights_of(policy: nn.Module, whole: bool) -> Tensors:
 
     whole: all of them on the CPU of the main rank, and none elsewhere; else what this rank holds.
     """
+    if models.is_quantized(policy):
+        named = [*policy.named_parameters(), *policy.persistent_buffers()]
+        return _once(policy, {_state_name(n): models.whole(t).detach().cpu() for n, t in named})
     reshard(policy)
     return _once(policy, get_model_state_dict(policy, options=FULL if whole else None))
 
@@ -107,7 +113,7 @@ def _state_name(name: str) -> str:
 
 def _tensors(state: Mapping[str, Any]) -> Tensors:
     """What an optimizer keeps of each parameter, as this rank holds it; its settings are the config's."""
-    return {name: value for name, value in state.items() if torch.is_tensor(value)}
+    return {n: value for n, value in state.items() if torch.is_tensor(value) and not n.endswith(CODES)}
 
 
 # --- write --------------------------------------------------------------------------------------------------
@@ -172,14 +178,21 @@ def read_moments(
 
 def _parameter_of(name: str) -> str:
     """state.model.norm.weight.exp_avg -> model.norm.weight"""
-    return name.removeprefix("state.").rpartition(".")[0]
+    return name.removeprefix("state.").rpartition(".")[0].removesuffix(EIGHT_BIT)
 
 
 def set_moments(
-    policy: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Any], without: Collection[str]
+    policy: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    moments: dict[str, Any],
+    without: Collection[str],
+    step: int,
 ) -> None:
-    """Give the optimizer what `read_moments` read."""
+    """Give the optimizer what `read_moments` read of a run's state after `step` steps."""
     set_optimizer_state_dict(policy, optimizer, moments, options=FLAT)
+    for held in optimizer.state.values():
+        if isinstance(held.get("step"), int):  # an 8-bit optimizer's is no tensor, and so in no file
+            held["step"] = step
     for name, parameter in policy.named_parameters():
         if _state_name(name) in without:
             optimizer.state.pop(parameter, None)

@@ -15,7 +15,7 @@ class State(NamedTuple):
     data: dict[str, str]  # a hash of the examples of each split
     step: int = 0
     examples: int = 0  # seen so far
-    best: float | None = None  # the least eval_metric so far
+    best: float | None = None  # eval_metric's so far, by eval_mode
     best_step: int | None = None
     bad_evals: int = 0  # validations since the best one
     pending: bool = False  # a signal cut the validation of this step

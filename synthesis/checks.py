@@ -80,7 +80,7 @@ def repeated_words(option: str, answer: str) -> set[str]:
     Short and unavoidable words are free."""
     answer, whole = answer.lower(), option.lower()
     words = set()
-    for word in re.findall(r"[a-z]+", whole):
+    for word in re.findall(r"[^\W\d_]+", whole):
         if len(word) >= 5 or word in ("agree", "favor"):
             words.add(word)
     words -= COMMON

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from settings import SynthesisSettings
+from synthesis.config import SynthesisSettings
 from synthesis.duplicates import Joined, near_pairs
 from synthesis.entries import Entries, Entry, read_entries, rows_of, said
 from synthesis.record import Json, Provenance

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from settings import SynthesisSettings
 from synthesis.combining import read_all
+from synthesis.config import SynthesisSettings
 from synthesis.duplicates import near_pairs
 from synthesis.entries import Entries, said
 from synthesis.record import Json, Provenance

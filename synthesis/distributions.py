@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from chat import endpoint_of, server_of
-from settings import SynthesisSettings
+from synthesis.config import SynthesisSettings
 from synthesis.microdata import read_microdata
 from synthesis.option_classes import (
     PROMPT,

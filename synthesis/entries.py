@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from groups import OWN, Drops, Group, Source, choose_format, draw_pairs, loading, open_table, read_groups
 from groups.loading import Reading
-from settings import DataSet, SynthesisSettings
+from settings import DataSet
+from synthesis.config import SynthesisSettings
 from synthesis.record import Json, Origin
 from utils import UserError
 

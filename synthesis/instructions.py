@@ -23,7 +23,7 @@ from generation.local import LocalGenerator
 from groups import Instruction, Limits, read_instructions
 from ranks import World
 from runs.folder import find_model
-from settings import SynthesisSettings
+from synthesis.config import SynthesisSettings
 from utils import UserError, atomic_path, log
 
 LIMITS = Limits(max_length=512, max_prompt_length=256)
@@ -39,7 +39,7 @@ def sample_instructions(settings: SynthesisSettings, path: Path) -> dict[str, fl
     if path.exists():
         raise UserError(f"config key output={path}: is there already; move it away, or give another file")
     instructions = read_instructions(settings.split)
-    generator = _generator(settings)
+    generator = local_generator(settings, LIMITS)
     kept = _Kept(path, _key(settings, generator.identity(), instructions))
     _write_missing(generator, instructions, settings, kept)
     rows = [_row(instruction, kept.texts, settings.n_samples) for instruction in instructions]
@@ -88,7 +88,8 @@ def spread(rows: Sequence[Mapping]) -> dict[str, float]:
     }
 
 
-def _generator(settings: SynthesisSettings) -> LocalGenerator:
+def local_generator(settings: SynthesisSettings, limits: Limits) -> LocalGenerator:
+    """The model of `ckpt` in this process. Raises UserError where it cannot be loaded."""
     source = find_model(settings.ckpt)
     if Path(source).is_file():
         raise UserError(f"config key ckpt={settings.ckpt}: a file of weights; give a folder with its model")
@@ -97,7 +98,7 @@ def _generator(settings: SynthesisSettings) -> LocalGenerator:
     policy = models.make_policy(spec, World(0, 1, device, None), sharded=False)
     tokenizer = models.load_tokenizer(source)
     return LocalGenerator(
-        policy, tokenizer, LIMITS, settings.max_new_tokens, settings.batch_size, settings.ckpt
+        policy, tokenizer, limits, settings.max_new_tokens, settings.batch_size, settings.ckpt
     )
 
 

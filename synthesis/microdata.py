@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from groups.contents import identity_of
 from groups.values import clipped, label_of
-from settings import SynthesisSettings
+from synthesis.config import SynthesisSettings
 from synthesis.people import People, read_people
 from synthesis.record import Origin
 from synthesis.tally import EVERYBODY, Survey, Tally

@@ -19,7 +19,8 @@ from groups.loading import Reading
 from groups.run_splits import drawn
 from groups.values import is_absent
 from rewards import constraints_of
-from settings import DataSet, SynthesisSettings
+from settings import DataSet
+from synthesis.config import SynthesisSettings
 from synthesis.record import Origin
 from utils import UserError
 

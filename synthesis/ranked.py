@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from groups import Group, Response
-from settings import SynthesisSettings
+from synthesis.config import SynthesisSettings
 from synthesis.duplicates import near_pairs
 from synthesis.entries import own_row
 from synthesis.prompts import Asked, read_prompts

@@ -22,7 +22,8 @@ from generation import Decoding, Draw, Generator, Written
 from groups import Group
 from ranks import init_distributed
 from runs.folder import find_model
-from settings import EvaluationSettings, SynthesisSettings, evaluation_settings
+from settings import EvaluationSettings, evaluation_settings
+from synthesis.config import SynthesisSettings
 from synthesis.record import Item, Json, Maker, Tokens
 from synthesis.work import Work
 from utils import UserError

@@ -14,7 +14,7 @@ from evaluation.judges import Answered, ChatJudge, FunctionJudge, RewardModelJud
 from evaluation.judges.making import KEYS
 from groups import Group
 from rewards import reward
-from settings import SynthesisSettings
+from synthesis.config import SynthesisSettings
 from synthesis.record import Maker
 from utils import UserError
 
@@ -45,12 +45,12 @@ def scorer_of(settings: SynthesisSettings) -> Scorer:
     if name not in (SERVED, REWARD_MODEL):
         return Scorer(name, _by_judge(FunctionJudge(name, "reward")))
     if model is None:
-        what = "a model at the server of `api`" if name == SERVED else "the folder or hub name of a model"
+        what = "a model at the server of judge_api" if name == SERVED else "the folder or hub name of a model"
         raise UserError(f"reward={name}: needs judge_model=..., {what}")
     if name == REWARD_MODEL:
         judge: ScoreJudge = RewardModelJudge(model)
         return Scorer(judge.name, _by_judge(judge), Maker("scores", model, ""))
-    endpoint = chat.endpoint_of(settings.api, None, KEYS)
+    endpoint = chat.endpoint_of(settings.judge_api, settings.api, KEYS)
     judge = ChatJudge(endpoint, model)
     return Scorer(judge.name, _by_judge(judge), Maker("scores", model, endpoint.server))
 

@@ -44,6 +44,9 @@ def three(folder: Path) -> list[Cell]:
 
 
 if __name__ == "__main__":  # an experiment in a process of its own
+    import signal
+
     from utils import run_entry
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     run_entry(lambda: run(Path(sys.argv[1]), *three(Path(sys.argv[1]))))

@@ -7,17 +7,17 @@ import json
 import string
 
 from data_helpers import write
-from helpers import byte_tokenizer, compose, tiny_policy
+from helpers import byte_tokenizer, compose
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import forest
+import optimization
 import preference_datasets as data
 import settings as config
 import train
-import trainers
 import utils
 from utils import UserError
 
@@ -211,7 +211,8 @@ def test_any_config_is_taken_or_refused_on_one_line(changes):
         needs = train.bind_loss(chosen)
         if chosen.datasets == ["opinions/republican"]:
             data.read_splits(dataclasses.replace(chosen, eval_datasets=None), needs)
-        trainers.make_optimizer(tiny_policy(), chosen.optimizer, chosen.lr)
+        optimization.check_optimizer(chosen)
+        optimization.learning_rates(chosen, 9)
 
     with contextlib.suppress(OmegaConfBaseException):  # run_entry makes one line of these
         only_user_errors(job)

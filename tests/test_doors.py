@@ -22,7 +22,7 @@ from utils import UserError, one_line
         (["evaluate.py"], "ckpt: missing"),
         (["evaluate.py", "ckpt=/nowhere"], "no such folder or file"),
         (["evaluate.py", "n_sample=3"], "n_sample"),
-        (["synthesize.py", "task=x"], "task=x: choose one of survey, check"),
+        (["synthesize.py", "task=x"], "task=x: choose one of survey, dialogues"),
         (["preference_datasets.py", "opinions/whig"], "no such group"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from cell_helpers import APPEND, cell, order, run
 
 from experiments import planning, recipes, running
-from experiments.cells import Cell, Records, in_order
+from experiments.cells import OF_RESUME, Cell, Records, in_order
 from experiments.door import Experiment, read_results, run_experiment, write_results
 from experiments.keys import Common, read_keys
 from experiments.opinions import OpinionsSettings, cells_of, checked, main, slugs_of
@@ -39,6 +39,18 @@ def test_what_is_done_is_not_run_again(tmp_path):
     (tmp_path / "a.made").unlink()  # b needs it
     run(tmp_path, *cells)
     assert order(tmp_path) == ["a", "b", "c", "a", "b"]
+
+
+def test_a_run_that_is_done_keeps_its_weights_and_not_its_optimizer(tmp_path):
+    state = tmp_path / "run" / "step-000004" / "trainer_state"
+    (state / "optimizer").mkdir(parents=True)
+    (state / "state.json").touch()
+    (tmp_path / "run" / "latest").symlink_to("step-000004")
+    done = Cell("run", ("-c", "pass"), tmp_path / "run", drops=OF_RESUME)
+    running.drop(done._replace(drops=""))
+    assert (state / "optimizer").is_dir()
+    running.drop(done)
+    assert not (state / "optimizer").exists() and (state / "state.json").is_file()
 
 
 def test_a_changed_command_is_refused_and_made_anew_where_asked(tmp_path):
@@ -248,18 +260,30 @@ def test_an_override_of_the_user_takes_the_place_of_the_recipes():
     assert [part for part in evaluation.command if part.startswith("n_samples=")] == ["n_samples=2"]
 
 
-def test_recipes_are_the_scripts_own():
-    assert recipes.recipe("smollm2", "gdpo", "preference")[-4:] == [
+def test_a_recipe_is_of_the_model_the_data_and_the_loss():
+    recipe = recipes.recipe
+    assert recipe("smollm2", "mine.jsonl", "gdpo", "preference")[-4:] == [
         "lr=5e-5",
         "n_epochs=1",
         "batch_size=16",
         "pairs_per_prompt=4",
     ]
-    assert "pairs_per_prompt=2" in recipes.recipe("smollm2", "kto", "preference")
-    assert "n_epochs=3" in recipes.recipe("smollm2", "swepo_p1", "preference")
-    assert "n_epochs=1" in recipes.recipe("smollm2", "gdpo_swepo", "preference")
+    assert "lr_schedule=linear" in recipe("smollm2", "opinions/democrat", "gdpo", "preference")
+    assert "responses=expected.target" in recipe("smollm2", "opinions/democrat", "sft", "sft")
+    assert "n_samples=6" in recipe("smollm2", "opinions/democrat", "gdpo", "evaluate")
+    assert recipe("smollm2", "instructions", "swepo", "evaluate") == []
     authors = {"optimizer=RMSprop", "lr=5e-7", "warmup_steps=150", "patience=4", "eval_every=10000"}
-    assert authors <= set(recipes.recipe("pythia28", "gdpo", "preference"))
+    assert authors <= set(recipe("pythia28", "opinions/democrat", "gdpo", "preference"))
+
+
+def test_a_recipe_tells_losses_by_their_names_or_by_what_they_compare():
+    of_data = ("smollm2", "mine.jsonl")
+    assert "pairs_per_prompt=2" in recipes.recipe(*of_data, "kto", "preference")
+    for ranked in ("swepo_p1", "infonca_preference", "lipo"):
+        assert "n_epochs=3" in recipes.recipe(*of_data, ranked, "preference")
+    for pairs in ("gdpo_swepo", "my_losses:my_loss"):
+        assert "n_epochs=1" in recipes.recipe(*of_data, pairs, "preference")
+    assert "loss.calibration_weight=5" in recipes.recipe("smollm2", "opinions/x", "gdpo_kto", "preference")
 
 
 def test_a_plan_is_asked_once_for_all_seeds_and_summed(tmp_path, capsys, monkeypatch):

@@ -188,7 +188,7 @@ def test_given_responses_are_scored_by_checkpoints_alone(tmp_path, tiny, ranked_
         own = [f"datasets=[{ranked_file}]", "split=all", f"api.base_url={served.url}", f"output={tmp_path}/r"]
         evaluation(f"ckpt=[openai:gpt,{tiny}]", *own)
         assert served.count == 0
-        with pytest.raises(UserError, match="no prompt has belief_probs; give data that has them, task=prom"):
+        with pytest.raises(UserError, match="no prompt has belief_probs or a computed reward; give data"):
             evaluation("ckpt=openai:gpt", *own)
     found = json.loads((tmp_path / "r" / "report.json").read_text())
     assert list(found["checkpoints"]) == ["tiny"]

@@ -11,29 +11,32 @@ from helpers import ROOT
 from omegaconf import OmegaConf
 
 import settings
+from handoff.config import ExportSettings
+from synthesis.config import SynthesisSettings
 
 # floors, the lowest first: a module imports from floors below its own, or from its own wing
 FLOORS = [
-    ["utils"],
-    ["checking", "reference_cache", "constraints"],
-    ["settings", "ranks", "rewards"],
+    ["environment", "utils"],
+    ["checking", "functions", "reference_cache", "constraints"],
+    ["settings", "ranks", "rewards", "objectives"],
     ["trees", "losses", "chat"],
     ["measures"],
     ["forest", "metrics"],
-    ["schedule"],
+    ["schedule", "optimization"],
     ["models"],
     ["groups"],
     ["runs", "generation"],
     ["reference", "preference_datasets", "reporting"],
     ["trainers", "evaluation"],
-    ["synthesis"],
-    ["train", "evaluate", "synthesize", "report"],
-    ["experiments"],
+    ["handoff", "synthesis"],
+    ["train", "evaluate", "synthesize", "report", "export"],
+    ["commands", "experiments"],
 ]
-DOORS = ("train", "evaluate", "synthesize", "report", "preference_datasets")  # that are commands
+DOORS = ("train", "evaluate", "synthesize", "report", "export", "preference_datasets")  # that are commands
 # slow or optional packages that only a few runs need; each is imported in the one function that uses it
 OPTIONAL = {
     "accelerate",
+    "bitsandbytes",
     "datasets",
     "huggingface_hub",
     "openai",
@@ -53,6 +56,7 @@ MANY_PARAMETERS = {"losses.py:gdpo", "models/attention.py:segment_attention", "m
 
 SECTIONS = (
     ("wandb", settings.WandbSettings),
+    ("tracker", settings.TrackerSettings),
     ("lora", settings.LoraSettings),
     ("api", settings.ApiSettings),
     ("judge_api", settings.ApiSettings),
@@ -146,7 +150,8 @@ def test_files_and_functions_are_short(path):
     [
         (settings.TrainSettings, "config.yaml"),
         (settings.EvaluationSettings, "evaluate.yaml"),
-        (settings.SynthesisSettings, "synthesize.yaml"),
+        (SynthesisSettings, "synthesize.yaml"),
+        (ExportSettings, "export.yaml"),
         (settings.ModelSettings, "model/*.yaml"),
     ],
 )

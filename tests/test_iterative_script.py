@@ -2,6 +2,7 @@
 goes on in any round."""
 
 import json
+import sys
 
 import pytest
 from data_helpers import write
@@ -20,7 +21,7 @@ WORTH = "def length(prompt, response):\n    return len(response)\n"
 def rounds(tmp_path):
     """Run the script with an interpreter that only writes down; the commands that are no checks."""
     log, python = tmp_path / "log", tmp_path / "python"
-    python.write_text(PYTHON.format(log=log))
+    python.write_text(PYTHON.format(log=log, real=sys.executable))
     python.chmod(0o755)
 
     def run(*arguments, code=0, **env):

@@ -252,7 +252,7 @@ def test_each_kind_is_measured_on_the_prompts_that_are_of_it(evaluate_groups, ca
     assert "2 with belief_probs, 3 with a preference, 1 with labelled responses, 2 with a target" in said
     assert "1 left out: several responses without a preference" in said
     for kind, caption in words.CAPTIONS.items():
-        assert (f"{caption}:\n\n|" in said) == (kind != kinds.TASK)
+        assert (f"{caption}:\n\n|" in said) == (kind not in (kinds.TASK, kinds.REWARD))
 
 
 def test_what_is_measured_of_a_prompt_does_not_depend_on_the_others(evaluate_rows):

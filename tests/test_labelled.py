@@ -1,5 +1,6 @@
 """Rows that people labelled, and pairs without rewards under losses that take rewards."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -53,7 +54,7 @@ def test_every_desirable_response_is_a_target_and_none_is_dropped_in_silence(lab
 @pytest.mark.parametrize("view", ["pairs", "ranked", "pairs.all", "pairs.best_vs_worst"])
 def test_labels_are_no_pairs(view):
     with pytest.raises(
-        UserError, match="here: field responses: .* labels; set loss=kto and responses=binary"
+        UserError, match="here: field responses: .* labels; set responses=binary, and a loss of single"
     ):
         data.view([labelled([True, False])], view)
 
@@ -128,6 +129,20 @@ def test_swepo_of_a_pair_without_rewards_is_dpo(pairs, weighting, positives):
     ]
     scores, keys = scores_of(pairs, *given_keys, loss="swepo")
     values = losses.swepo(scores, **keys)
+    assert values.tolist() == pytest.approx(losses.dpo(scores, keys["beta"]).tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.1, 1.0, 7.0])
+def test_lipo_of_a_pair_without_rewards_has_gains_of_1_and_0(pairs, scale):
+    scores, keys = scores_of(pairs, "responses=pairs", f"loss.reward_scale={scale}", loss="lipo")
+    weight = 1 / math.log(2) - 1 / math.log(3)
+    expected = [weight * value for value in losses.dpo(scores, keys["beta"]).tolist()]
+    assert losses.lipo(scores, **keys).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_plackett_luce_of_a_pair_without_rewards_is_dpo(pairs):
+    scores, keys = scores_of(pairs, "responses=pairs", loss="plackett_luce")
+    values = losses.plackett_luce(scores, **keys)
     assert values.tolist() == pytest.approx(losses.dpo(scores, keys["beta"]).tolist(), rel=1e-5)
 
 

@@ -29,6 +29,12 @@ EVERY = [
     ("dpo", {"beta": 1.0, "label_smoothing": 0.1}),
     ("ipo", {"beta": 1.0}),
     ("kto", {"beta": 1.0}),
+    ("slic", {"beta": 1.0, "delta": 1.0, "nll_weight": 0.1}),
+    ("slic", {"beta": 1.0, "delta": 1.0, "nll_weight": 0.0, "reference_free": False}),
+    ("simpo", {"beta": 2.0, "gamma": 1.0}),
+    ("orpo", {"odds_weight": 0.1}),
+    ("plackett_luce", {"beta": 1.0}),
+    ("lipo", {"beta": 1.0}),
     ("nca", {"beta": 1.0, "temperature": 1.0}),
     ("infonca", {"beta": 1.0, "temperature": 1.0}),
     ("infonca", {"beta": 1.0, "temperature": 0}),
@@ -68,6 +74,8 @@ def test_every_loss_stays_finite_for_huge_log_ratios(name, keys, dtype):
         ("nca", {"temperature": 1.0}),
         ("swepo", {"alpha": 0.3}),
         ("swepo", {"alpha": 0.3, "positives": "best", "weighting": "power"}),
+        ("plackett_luce", {}),
+        ("lipo", {"reward_scale": 0.5}),
     ],
 )
 def test_ragged_k_equals_each_prompt_alone_and_large_ratios_stay_finite(name, keys):
@@ -121,6 +129,14 @@ WRONG = [
     ("dpo", {"beta": "x"}, "finite number"),
     ("dpo", {"beta": 0.1, "label_smoothing": 0.7}, r"in \[0, 0.5\)"),
     ("dpo", {"beta": 0.1, "reference_free": 3}, "true or false"),
+    ("slic", {"beta": 1.0, "delta": -1.0, "nll_weight": 0}, "delta=-1.0: must be 0 or more"),
+    ("orpo", {}, "loss.odds_weight: orpo needs this key"),
+    ("orpo", {"beta": 0.1, "odds_weight": 1}, "loss.beta: orpo takes no such key; it takes odds_weight"),
+    ("gdpo", {"beta": 0.1, "preference": "sft"}, "loss.preference=sft: choose one of dpo, infonca, ipo,"),
+    ("gdpo", {"beta": 0.1, "preference": "orpo"}, "loss.preference=orpo: choose one of"),
+    ("gdpo", {"beta": 0.1, "preference": "gdpo"}, "loss.preference=gdpo: choose one of"),
+    ("gdpo", {"beta": 0.1, "preference": 3}, "loss.preference=3: must be a name"),
+    ("gdpo", {"beta": 0.1, "preference": "simpo"}, "loss.preference_keys.gamma: simpo needs this key"),
     ("gdpo", {"beta": 0.1, "kl_direction": "up"}, "choose one of forward, reverse, js"),
 ]
 

@@ -105,3 +105,79 @@ def test_kto_equation_gradient_and_missing_sides():
     slope = slopes(losses.kto, sides._replace(kl=sides.kl.requires_grad_()), **keys)[0]
     assert slope == pytest.approx(-1.5 * s * (1 - s))
     assert sides.kl.grad is None
+
+
+# --- without a reference ------------------------------------------------------------------------------------
+
+TOKENS = st.integers(1, 40)
+
+
+def with_lengths(w, l, tokens_w, tokens_l):  # noqa: E741
+    """Scores of one pair with these log-probs and lengths, whose reference nobody computed."""
+    nan = float("nan")
+    length = torch.tensor([[tokens_w, tokens_l]], dtype=torch.float64)
+    return make([[w, l]], [[nan, nan]], length=length)
+
+
+def gradient(loss, scores, **keys):
+    """dL / d log pi of the first example's responses."""
+    scores = scores._replace(policy=scores.policy.clone().requires_grad_())
+    loss(scores, **keys).sum().backward()
+    return scores.policy.grad[0].tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(NATS, NATS, st.floats(0.01, 2), st.floats(0, 5), st.floats(0, 2))
+def test_slic_is_a_hinge_on_the_margin_and_the_likelihood_of_the_preferred(w, l, beta, delta, weight):  # noqa: E741
+    scores = with_lengths(w, l, 3, 4)
+    short = delta - beta * (w - l)  # of the margin
+    keys = {"beta": beta, "delta": delta, "nll_weight": weight}
+    value = losses.slic(scores, **keys).item()
+    assert value == pytest.approx(max(0, short) - weight * w, rel=1e-9, abs=1e-12)
+    slope = beta if short > 0 else 0.0
+    assert gradient(losses.slic, scores, **keys) == pytest.approx([-slope - weight, slope])
+
+
+def test_slic_beside_a_reference_is_the_normalised_hinge():
+    scores = make([[-10.0, -14.0]], [[-11.0, -12.0]])
+    for beta, expected in ((0.1, 1 - 0.1 * 3.0), (0.5, 0.0)):
+        value = losses.slic(scores, beta, 1.0, 0.0, reference_free=False).item()
+        assert value == pytest.approx(expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(NATS, NATS, TOKENS, TOKENS, st.floats(0.1, 5), st.floats(0, 3))
+def test_simpo_is_equation_6_with_its_gradient(w, l, tokens_w, tokens_l, beta, gamma):  # noqa: E741
+    scores = with_lengths(w, l, tokens_w, tokens_l)
+    logit = beta * (w / tokens_w - l / tokens_l) - gamma
+    value = losses.simpo(scores, beta, gamma).item()
+    assert value == pytest.approx(-logsigmoid(logit), rel=1e-9, abs=1e-12)
+    slope = -beta / (1 + math.exp(min(logit, 700)))
+    expected = [slope / tokens_w, -slope / tokens_l]
+    assert gradient(losses.simpo, scores, beta=beta, gamma=gamma) == pytest.approx(
+        expected, rel=1e-9, abs=1e-300
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-200, -0.01), st.floats(-200, -0.01), TOKENS, TOKENS, st.floats(0, 2))
+def test_orpo_is_the_likelihood_and_the_odds_ratio_with_its_gradient(w, l, tokens_w, tokens_l, weight):  # noqa: E741
+    scores = with_lengths(w, l, tokens_w, tokens_l)
+    p_w, p_l = math.exp(w / tokens_w), math.exp(l / tokens_l)
+    log_odds_ratio = (w / tokens_w - math.log1p(-p_w)) - (l / tokens_l - math.log1p(-p_l))
+    value = losses.orpo(scores, weight).item()
+    assert value == pytest.approx(-w / tokens_w - weight * logsigmoid(log_odds_ratio), rel=1e-9)
+    slope = -weight / (1 + math.exp(min(log_odds_ratio, 700)))  # d log odds / d log P = 1 / (1 - P)
+    expected = [(slope / (1 - p_w) - 1) / tokens_w, -slope / (1 - p_l) / tokens_l]
+    assert gradient(losses.orpo, scores, odds_weight=weight) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_orpo_of_responses_of_which_the_model_is_certain_is_finite():
+    for dtype in (torch.float32, torch.float64):
+        policy = torch.tensor([[0.0, 0.0], [-1e-30, -3.0]], dtype=dtype, requires_grad=True)
+        scores = make([[0.0, 0.0]] * 2)._replace(policy=policy, length=torch.ones(2, 2, dtype=dtype))
+        values = losses.orpo(scores, 0.5)
+        values.sum().backward()
+        assert values.isfinite().all()
+        assert policy.grad.isfinite().all()
+        assert values[0].item() == pytest.approx(0.5 * math.log(2))

@@ -171,3 +171,91 @@ def test_lemma_4_the_first_step_of_equal_groups():
     plus, minus = 3 * w_plus * math.exp(0.4), 2 * w_minus * math.exp(-0.3)
     of_loss = slopes(losses.swepo, ranked([[v / 0.1 for v in s]], [rewards]), beta=0.1, alpha=0.3)
     assert of_loss[:3] == pytest.approx([-minus / (3 * (plus + minus))] * 3)
+
+
+# --- Plackett-Luce and LiPO-lambda --------------------------------------------------------------------------
+
+
+def best_first(values, rewards):
+    return [value for _, value in sorted(zip(rewards, values), reverse=True)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-20, 20), min_size=2, max_size=5), st.floats(0.01, 1), st.randoms())
+def test_plackett_luce_is_the_likelihood_of_the_ranking_with_its_gradient(ratios, beta, random):
+    rewards = random.sample(range(10), len(ratios))
+    scores = ranked([ratios], [[float(v) for v in rewards]])
+    s = best_first([beta * r for r in ratios], rewards)
+    chances = [softmax(s[k:]) for k in range(len(s))]  # of the responses that are left, best first
+    expected = -sum(math.log(of_left[0]) for of_left in chances)
+    assert losses.plackett_luce(scores, beta).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    of_loss = [sum(chances[k][i - k] for k in range(i + 1)) - 1 for i in range(len(s))]
+    ours = slopes(losses.plackett_luce, scores, beta=beta)
+    assert best_first(ours, rewards) == pytest.approx(of_loss, abs=1e-9)
+
+
+def test_plackett_luce_at_step_0_is_the_log_of_all_rankings_and_of_two_it_is_dpo():
+    assert losses.plackett_luce(FOUR_AT_STEP_0, 0.1).item() == pytest.approx(math.log(24))
+    assert losses.plackett_luce(PAIR, 0.2).item() == pytest.approx(losses.dpo(PAIR, 0.2).item(), rel=1e-12)
+
+
+def test_plackett_luce_leaves_equal_rewards_without_an_order():
+    """Swapping two of equal reward changes nothing, and they do not compete."""
+    ratios, rewards = [1.5, 0.3, -0.4, 2.0], [5.0, 3.0, 3.0, 1.0]
+    value = losses.plackett_luce(ranked([ratios], [rewards]), 0.5).item()
+    swapped = [ratios[0], ratios[2], ratios[1], ratios[3]]
+    assert losses.plackett_luce(ranked([swapped], [rewards]), 0.5).item() == pytest.approx(value)
+    e = [math.exp(0.5 * r) for r in ratios]
+    left = [sum(e), e[1] + e[3], e[2] + e[3], e[3]]
+    assert value == pytest.approx(sum(math.log(a / b) for a, b in zip(left, e)))
+    assert losses.plackett_luce(ranked([[1.0, -2.0]], [[3.0, 3.0]]), 0.5).item() == 0
+
+
+def lipo_by_hand(ratios, rewards, beta, scale):
+    """(value, slopes) of LiPO-lambda, pair by pair."""
+    order = sorted(range(len(ratios)), key=lambda i: -ratios[i])
+    discount = {i: 1 / math.log(1 + rank) for rank, i in enumerate(order, 1)}
+    value, of_loss = 0.0, [0.0] * len(ratios)
+    for i, better in enumerate(rewards):
+        for j, worse in enumerate(rewards):
+            if better > worse:
+                gain = 2 ** (scale * better) - 2 ** (scale * worse)
+                weight = gain * abs(discount[i] - discount[j])
+                margin = beta * (ratios[i] - ratios[j])
+                value += weight * math.log1p(math.exp(-margin))
+                of_loss[i] -= weight * sigmoid(-margin)
+                of_loss[j] += weight * sigmoid(-margin)
+    return value, of_loss
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(-200, 200), min_size=2, max_size=5, unique=True),
+    st.floats(0.01, 1),
+    st.lists(st.integers(0, 10), min_size=5, max_size=5),
+)
+def test_lipo_weighs_pairs_by_gain_and_rank_with_its_gradient(tenths, beta, rewards):
+    ratios = [value / 10 for value in tenths]
+    rewards = [float(v) for v in rewards[: len(ratios)]]
+    scores = ranked([ratios], [rewards])
+    value, of_loss = lipo_by_hand(ratios, rewards, beta, 0.1)
+    assert losses.lipo(scores, beta, 0.1).item() == pytest.approx(value, rel=1e-9, abs=1e-12)
+    assert slopes(losses.lipo, scores, beta=beta, reward_scale=0.1) == pytest.approx(of_loss, abs=1e-9)
+
+
+def test_lipo_of_two_is_dpo_times_a_constant_of_their_rewards():
+    constant = (2**0.3 - 2**0.1) * (1 / math.log(2) - 1 / math.log(3))
+    for ratios in ([1.5, -0.5], [-4.0, 3.0], [0.0, 0.0]):
+        pair = ranked([ratios], [[3.0, 1.0]])
+        of_dpo = losses.dpo(pair, 0.2).item()
+        assert losses.lipo(pair, 0.2, 0.1).item() == pytest.approx(constant * of_dpo, rel=1e-9)
+        times = [constant * slope for slope in slopes(losses.dpo, pair, beta=0.2)]
+        assert slopes(losses.lipo, pair, beta=0.2, reward_scale=0.1) == pytest.approx(times, rel=1e-9)
+
+
+def test_lipo_ranks_no_rounding_at_step_0():
+    """Policy and reference are one model up to rounding: the ranks are those of the columns."""
+    rewards = sorted(S, reverse=True)
+    exact = losses.lipo(ranked([[0.0] * 4], [rewards]), 0.1, 0.1).item()
+    for noise in ([1e-4, 2e-4, 3e-4, 4e-4], [-1e-4, 1e-4, -1e-4, 1e-4]):
+        assert losses.lipo(ranked([noise], [rewards]), 0.1, 0.1).item() == pytest.approx(exact, rel=1e-3)

@@ -28,7 +28,7 @@ from utils import UserError
 DEATHS = {
     "as the reference cache is written": Death(reference_cache, "write_file", 2, after=True),
     "between two parts of the reference": Death(reference, "_compute", 3),
-    "before the first step": Death(trainers, "learning_rate", 1),
+    "before the first step": Death(trainers, "learn", 1),
     "in the middle of an epoch": Death(meters.Watch, "note", 4),
     "after an optimizer step, before its save": Death(checkpoint, "save", 2),
     "in a validation": Death(meters.Meter, "read", 6),

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 import losses
 import settings
 import utils
+from synthesis.config import synthesis_settings
 from utils import UserError
 
 FILES = sorted((ROOT / "config").glob("*/*.yaml"))
@@ -158,7 +159,7 @@ def test_a_secret_is_printed_by_no_error(monkeypatch, name):
         refuse(settings.train_settings, plain(compose()) | changes, name)
     refuse(settings.evaluation_settings, plain(compose(name="evaluate")) | {"ckpt": SECRET}, name)
     refuse(settings.evaluation_settings, plain(compose(name="evaluate")) | {"ckpt": {"a": SECRET}}, name)
-    refuse(settings.synthesis_settings, plain(compose(name="synthesize")) | {"task": SECRET}, name)
+    refuse(synthesis_settings, plain(compose(name="synthesize")) | {"task": SECRET}, name)
 
 
 def refuse(check, config, name):

@@ -18,7 +18,7 @@ import models
 import reference_cache
 import trainers
 import utils
-from runs import checkpoint, logs, meters
+from runs import checkpoint, meters, trackers
 from runs import run as run_room
 from utils import Stopped
 
@@ -142,7 +142,7 @@ class Bomb:
 CATCHERS = {
     "a checkpoint is read": (checkpoint.HuggingFaceStorageReader, "read_metadata"),
     "torch reads its tensors": (checkpoint.HuggingFaceStorageReader, "read_data"),
-    "wandb starts": (logs, "_start_wandb"),
+    "wandb starts": (trackers, "_start_wandb"),
     "the config of the folder is read": (run_room.OmegaConf, "load"),
 }
 

@@ -12,6 +12,7 @@ from helpers import (
     compose,
     lines,
     save_tiny,
+    state_of,
     training_lines,
     weights,
 )
@@ -220,7 +221,7 @@ def test_other_families_train_in_their_own_dtype(tmp_path, run, monkeypatch, fam
     assert all(np.isfinite(line.get("loss/train", 0.0)) for line in logged)
 
 
-# --- the end of a run, the learning rate --------------------------------------------------------------------
+# --- the end of a run --------------------------------------------------------------------
 
 
 def test_early_stopping_keeps_the_best(run, monkeypatch):
@@ -231,8 +232,36 @@ def test_early_stopping_keeps_the_best(run, monkeypatch):
     assert (folder / "latest").resolve().name == "step-000003"
 
 
-def test_learning_rate_warms_up_and_step_counts_cover_all_examples():
-    assert [trainers.learning_rate(i, 1.0, 3) for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+def test_the_best_is_the_highest_where_eval_mode_says_so(run, monkeypatch):
+    values = iter([-2.0, 0.5, float("nan"), 0.0, 0.4])
+    monkeypatch.setattr(trainers, "validate", lambda *a: {"rewards_eval/accuracies": next(values)})
+    overrides = ["eval_metric=rewards_eval/accuracies", "eval_mode=max", "n_examples=40", "eval_every=8"]
+    folder = run("loss=dpo", *overrides, "do_first_eval=false")
+    assert (folder / "best").resolve().name == "step-000002"
+    assert state_of(folder)["best"] == 0.5
+    assert state_of(folder)["bad_evals"] == 3
+
+
+def test_every_term_of_gdpo_is_logged_and_their_weighted_sum_is_the_loss(run):
+    weights_of_terms = {"calibration": 0.5, "belief": 2.0, "preference": 1.0}
+    keys = [f"loss.{name}_weight={weight}" for name, weight in weights_of_terms.items()]
+    for line in lines(run("loss=gdpo", *keys)):
+        split = "train" if "loss/train" in line else "eval"
+        total = sum(weight * line[f"{name}_{split}"] for name, weight in weights_of_terms.items())
+        assert line[f"loss/{split}"] == pytest.approx(total, rel=1e-5)
+        assert line[f"logps_{split}/belief"] < 0
+
+
+def test_a_term_of_weight_0_is_not_logged_and_a_term_may_be_the_eval_metric(run):
+    overrides = ["loss=gdpo", "loss.belief_weight=0", "eval_metric=calibration_eval"]
+    folder = run(*overrides)
+    assert not [key for line in lines(folder) for key in line if key.startswith("belief_")]
+    assert state_of(folder)["best"] in [line.get("calibration_eval") for line in lines(folder)]
+    with pytest.raises(UserError, match="eval_metric=belief_eval: validation does not write it"):
+        run("loss=gdpo", "loss.belief_weight=0", "eval_metric=belief_eval", name="other")
+
+
+def test_step_counts_cover_all_examples():
     order = schedule.Order(list(range(32)), 5, 0)
     assert order.num_steps(32 + 7) == 7 + 2
     assert sum(len(order.examples(step)) for step in range(7)) == 32

@@ -27,10 +27,12 @@ done
 source train_scripts/setup.sh
 
 usual_data=opinions/republican; usual_sft=yes
-case $loss/${DATASET:-instructions} in
-  infonca*/opinions*|nca/opinions*|swepo*/opinions*) usual_data=instructions;;  # answers in the data's own form: SFT teaches it
-  infonca*|nca/*|swepo*) usual_data=instructions; usual_sft=no;;
-esac
+# what the loss compares; a loss that is none is refused below
+view=$("$PYTHON" train.py --cfg job --package responses loss="$loss" 2> /dev/null) || true
+if [ "$view" = ranked ]; then
+  usual_data=instructions
+  case ${DATASET:-instructions} in opinions*) ;; *) usual_sft=no;; esac  # opinions' answers have a form that SFT teaches
+fi
 MODEL=${MODEL:-smollm2}; DATASET=${DATASET:-$usual_data}; SFT=${SFT:-$usual_sft}; OUTPUT_DIR=${OUTPUT_DIR:-outputs}
 case $SFT in yes|no) ;; *) refuse "SFT=$SFT: choose yes or no";; esac
 case $SFT/$loss in no/sft|no/icf) refuse "SFT=no: $loss is an SFT; leave SFT out";; esac
@@ -42,10 +44,8 @@ suffix=$named; sft_suffix=$named
 NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')}
 [[ $NPROC =~ ^[0-9]+$ ]] || refuse "NPROC=$NPROC: must be a number of processes"
 
-recipe() { "$PYTHON" -m experiments.recipes "$MODEL" "$loss" "$1"; }  # experiments/recipes.yaml
-sft=($(recipe sft)); preference=($(recipe preference)); evaluation=()
-case $DATASET in instructions) ;; *) evaluation=($(recipe evaluate));; esac
-case $MODEL/$DATASET/$loss in smollm2/instructions/infonca*|smollm2/instructions/nca|smollm2/instructions/swepo*) preference+=(n_epochs=1);; esac
+recipe() { "$PYTHON" -m experiments.recipes "$MODEL" "$DATASET" "$loss" "$1"; }  # experiments/recipes.yaml
+sft=($(recipe sft)); preference=($(recipe preference)); evaluation=($(recipe evaluate))
 common=(model="$MODEL" "datasets=[$DATASET]" output_dir="$OUTPUT_DIR")
 shared=()
 for override in "$@"; do [[ $override == loss.* && $loss != sft ]] || shared+=("$override"); done

@@ -53,7 +53,7 @@ case $REWARD in
 esac
 case $REWARD in reward_model|openai) [ -n "${JUDGE_MODEL:-}" ] || refuse "REWARD=$REWARD: set JUDGE_MODEL=..., too";; esac
 
-recipe=($("$PYTHON" -m experiments.recipes "$MODEL" "$LOSS" preference))  # experiments/recipes.yaml
+recipe=($("$PYTHON" -m experiments.recipes "$MODEL" rounds "$LOSS" preference))  # experiments/recipes.yaml
 training=("loss=$LOSS" model="$MODEL" "${recipe[@]}" ${overrides[@]+"${overrides[@]}"})
 base=$("$PYTHON" train.py --cfg job --package model "${training[@]}" | sed -n 's/^name_or_path: *//p')
 

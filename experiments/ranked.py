@@ -1,0 +1,301 @@
+"""Losses of pairs and of sets on ranked responses: `bash experiments/ranked.sh` (keys: ranked.yaml).
+
+Contract: all runs start from the same model and see equally many responses, in steps of equally many
+(budget=responses), or train equally long by the speeds that were measured so (budget=seconds). All are
+evaluated on the same prompts, with the seed's own sampling.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+
+from checking import AtLeast
+from experiments import ranked_collecting, ranked_pages
+from experiments.cells import OF_RESUME, Cell
+from experiments.door import Experiment, read_results, run_experiment
+from experiments.keys import DIFFERENT, Common, numbers_of, read_keys
+from experiments.opinions import base_of, data_sets, last_wins
+from experiments.ranked_methods import (
+    AGAIN,
+    BASE,
+    METHODS,
+    ON_POLICY,
+    SWEPO,
+    Load,
+    Row,
+    equal_rows,
+    load_of,
+    rows_of,
+)
+from experiments.recipes import recipe
+from groups import INSTRUCTIONS
+from preference_datasets import load_groups
+from utils import UserError, run_entry, without_secrets
+
+FILE = Path(__file__).with_name("ranked.yaml")
+ROOT = Path(__file__).parent.parent
+VARIABLES = {"MODEL": "model={}", "DATASET": "dataset={}"}
+LEAST_EVALUATION = 16  # prompts of the one validation that every run ends with
+OWN = ("exp_name", "output_dir", "model.archive", "datasets", "seed", "loss", "responses", "n_examples",
+       "batch_size", "max_responses", "ckpt", "output", "split")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RankedSettings(Common):
+    """experiments/ranked.yaml."""
+
+    model: str
+    dataset: str
+    split: str
+    seeds: Annotated[list[str], DIFFERENT]
+    counts: Annotated[list[str], DIFFERENT]
+    methods: Annotated[list[str], DIFFERENT]
+    on_policy: bool
+    budget: Literal["responses", "seconds"]
+    responses: Annotated[int, AtLeast(1)]
+    step_responses: Annotated[int, AtLeast(2)]
+    seconds: Annotated[float, AtLeast(1)]
+    size: Annotated[float, AtLeast(1e-3)]
+
+    @property
+    def train_overrides(self) -> list[str]:
+        return self.train or []
+
+    @property
+    def ks(self) -> list[int]:
+        return sorted(map(int, self.counts))
+
+    @property
+    def rows(self) -> list[Row]:
+        return rows_of(self.methods, self.ks)
+
+    @property
+    def has_rounds(self) -> bool:
+        """Is there a second round? Only the embedded instructions can be sampled and scored."""
+        return self.on_policy and self.dataset == INSTRUCTIONS and Row(SWEPO, self.ks[-1]) in self.rows
+
+
+def main() -> None:
+    """Read the keys, then plan, run, or draw."""
+    given = checked(read_keys(RankedSettings, FILE, sys.argv[1:], VARIABLES))
+    first = dataclasses.replace(given, name=name_of(given))
+    is_timed = given.budget == "seconds"
+    settings = dataclasses.replace(first, name=f"{first.name}-seconds") if is_timed else first
+    speeds = {}
+    if is_timed and not settings.tables:
+        measured = Path(first.results_dir) / f"{first.name}.json"
+        speeds = ranked_collecting.speeds_of(read_results(measured), measured)
+    loads = {} if settings.tables else loads_of(settings)
+    cells = list(cells_of(settings, loads, speeds))
+    experiment = Experiment(
+        cells,
+        what_of(settings),
+        collect=lambda: ranked_collecting.collect(cells, settings.folder, wanted_of(settings, loads)),
+        publish=ranked_pages.publish,
+    )
+    run_experiment(experiment, settings)
+
+
+def what_of(settings: RankedSettings) -> dict[str, object]:
+    """What the results are of."""
+    keys = ("name", "model", "dataset", "split", "seeds", "counts", "methods", "on_policy", "budget", "size")
+    amount = ("step_responses", settings.budget)
+    return {
+        **{key: value for key, value in dataclasses.asdict(settings).items() if key in (*keys, *amount)},
+        "train": [without_secrets(o) for o in settings.train_overrides],
+        "evaluate": [without_secrets(o) for o in settings.evaluate or []],
+    }
+
+
+def checked(settings: RankedSettings) -> RankedSettings:
+    """Raises UserError for seeds or counts that are no numbers, unknown methods and models, and overrides
+    that the experiment sets itself.
+    """
+    numbers_of("seeds", settings.seeds, int, 0)
+    numbers_of("counts", settings.counts, int, 2)
+    for method in settings.methods:
+        if method not in METHODS:
+            raise UserError(f"methods=[...,{method}]: unknown; choose of {', '.join(METHODS)}")
+    if not (ROOT / "config" / "model" / f"{settings.model}.yaml").is_file():
+        names = ", ".join(sorted(path.stem for path in (ROOT / "config" / "model").glob("*.yaml")))
+        raise UserError(f"model={settings.model}: unknown; choose one of {names}, or add config/model/*.yaml")
+    for key, overrides in (("train", settings.train_overrides), ("evaluate", settings.evaluate or [])):
+        for override in overrides:
+            name, equals, _ = override.partition("=")
+            if not equals or name in OWN:
+                what = "is set by the experiment itself" if equals else "must be key=value"
+                raise UserError(f"{key}=[{override}]: {what}; see the keys in experiments/ranked.yaml")
+    return settings
+
+
+def name_of(settings: RankedSettings) -> str:
+    """The name, with the model and the data set behind it where they are not the usual ones."""
+    defaults = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    parts = [settings.name]
+    if settings.name == defaults["name"]:
+        parts += [settings.model] if settings.model != defaults["model"] else []
+        parts += [Path(settings.dataset).stem] if settings.dataset != defaults["dataset"] else []
+    return re.sub(r"[^\w.-]+", "-", "-".join(parts))
+
+
+def wanted_of(settings: RankedSettings, loads: Mapping[Row, Load]) -> ranked_collecting.Wanted:
+    """Which numbers are collected."""
+    per_example = {row.name: load.responses / load.examples for row, load in loads.items()}
+    if settings.has_rounds:
+        last = settings.ks[-1]
+        per_example |= {f"{name}@{last}": float(last) for name in (ON_POLICY, AGAIN)}
+    equal = equal_rows(settings.methods, settings.ks)
+    names = [BASE, *per_example]
+    return ranked_collecting.Wanted(
+        settings.dataset, settings.split, settings.seeds, names, equal, per_example
+    )
+
+
+def loads_of(settings: RankedSettings) -> dict[Row, Load]:
+    """Every run, and what a visit of one of its prompts is."""
+    groups = load_groups(settings.dataset, "train")
+    return {row: load_of(row, groups) for row in settings.rows}
+
+
+# --- the cells ----------------------------------------------------------------------------------------------
+
+
+def cells_of(
+    settings: RankedSettings, loads: Mapping[Row, Load], speeds: ranked_collecting.Speeds
+) -> Iterator[Cell]:
+    """All runs and evaluations. speeds: responses a second by row; used where budget=seconds."""
+    for seed in settings.seeds:
+        cells = _Cells(settings, seed)
+        yield cells.evaluation(BASE)
+        for row, load in loads.items():
+            amount = settings.size * settings.responses
+            if settings.budget == "seconds":
+                amount = settings.size * settings.seconds * speed_of(row, speeds)
+            yield cells.training(row, load, amount)
+            yield cells.evaluation(row.name)
+            if settings.has_rounds and row == Row(SWEPO, settings.ks[-1]):
+                yield from cells.rounds(row, load, amount)
+
+
+def speed_of(row: Row, speeds: ranked_collecting.Speeds) -> float:
+    """Raises UserError where it was not measured."""
+    if row.name not in speeds:
+        raise UserError(
+            f"budget=seconds: the speed of {row.name} was not measured; run it with budget=responses first"
+        )
+    return speeds[row.name]
+
+
+class _Cells:
+    """The cells of one seed."""
+
+    def __init__(self, settings: RankedSettings, seed: str):
+        self.settings, self.seed = settings, seed
+        self.where = settings.folder / f"seed-{seed}"
+        self.prefix = f"seed-{seed}"
+
+    def training(self, row: Row, load: Load, responses: float) -> Cell:
+        """A run that sees so many responses."""
+        return self._run(row.name, row, load, responses, [data_sets(self.settings.dataset)])
+
+    def rounds(self, row: Row, load: Load, responses: float) -> Iterator[Cell]:
+        """From a run's model: on its own responses, and on the first ones again."""
+        own = self.where / "own-responses.jsonl"
+        sampled = Cell(
+            f"{self.prefix}/own-responses",
+            (
+                "synthesize.py",
+                "task=instructions",
+                "split=train",
+                f"ckpt='{self.where / row.name}'",
+                f"n_samples={row.k}",
+                f"seed={self.seed}",
+                f"output='{own}'",
+            ),
+            own,
+            (f"{self.prefix}/{row.name}",),
+        )
+        yield sampled
+        begin = f"model.archive='{self.where / row.name}'"
+        of_data = {
+            ON_POLICY: [data_sets(str(own)), f"eval_datasets=['{self.settings.dataset}']", begin],
+            AGAIN: [data_sets(self.settings.dataset), begin],
+        }
+        for name, keys in of_data.items():
+            needs = (sampled.name if name == ON_POLICY else f"{self.prefix}/{row.name}",)
+            yield self._run(f"{name}@{row.k}", row, load, responses, keys, needs)
+            yield self.evaluation(f"{name}@{row.k}")
+
+    def _run(
+        self,
+        name: str,
+        row: Row,
+        load: Load,
+        responses: float,
+        keys: Sequence[str],
+        needs: tuple[str, ...] = (),
+    ) -> Cell:
+        settings, method = self.settings, METHODS[row.method]
+        shared = (
+            f"loss={method.loss}",
+            f"model={settings.model}",
+            *recipe(settings.model, settings.dataset, method.loss, "preference"),
+            f"responses={method.responses}",
+            *method.keys,
+            f"max_responses={row.k}",
+            "shuffle=prompts",
+            f"n_eval_examples={LEAST_EVALUATION}",
+            "do_first_eval=false",
+            f"eval_every={10**9}",
+            f"n_examples={load.examples_of(responses)}",
+            f"batch_size={load.examples_of(settings.step_responses)}",
+            *settings.train_overrides,
+        )
+        of_run = (
+            f"exp_name={name}",
+            f"output_dir='{self.where}'",
+            f"seed={self.seed}",
+            "log_every_seconds=0",
+        )
+        return Cell(
+            f"{self.prefix}/{name}",
+            ("train.py", *last_wins([*shared, *keys, *of_run])),
+            self.where / name,
+            needs,
+            plan=(
+                "train.py",
+                "plan=true",
+                "exp_name=plan",
+                *last_wins([*shared, data_sets(settings.dataset)]),
+            ),
+            drops=OF_RESUME,
+        )
+
+    def evaluation(self, name: str) -> Cell:
+        """What a row is measured by."""
+        settings = self.settings
+        source = base_of(settings) if name == BASE else self.where / name
+        output = self.where / "evaluations" / name
+        overrides = [
+            f"ckpt=['{source}']",
+            data_sets(settings.dataset),
+            f"split={settings.split}",
+            f"seed={self.seed}",
+            *(settings.evaluate or []),
+            f"output='{output}'",
+        ]
+        command = ("evaluate.py", *last_wins(overrides))
+        needs = () if name == BASE else (f"{self.prefix}/{name}",)
+        return Cell(f"{self.prefix}/{name}@{settings.split}", command, output, needs)
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,196 @@
+"""The page of the ranked experiment: Markdown tables and figures, of the results' file alone.
+
+Contract: the same file gives the same page. Names are data: they are escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from experiments.bias_pages import write_page
+from experiments.numbers import Numbers, Part
+from experiments.ranked_figures import figures_of
+from experiments.ranked_methods import DPO, SWEPO, row_of, title_of
+from reporting.markdown import escaped
+from reporting.tables import Table, as_markdown, as_number, as_p, format_cell
+from reporting.words import PREFERENCE, REWARD, TITLES
+from utils import UserError
+
+Results = Mapping[str, object]
+
+NAMES = {**TITLES[PREFERENCE], **TITLES[REWARD]}
+TABLES = {
+    "Sampled responses": (
+        "true_reward",
+        "constraints_met",
+        "all_constraints_met",
+        "reward_win_rate",
+        "true_reward_best",
+        "response_words",
+    ),
+    "Held-out ranked responses": (
+        "set_accuracy",
+        "pair_accuracy",
+        "kendall_tau",
+        "negative_mass",
+        "kl_reference",
+    ),
+}
+JUDGED_BY = ("true_reward", "set_accuracy")  # the first that was measured is drawn and compared
+ABOUT = (
+    "Means over seeds with 95% bootstrap intervals over prompts; values of a prompt are averaged over seeds "
+    "first. The reward is recomputed by a program from each sampled response, 0 to 10; WR is the share of "
+    "pairs of a row's and the base model's responses to one prompt under the same seed in which the row's "
+    "has the higher reward, a tie as a half. Set accuracy: all of Y+ above all of Y- by implied reward; mass "
+    "on Y-: lower is better."
+)
+
+
+def publish(results: Results, folder: Path) -> Path:
+    """Write NAME.md and its figures into `folder`. Raises UserError for damaged results."""
+    numbers = Numbers(results)
+    try:
+        name = str(results["settings"]["name"])
+        (part,) = numbers.parts
+        metric = judged_by(numbers, part)
+        figures = figures_of(numbers, part, metric, compared_to(numbers, part), results["equal"])
+        text = "\n\n".join(_page(results, numbers, part, metric)) + "\n"
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"results: damaged ({error!r}); restore the file, or run it again") from error
+    return write_page(folder, name, text, figures)
+
+
+def judged_by(numbers: Numbers, part: Part) -> str:
+    """The measure that rows are compared by."""
+    known = {metric for of, _, metric in numbers.values if of == part}
+    return next(metric for metric in JUDGED_BY if metric in known)
+
+
+def compared_to(numbers: Numbers, part: Part) -> list[str]:
+    """DPO, and Swepo with p = 1 at its largest k."""
+    rows = [row_of(name) for name in numbers.methods(part) if "@" in name]
+    chosen = []
+    for method in (DPO, SWEPO):
+        of_method = [row for row in rows if row.method == method]
+        if of_method:
+            chosen.append(max(of_method, key=lambda row: row.k).name)
+    return chosen
+
+
+def _page(results: Results, numbers: Numbers, part: Part, metric: str) -> Iterator[str]:
+    settings, name = results["settings"], results["settings"]["name"]
+    yield f"# {escaped(name)}: losses of pairs and of sets, trained on ranked responses"
+    yield _head(results)
+    yield ABOUT
+    yield f"{numbers.prompts[part]} prompts of {escaped(part.group)} ({escaped(part.split)})."
+    for title, metrics in TABLES.items():
+        table = _means(numbers, part, metrics)
+        if table.rows:
+            yield f"## {title}\n\n{as_markdown(table)}"
+    yield (
+        f"![{NAMES[metric]} over k]({name}-k.svg)\n\nFigure 1. {NAMES[metric]} over k, with intervals over "
+        "prompts. Where rows are one run, its point is drawn for each."
+    )
+    yield "## Paired differences"
+    yield f"![Paired differences]({name}-differences.svg)"
+    yield f"Figure 2. {NAMES[metric]}; filled: the interval excludes 0."
+    yield as_markdown(_differences(numbers, part))
+    yield "## Spread of the seeds' means: standard deviation (least to most)"
+    yield as_markdown(_spreads(numbers, part))
+    if results["equal"]:
+        yield "## Rows that are one run"
+        yield _equal(results["equal"])
+    yield "## What it took"
+    yield _cost_words(settings)
+    yield as_markdown(_cost(results["speeds"]))
+
+
+def _head(results: Results) -> str:
+    settings, made = results["settings"], results["made"]
+    versions = ", ".join(f"{key} {value}" for key, value in made["versions"].items())
+    gpus = f"; {', '.join(map(escaped, made['gpus']))}" if made["gpus"] else ""
+    lines = [
+        f"- model: {escaped(settings['model'])}, no SFT stage; seeds: {', '.join(settings['seeds'])}",
+        f"- made on {escaped(made['cpu'])}{gpus}; {versions}; commit {made['commit']}",
+    ]
+    given = [*settings["train"], *settings["evaluate"]]
+    if given:
+        lines.append(f"- overrides: {', '.join(map(escaped, given))}")
+    return "\n".join(lines)
+
+
+def _means(numbers: Numbers, part: Part, metrics: Sequence[str]) -> Table:
+    rows = []
+    for name in numbers.methods(part):
+        cells = [format_cell(numbers.summary(part, name, metric)) for metric in metrics]
+        if set(cells) != {"-"}:
+            rows.append([title_of(name), *cells])
+    return Table("means", ["", *(NAMES[metric] for metric in metrics)], rows)
+
+
+def _measured(numbers: Numbers, part: Part) -> list[str]:
+    known = {metric for of, _, metric in numbers.values if of == part}
+    return [metric for metrics in TABLES.values() for metric in metrics if metric in known]
+
+
+def _differences(numbers: Numbers, part: Part) -> Table:
+    """Of every measure, against each row that is compared to."""
+    rows = []
+    for metric in _measured(numbers, part):
+        for found in numbers.compared(part, metric, compared_to(numbers, part)):
+            pair = f"{title_of(found.a)} - {title_of(found.b)}"
+            p, p_holm = as_p(found.difference["p"]), as_p(found.p_holm)
+            rows.append([NAMES[metric], pair, format_cell(found.difference), p, p_holm])
+    return Table("differences", ["", "difference of", "value", "p", "p (Holm)"], rows)
+
+
+def _spreads(numbers: Numbers, part: Part) -> Table:
+    metrics = _measured(numbers, part)
+    rows = []
+    for name in numbers.methods(part):
+        cells = []
+        for metric in metrics:
+            spread = numbers.spread(part, name, metric)
+            if spread is None:
+                cells.append("-")
+                continue
+            sd = "-" if spread.sd is None else as_number(spread.sd)
+            cells.append(f"{sd} ({as_number(spread.least)} to {as_number(spread.most)})")
+        rows.append([title_of(name), *cells])
+    return Table("spread", ["", *(NAMES[metric] for metric in metrics)], rows)
+
+
+def _equal(equal: Mapping[str, str]) -> str:
+    """DPO keeps the best and the worst at any k; of two responses, weights cancel and pairs are one."""
+    words = (
+        "Every k keeps a prompt's best and worst response, so DPO of these two is one run. Of two responses, "
+        "all views of pairs are that pair, and Swepo is DPO on it for any weights that are alike on both."
+    )
+    lines = [f"- {name} is {title_of(to)}" for name, to in equal.items()]
+    return words + "\n\n" + "\n".join(lines)
+
+
+def _cost_words(settings: Mapping[str, object]) -> str:
+    if settings["budget"] == "seconds":
+        amount = f"{settings['seconds'] * settings['size']:g} seconds of steps, by the speeds measured before"
+    else:
+        amount = f"{settings['responses'] * settings['size']:g} responses"
+    return (
+        f"Every run has the same budget: {amount}; a step has {settings['step_responses']} responses. "
+        "Seconds are of a run's steps alone, mean over seeds; *whole* counts its start and its one "
+        "validation, too."
+    )
+
+
+def _cost(lines: Sequence[Mapping[str, object]]) -> Table:
+    rows = []
+    for name in dict.fromkeys(line["row"] for line in lines):
+        of_row = [line for line in lines if line["row"] == name]
+        columns = ("examples", "responses", "seconds", "whole_seconds")
+        means = [sum(line[column] for line in of_row) / len(of_row) for column in columns]
+        speed = sum(line["responses"] for line in of_row) / sum(line["seconds"] for line in of_row)
+        cells = [f"{means[0]:.0f}", f"{means[1]:.0f}", f"{means[2]:.1f}", f"{speed:.2f}", f"{means[3]:.0f}"]
+        rows.append([title_of(name), *cells])
+    header = ["", "examples", "responses seen", "seconds", "responses a second", "whole seconds"]
+    return Table("cost", header, rows)
