@@ -36,6 +36,8 @@ ADDED = {  # keys that a run's saved config lacks where it is of an older versio
     "lr_schedule": "constant",
     "eval_mode": "min",
     "lora.dropout": 0.0,
+    "group_in_prompt": False,
+    "group_template": "People asked: {group}\n",
 }
 SECTIONS = ("wandb", "tracker", "loss", "model", "lora")  # of a training config
 API_SECTIONS = ("api", "judge_api")  # of an evaluation's config, and of a synthesis's
