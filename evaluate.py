@@ -27,8 +27,15 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from doorway import Door, enter
-from evaluation import Checkpoint, check_folder, default_output, fill_settings, find_checkpoints
-from settings import EvaluationSettings, evaluation_settings, names_of
+from evaluation import (
+    Checkpoint,
+    check_folder,
+    check_held_out,
+    default_output,
+    fill_settings,
+    find_checkpoints,
+)
+from settings import DataSet, EvaluationSettings, evaluation_settings, names_of
 from utils import UserError, keep_freed_memory, setup_logging, without_secrets
 
 DOOR = Door(
@@ -66,6 +73,7 @@ def main(config: DictConfig) -> None:
     if os.environ.get("RANK", "0") == "0":  # one rank tries it for all
         check_folder(output)
     import_all()
+    check_groups(checkpoints, settings)
     rewarded.check_keys(settings)
     if settings.task:
         tasks.check_task(settings)
@@ -145,14 +153,17 @@ def read_prompts(settings: EvaluationSettings) -> kinds.Prompts:
 
     Raises UserError where there are none.
     """
-    groups = read_split(settings, settings.split)
+    naming = naming_of(settings)
+    asked_of = [*settings.datasets, *(settings.eval_groups or [])]
+    read = read_split(settings, settings.split, asked_of)
+    groups = data.told_apart([naming.named(group) for group in read])
     if not groups:
         raise UserError(
             f"datasets={names_of(settings.datasets)}: split {settings.split} is empty; set split=..."
         )
     prompts = kinds.measurable(groups)
     sampled = kinds.rewardable(groups, settings.reward is not None) if settings.n_samples else []
-    donors = read_split(settings, "train") if settings.few_shot else ()
+    donors = read_split(settings, "train", settings.datasets) if settings.few_shot else ()
 
     def asked(some: Sequence[data.Group]) -> list[data.Group]:
         # before the shots, which differ between groups of one prompt
@@ -162,10 +173,33 @@ def read_prompts(settings: EvaluationSettings) -> kinds.Prompts:
     return prompts._replace(groups=asked(prompts.groups), rewarded=asked(sampled))
 
 
-def read_split(settings: EvaluationSettings, split: str) -> list[data.Group]:
+def naming_of(settings: EvaluationSettings) -> data.Naming:
+    """How prompts name the people that answer."""
+    template = settings.group_template if settings.group_in_prompt else None
+    return data.naming_of(template, [*settings.datasets, *(settings.eval_groups or [])])
+
+
+def check_groups(checkpoints: Sequence[Checkpoint], settings: EvaluationSettings) -> None:
+    """Raises UserError where groups of people are asked for that could not be measured as it is said."""
+    held_out = names_of(settings.eval_groups or [])
+    if held_out and settings.task is not None:
+        raise UserError(
+            f"eval_groups: is for prompts of data sets, and here task={settings.task}; leave it out"
+        )
+    if settings.group_in_prompt and settings.few_shot:
+        raise UserError(
+            "config keys group_in_prompt and few_shot: shots would be of other groups; leave one of them out"
+        )
+    twice = set(names_of(settings.datasets)) & set(held_out)
+    if twice:
+        raise UserError(f"eval_groups: {min(twice)} is among the datasets, too; leave it out of one of them")
+    check_held_out(checkpoints, held_out)
+
+
+def read_split(settings: EvaluationSettings, split: str, data_sets: Sequence[DataSet]) -> list[data.Group]:
     """All groups of a split of the data sets."""
     groups = []
-    for data_set in data.each_once("datasets", settings.datasets):
+    for data_set in data.each_once("datasets", data_sets):
         groups += data.load_groups(
             data_set,
             split,
@@ -178,7 +212,7 @@ def read_split(settings: EvaluationSettings, split: str) -> list[data.Group]:
 
 def question_of(group: data.Group) -> str:
     """What a prompt asks, whoever answers: groups of one question are not independent of one another."""
-    return group.question or json.dumps(group.prompt or group.responses[0].text)
+    return group.question or json.dumps(group.plain or group.prompt or group.responses[0].text)
 
 
 def check_measurable(checkpoints: Sequence[Checkpoint], prompts: kinds.Prompts) -> None:

@@ -53,6 +53,7 @@ from groups import (
     with_shots,
 )
 from groups.loading import Reading
+from groups.people import Naming, naming_of, told_apart
 from groups.prepared import Prepared, limits_of
 from groups.run_splits import check_first_rows, drawn, each_once, read_splits
 from settings import DataSet, TrainSettings
@@ -78,6 +79,7 @@ __all__ = [
     "Example",
     "Group",
     "Limits",
+    "Naming",
     "Response",
     "audit_groups",
     "audit_lines",
@@ -91,6 +93,7 @@ __all__ = [
     "limits_of",
     "load_groups",
     "mismatch",
+    "naming_of",
     "parse_group",
     "prepare",
     "read_rows",
@@ -98,6 +101,7 @@ __all__ = [
     "response_text",
     "rng_of",
     "tokenize",
+    "told_apart",
     "view",
     "with_shots",
 ]

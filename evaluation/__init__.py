@@ -12,7 +12,20 @@ Contract: this face is quick to import; `evaluate.py` imports the other rooms on
 something to evaluate.
 """
 
-from evaluation.checkpoints import Checkpoint, default_output, fill_settings, find_checkpoints
+from evaluation.checkpoints import (
+    Checkpoint,
+    check_held_out,
+    default_output,
+    fill_settings,
+    find_checkpoints,
+)
 from evaluation.folder import check_folder
 
-__all__ = ["Checkpoint", "check_folder", "default_output", "fill_settings", "find_checkpoints"]
+__all__ = [
+    "Checkpoint",
+    "check_folder",
+    "check_held_out",
+    "default_output",
+    "fill_settings",
+    "find_checkpoints",
+]

@@ -16,6 +16,7 @@ import metrics
 from evaluation import belief_metrics, differences, shown
 from evaluation.answers import Answers, ask
 from evaluation.belief_metrics import FLOORS, PromptMetrics
+from evaluation.by_group import compare_groups, gains_of
 from evaluation.checkpoints import Checkpoint
 from evaluation.judges import make_judges
 from evaluation.kept import Kept
@@ -36,7 +37,7 @@ from evaluation.samples import (
 from generation import Written, decodings_of
 from groups import Group
 from ranks import World
-from settings import EvaluationSettings
+from settings import EvaluationSettings, names_of
 from utils import log
 
 Line = dict[str, object]  # of predictions.jsonl
@@ -212,16 +213,35 @@ def part_of(
         predictions=[line for result in results.values() for line in result.predictions],
         shares=shown.shares_of_prompts(groups, q, settings.belief_classes, sampled),
         differences=_differences_of(groups, results),
-        by_prompt=[line for name, result in results.items() for line in _values(name, groups, result)],
+        by_prompt=[
+            line
+            for name, result in results.items()
+            for line in _values(name, groups, result, settings.belief_classes)
+        ],
+        groups=compare_groups(
+            groups,
+            {name: result.of_prompts for name, result in results.items()},
+            q,
+            settings.belief_classes,
+            names_of(settings.eval_groups or []),
+        ),
     )
 
 
-def _values(name: str, groups: Sequence[Group], result: BeliefResult) -> list[Line]:
-    """The lines of by_prompt.jsonl: one checkpoint's metrics, without those that do not apply to a prompt."""
+def _values(name: str, groups: Sequence[Group], result: BeliefResult, classes: Sequence[str]) -> list[Line]:
+    """The lines of by_prompt.jsonl: one checkpoint's metrics, without those that do not apply to a prompt.
+
+    `steering` is what the name of the prompt's own group is worth, see `by_group`.
+    """
     lines = []
-    for group, measured in zip(groups, result.of_prompts):
+    gains = gains_of(groups, result.q, classes)
+    for place, (group, measured) in enumerate(zip(groups, result.of_prompts)):
         known = {metric: value for metric, value in measured._asdict().items() if value is not None}
+        if place in gains:
+            known["steering"] = gains[place]
         of_group = {"id": group.id, "dataset": group.dataset, "question": group.question}
+        if group.people:
+            of_group["group"] = group.people
         lines.append({"checkpoint": name, **of_group, "weight": group.weight, **known})
     return lines
 

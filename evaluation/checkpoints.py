@@ -31,6 +31,8 @@ FROM_RUN = {  # settings that a run's config fills where they are null, and thei
     "add_bos": "auto",
     "seed": 0,
     "eval_fraction": 0.05,
+    "group_in_prompt": False,
+    "group_template": "People asked: {group}\n",
 }
 OF_PROMPTS = {"n_samples": 8, "max_new_tokens": 64, "temperature": 1.0}  # where they are null
 OF_REWARDS = {"n_samples": 4, "max_new_tokens": 80, "temperature": 1.0}  # that a program computes
@@ -195,6 +197,17 @@ def _fingerprint_in(run: Path) -> str:
         return json.loads((run / "latest" / STATE / "state.json").read_text())["reference"]
     except (OSError, ValueError, LookupError, TypeError):
         return ""
+
+
+def check_held_out(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> None:
+    """Raises UserError where a run was trained on a data set that is said to be held out."""
+    for checkpoint in checkpoints:
+        for given in saved_config(checkpoint.run).get("datasets") or []:
+            name = given.get("name") if isinstance(given, dict) else given
+            if name in names:
+                raise UserError(
+                    f"eval_groups: {checkpoint.name} was trained on {name}; put it into datasets= instead"
+                )
 
 
 def _last_run(checkpoints: Sequence[Checkpoint]) -> Path | None:

@@ -19,9 +19,11 @@ from evaluation.differences import Difference
 from evaluation.folder import writing
 from evaluation.kinds import BELIEFS, Prompts, in_words
 from metrics import Summary
+from reporting.group_tables import group_table, steering_table
+from reporting.groups import PeopleGroups, as_json
 from reporting.reading import DISTRIBUTIONS, PREDICTIONS, REPORT
 from reporting.record import Results, Shares
-from reporting.tables import Judges, markdown_differences, markdown_tables
+from reporting.tables import Judges, as_markdown, markdown_differences, markdown_tables
 from reporting.words import TITLES
 from reporting.writing import write_page
 from settings import EvaluationSettings, names_of
@@ -43,6 +45,7 @@ class Part(NamedTuple):
     shares: Sequence[Shares] = ()  # belief distributions, prompt by prompt
     differences: Sequence[Difference] = ()  # of checkpoints, pair by pair
     by_prompt: Sequence[Mapping[str, Any]] = ()  # lines of by_prompt.jsonl
+    groups: PeopleGroups | None = None  # of people, where several are named
 
 
 class Report(NamedTuple):
@@ -55,6 +58,7 @@ class Report(NamedTuple):
     scope: str  # one line, see `scope_of`
     differences: Sequence[Difference] = ()
     by_prompt: Sequence[Mapping[str, Any]] = ()  # lines of by_prompt.jsonl; (): there are none
+    groups: PeopleGroups | None = None  # of people, where several are named
 
     @property
     def judges(self) -> Judges:
@@ -84,6 +88,7 @@ def make_report(
         scope=scope_of(prompts, settings),
         differences=[difference for part in parts for difference in part.differences],
         by_prompt=[line for part in parts for line in part.by_prompt],
+        groups=next((part.groups for part in parts if part.groups is not None), None),
     )
 
 
@@ -93,6 +98,8 @@ def _facts_of(
     """How any evaluation was made, and on what."""
     return {
         "datasets": names_of(settings.datasets),
+        "eval_groups": names_of(settings.eval_groups or []),
+        "group_in_prompt": settings.group_in_prompt,
         "split": settings.split,
         "seed": settings.seed,
         "few_shot": settings.few_shot,
@@ -118,6 +125,8 @@ def _num_questions(prompts: Prompts) -> int:
 def scope_of(prompts: Prompts, settings: EvaluationSettings) -> str:
     """How many prompts of what kind, how many questions they ask, and what is left out."""
     of_what = f"{', '.join(names_of(settings.datasets))} ({settings.split})"
+    if settings.eval_groups:
+        of_what += f", and {', '.join(names_of(settings.eval_groups))}, held out of training"
     scope = f"{len(prompts.groups)} prompts on {_num_questions(prompts)} questions of {of_what}"
     return "; ".join(filter(None, [scope, in_words(prompts), _samples_in_words(prompts, settings)]))
 
@@ -143,9 +152,13 @@ def in_terminal(report: Report) -> str:
     n_samples = report.facts["n_samples"]
     results = markdown_tables(report.results, n_samples, report.judges)
     differences = markdown_differences(report.differences, n_samples, report.judges)
-    if not differences:
-        return results
-    return f"{results}\n\nPaired differences (95% interval, two-sided p):\n\n{differences}"
+    parts = [results]
+    if differences:
+        parts.append(f"Paired differences (95% interval, two-sided p):\n\n{differences}")
+    if report.groups is not None:
+        tables = [group_table(report.groups), steering_table(report.groups)]
+        parts.append("Groups of people:\n\n" + "\n\n".join(map(as_markdown, tables)))
+    return "\n\n".join(parts)
 
 
 # --- the files ----------------------------------------------------------------------------------------------
@@ -168,6 +181,8 @@ def write_report(folder: Path, report: Report) -> Path:
             "differences": [difference._asdict() for difference in report.differences],
             "settings": {"scope": report.scope, **report.facts},
         }
+        if report.groups is not None:
+            found["groups"] = as_json(report.groups)
         write_json(folder / REPORT, found)
         return write_page([str(folder)], folder)
 

@@ -88,7 +88,7 @@ def _page(results: Results, numbers: Numbers, name: str, figures: Sequence[str])
     yield from _answers(results["answers"])
     if results["collapse"] is not None:
         yield from _collapse(results["collapse"])
-    yield from _cost(results["cells"])
+    yield from cost(results["cells"])
 
 
 def _head(results: Results) -> str:
@@ -274,7 +274,7 @@ def _collapse(collapse: Mapping[str, object]) -> Iterator[str]:
     yield as_markdown(Table("collapse", header, rows))
 
 
-def _cost(cells: Sequence[Mapping[str, object]]) -> Iterator[str]:
+def cost(cells: Sequence[Mapping[str, object]]) -> Iterator[str]:
     yield "## What it took"
     total = sum(cell["seconds"] for cell in cells)
     yield f"{len(cells)} cells, {total / 3600:.2f} hours of their own time together."

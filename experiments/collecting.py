@@ -24,7 +24,7 @@ from reporting.record import Evaluation
 from utils import UserError
 
 REMEDY = "set the folder aside, and run the experiment again"
-IDENTITY = ("checkpoint", "id", "dataset", "question", "weight")  # of a line of by_prompt.jsonl
+IDENTITY = ("checkpoint", "id", "dataset", "question", "group", "weight")  # of a line of by_prompt.jsonl
 DIGITS = 5
 CURVE_POINTS = 40  # of a run, at most: means of neighbours
 CURVES = (
@@ -184,7 +184,11 @@ def made(wanted: Wanted, folder: Path) -> Json:
     """On what, by which versions, and how the measures were made."""
     _, slug = wanted.groups[0]
     place = Place(folder, f"{slug}/seed-{wanted.seeds[0]}")
-    evaluation = read_evaluation(place.report(wanted.methods[0], wanted.splits[0]))
+    return made_by(read_evaluation(place.report(wanted.methods[0], wanted.splits[0])))
+
+
+def made_by(evaluation: Evaluation) -> Json:
+    """The same, as one evaluation says it."""
     settings = evaluation.settings
     how = ("n_samples", "temperature", "max_new_tokens", "judge", "embedder")
     return {

@@ -25,7 +25,7 @@ from evaluation.kept import Kept
 from evaluation.scoring import Scored, score_examples
 from groups import Group
 from groups.run_splits import each_once
-from preference_datasets import load_groups
+from preference_datasets import load_groups, naming_of
 from settings import EvaluationSettings, evaluation_settings
 from utils import UserError, atomic_path, keep_freed_memory, log, run_entry, setup_logging
 
@@ -84,7 +84,9 @@ def _groups(settings: EvaluationSettings) -> list[Group]:
             PAIRS_PER_PROMPT,
             eval_fraction=settings.eval_fraction,
         )
-    return [group for group in groups if group.belief_probs]
+    template = settings.group_template if settings.group_in_prompt else None
+    naming = naming_of(template, settings.datasets)
+    return [naming.named(group) for group in groups if group.belief_probs]
 
 
 def view_of(run: str) -> str:
@@ -111,7 +113,7 @@ def lines_of(name: str, groups: Sequence[Group], scored: Sequence[Scored], beta:
 
 def question_of(group: Group) -> str:
     """What a prompt asks: as evaluations name it."""
-    return group.question or json.dumps(group.prompt or group.responses[0].text)
+    return group.question or json.dumps(group.plain or group.prompt or group.responses[0].text)
 
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, object]]) -> None:

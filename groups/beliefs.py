@@ -16,6 +16,14 @@ from groups.rows import PairsOfPrompt, Row, Rows, Source, is_share, text_field
 from groups.values import is_absent, label_of, parsed
 from utils import UserError
 
+PEOPLE = {  # as a question may address them
+    "democrat": "Democrats",
+    "independent": "Independents",
+    "republican": "Republicans",
+    "strong_democrat": "strong Democrats",
+    "strong_republican": "strong Republicans",
+}
+
 # --- the embedded opinions ----------------------------------------------------------------------------------
 
 
@@ -60,6 +68,7 @@ def _opinion_group(row: Row, question: Row, party: str, classes: Sequence[str]) 
     name = f"{row['id']}/{row['style']}"
     return Group(
         id=name,
+        people=PEOPLE[party],
         prompt=f"<Q>{row['prompt']}<A>",
         responses=responses,
         belief_probs=tuple(probs.get(c, 0.0) for c in classes),

@@ -6,6 +6,7 @@
      "belief_probs": [0.06, 0.08, ...],   optional: the group's p*, one entry a class, or {"4": 0.06, ...}
      "question": "...",                   optional: what the prompt asks; rows of one are held out together
      "weight": 2,                         optional: a row of weight 2 counts as the row twice
+     "group": "Democrats",                optional: whose answers these are, group_in_prompt=true
      "constraints": [{"kind": "words", "at_most": 40}, ...]}   optional: what the prompt asks for, rewards.py
 
 Contract: a row becomes a group as it stands, or raises `UserError` with the row, the field and the remedy.
@@ -25,7 +26,17 @@ from groups.values import is_absent, label_of, parsed
 from rewards import Constraint, constraints_of
 from utils import UserError
 
-ROW_FIELDS = ("belief_probs", "constraints", "id", "pairs", "prompt", "question", "responses", "weight")
+ROW_FIELDS = (
+    "belief_probs",
+    "constraints",
+    "group",
+    "id",
+    "pairs",
+    "prompt",
+    "question",
+    "responses",
+    "weight",
+)
 LARGEST_WEIGHT = 1e6
 RESPONSE_FIELDS = ("belief", "reward", "text")
 # names that tools give to a column that numbers the rows
@@ -52,7 +63,7 @@ def parse_group(row: Any, where: str, classes: Sequence[str] = CLASSES) -> Group
     name, question = row.get("id", where), row.get("question", "")
     weight = _weight(row, where)
     group = Group(str(name), prompt, responses, pairs, probs, where, question=str(question), weight=weight)
-    return group._replace(constraints=_constraints(row, where))
+    return group._replace(constraints=_constraints(row, where), people=str(row.get("group", "")))
 
 
 def _bad(where: str, field: str, problem: str, remedy: str) -> UserError:

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from groups import cache, compared, loading
 from groups.audit import Audit, Auditor
 from groups.compared import Member, Some
-from groups.run_splits import Split, read_splits, sources_of
+from groups.people import Naming
+from groups.run_splits import Split, naming_for, read_splits, sources_of
 from groups.shots import Pool
 from groups.splits import Marks
 from groups.stored import StoredTrees, TreeWriter
@@ -67,7 +68,7 @@ def determined_by(
     """All that the token trees of a run depend on."""
     keys = (
         "seed belief_classes pairs_per_prompt eval_fraction responses max_responses icf_shots max_length "
-        "max_prompt_length truncation add_bos n_eval_examples"
+        "max_prompt_length truncation add_bos n_eval_examples group_in_prompt group_template"
     )
     contents = {}
     for split, data_sets in sources_of(settings).items():
@@ -98,7 +99,7 @@ def make(
     """Read, compare, encode and write all splits into a folder; a step at a time."""
     splits = read_splits(settings, needs)
     yield
-    pool = _pool(splits["train"], settings)
+    pool, naming = _pool(splits["train"], settings), naming_for(settings)
     digests: dict[str, str] = {}
     audit: dict[str, dict[str, Audit]] = {}
     for name, split in splits.items():
@@ -106,7 +107,8 @@ def make(
         before = 0
         for member in split.members:
             auditor = Auditor()
-            yield from _encode(member, before, pool, settings, needs, tokenizer, writer, auditor)
+            taken = _shown(compared.parts(member, settings, needs), naming, pool)
+            yield from _encode(member, before, taken, settings, tokenizer, writer, auditor)
             audit.setdefault(member.name, {})[name] = auditor.audit(member.dropped)
             before += len(member.groups)
         digests[name] = writer.close().digest
@@ -130,20 +132,18 @@ def _pool(train: Split, settings: TrainSettings) -> Pool | None:
 def _encode(
     member: Member,
     before: int,
-    pool: Pool | None,
+    taken: Iterable[Some],
     settings: TrainSettings,
-    needs: Needs,
     tokenizer: PreTrainedTokenizerBase,
     writer: TreeWriter,
     auditor: Auditor,
 ) -> Iterator[None]:
-    """Write the trees of one data set, whose groups are numbered from `before` on. Raises UserError where
-    no example has room for a response.
+    """Write the trees of what is taken of one data set, whose groups are numbered from `before` on. Raises
+    UserError where no example has room for a response.
     """
     written, no_room = writer.examples, ""
-    some_groups = _with_shots(compared.parts(member, settings, needs), pool)
     with tqdm(total=member.taken, desc=f"preparing {member.name}", unit="ex", leave=False) as bar:
-        for some, trees, problem in _encoded(some_groups, member, settings, tokenizer):
+        for some, trees, problem in _encoded(taken, member, settings, tokenizer):
             no_room = no_room or problem
             writer.append([tree._replace(group=some.numbers[tree.group] + before) for tree in trees])
             auditor.add_examples(some.groups, some.examples)
@@ -156,9 +156,11 @@ def _encode(
         raise UserError(no_room)
 
 
-def _with_shots(parts: Iterable[Some], pool: Pool | None) -> Iterator[Some]:
+def _shown(parts: Iterable[Some], naming: Naming, pool: Pool | None) -> Iterator[Some]:
+    """With the prompts that a model reads: behind shots, or behind the people's name."""
     for some in parts:
-        yield some._replace(groups=[pool.before(group) for group in some.groups]) if pool else some
+        groups = [naming.named(group) for group in some.groups]
+        yield some._replace(groups=[pool.before(group) for group in groups] if pool else groups)
 
 
 def _encoded(

@@ -49,6 +49,8 @@ class Group(NamedTuple):
     weight: float = 1.0  # how many rows this one counts as
     labels: tuple[bool, ...] = ()  # whether each response is desirable, where people said so of it alone
     constraints: tuple[Constraint, ...] = ()  # what the prompt asks for that a program can check
+    people: str = ""  # whose distribution p* is: "Democrats", "Germany"; "": the data does not say
+    plain: Prompt = ""  # what is asked, where `prompt` names the people before it; "": it does not
 
 
 class Example(NamedTuple):

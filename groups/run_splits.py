@@ -15,6 +15,7 @@ import numpy as np
 from groups import compared, loading
 from groups.compared import Member
 from groups.loading import Reading
+from groups.people import Naming, naming_of
 from groups.record import Group
 from groups.rows import Drops, why_dropped
 from groups.spilled import Joined
@@ -49,11 +50,20 @@ def check_first_rows(settings: TrainSettings, needs: Needs) -> None:
     """Raises UserError where the first rows of a data set are not what the loss needs, or there is no such
     data set: before anything that takes its time.
     """
+    naming = naming_for(settings)
     for split, data_sets in sources_of(settings).items():
         for data_set in data_sets:
             taken = data_set.split or split
             groups = loading.first_groups(data_set.name, taken, _reading(settings, data_set))
+            for group in groups:
+                naming.named(group._replace(dataset=data_set.name))
             compared.compare(groups, settings, needs, Counter())
+
+
+def naming_for(settings: TrainSettings) -> Naming:
+    """How the run's prompts name the people that answer."""
+    template = settings.group_template if settings.group_in_prompt else None
+    return naming_of(template, [*settings.datasets, *(settings.eval_datasets or [])])
 
 
 def read_splits(settings: TrainSettings, needs: Needs) -> dict[str, Split]:

@@ -92,7 +92,8 @@ def _groups_of(question: Question, source: Source) -> Iterator[Group]:
             continue
         is_alone = len(question.shares) == 1 or name == source.member
         identity = question.where if is_alone else f"{question.where}, {name}"
-        yield _group(question, question.shares[name], identity, source.classes)
+        group = _group(question, question.shares[name], identity, source.classes)
+        yield group._replace(people=name.partition("=")[2] or name)
 
 
 def _why_left_out(question: Question, name: str, classes: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from reporting.curves import Panel, has_curve, panels_of
 from reporting.gaps import Calibration, calibrations_of
+from reporting.group_figure import groups_figure
 from reporting.panels import (
     GROUP,
     VERDICT_COLORS,
@@ -52,6 +53,8 @@ def _of_evaluation(evaluation: Evaluation, colors: Mapping[str, str]) -> Iterato
         yield "means", _means(means, colors)
     if differences:
         yield "differences", _differences(differences)
+    if evaluation.groups is not None:
+        yield "groups", groups_figure(evaluation.groups)
     if evaluation.shares:
         yield "calibration", _calibration(calibrations_of(evaluation.shares), colors)
         yield "distributions", _distributions(evaluation.shares, colors)

@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from reporting.curves import has_curve, panels_of
 from reporting.facts import commands_of, facts_of, shown_path, sources_of
 from reporting.gaps import calibrations_of, gaps_of
+from reporting.group_tables import ABOUT as ABOUT_GROUPS
+from reporting.group_tables import DISTANCES, group_table, matrices_of, matrix_table, steering_table
+from reporting.groups import PeopleGroups
 from reporting.panels import shortened
 from reporting.prompt_rewards import names_of, prompt_rewards
 from reporting.record import Evaluation, Run, Story, text_of
@@ -51,6 +54,8 @@ def _evaluation(evaluation: Evaluation) -> Iterator[str]:
     if differences.rows:
         yield "## Paired differences"
         yield _table(differences)
+    if evaluation.groups is not None:
+        yield from _of_groups(evaluation.groups)
     if evaluation.shares:
         yield from _of_shares(evaluation)
     yield from _of_rewards(evaluation)
@@ -65,6 +70,17 @@ def _evaluation(evaluation: Evaluation) -> Iterator[str]:
     facts += [[f"weights of {s.checkpoint}", f"{s.place} {s.maker}".strip()] for s in sources_of(evaluation)]
     facts += [[f"SHA-256 of {name}", value] for name, value in evaluation.hashes.items()]
     yield _table(Table("facts", ["", ""], facts))
+
+
+def _of_groups(groups: PeopleGroups) -> Iterator[str]:
+    """Each group's measures, what its name is worth, and every group against every group's prompts."""
+    yield "## Groups of people"
+    yield _table(group_table(groups))
+    yield _table(steering_table(groups))
+    yield ABOUT_GROUPS
+    for name, key, matrix in matrices_of(groups):
+        yield f"### {escaped(name)}: {DISTANCES.get(key, escaped(key))}"
+        yield _table(matrix_table(groups, key, matrix))
 
 
 def _of_shares(evaluation: Evaluation) -> Iterator[str]:

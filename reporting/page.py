@@ -14,11 +14,14 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from reporting import charts
+from measures.summaries import Summary
+from reporting import charts, group_tables
 from reporting.charts import Chart
 from reporting.curves import panels_of
 from reporting.facts import Fact, Source, commands_of, facts_of, shown_path, sources_of
 from reporting.gaps import calibrations_of, gaps_of
+from reporting.group_tables import matrices_of
+from reporting.groups import PeopleGroups
 from reporting.panels import colors_of, differences_of, is_guess
 from reporting.prompt_rewards import PromptRewards, prompt_rewards
 from reporting.record import Answer, Evaluation, Shares, Story, text_of
@@ -64,6 +67,33 @@ class Results(NamedTuple):
     whole: Table
 
 
+class Heat(NamedTuple):
+    """One cell of a matrix: its number, its interval, and how near it is to the largest in percent."""
+
+    value: str
+    interval: str
+    shade: int
+    is_own: bool  # a group on its own prompts
+
+
+class HeatMap(NamedTuple):
+    """Every group's answers against every group's prompts."""
+
+    title: str
+    names: Sequence[str]
+    rows: Sequence[Sequence[Heat]]
+
+
+class GroupsSection(NamedTuple):
+    """Several groups of people."""
+
+    gist: str
+    table: Table
+    steering: Table
+    about: str
+    maps: Sequence[HeatMap]
+
+
 class Section(NamedTuple):
     """One evaluation on the page."""
 
@@ -80,6 +110,7 @@ class Section(NamedTuple):
     commands: Sequence[str]
     hashes: Mapping[str, str]
     sources: Sequence[Source]
+    groups: GroupsSection | None
     data: Mapping[str, object]  # of the questions and answers, for page.js
     notes: Sequence[str]  # what the page leaves out, and where it is
 
@@ -147,6 +178,7 @@ def _section(number: int, evaluation: Evaluation, colors: Mapping[str, str]) -> 
         commands=commands_of(evaluation),
         hashes=evaluation.hashes,
         sources=sources_of(evaluation),
+        groups=None if evaluation.groups is None else _groups_of(evaluation.groups),
         data=_data_of(evaluation, colors),
         notes=_notes_of(evaluation),
     )
@@ -222,6 +254,30 @@ def _cell(
         return Cell(as_number(value), "", None, 0.0, place(value), name == best)
     interval = f"{as_number(low)}–{as_number(high)}" if low >= 0 else f"{as_number(low)} to {as_number(high)}"
     return Cell(as_number(value), interval, place(low), place(high) - place(low), place(value), name == best)
+
+
+# --- groups of people ---------------------------------------------------------------------------------------
+
+
+def _groups_of(groups: PeopleGroups) -> GroupsSection:
+    maps = []
+    for name, key, matrix in matrices_of(groups):
+        largest = max(cell["value"] for row in matrix for cell in row if cell["value"] is not None) or 1.0
+        rows = []
+        for i, row in enumerate(matrix):
+            rows.append([_heat(cell, largest, i == j) for j, cell in enumerate(row)])
+        title = f"{name}: {group_tables.DISTANCES.get(key, key)}"
+        maps.append(HeatMap(title, list(map(groups.title, groups.names)), rows))
+    table, steering = group_tables.group_table(groups), group_tables.steering_table(groups)
+    return GroupsSection(group_tables.in_words(groups), table, steering, group_tables.ABOUT, maps)
+
+
+def _heat(summary: Summary, largest: float, is_own: bool) -> Heat:
+    value, low, high = summary["value"], summary["low"], summary["high"]
+    if value is None:
+        return Heat("–", "", 0, is_own)
+    interval = f"{as_number(low)}–{as_number(high)}" if low is not None and high is not None else ""
+    return Heat(as_number(value), interval, round(60 * value / largest), is_own)
 
 
 # --- what page.js shows -------------------------------------------------------------------------------------

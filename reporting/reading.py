@@ -12,6 +12,7 @@ from pathlib import Path
 from measures.summaries import Summary
 from reporting.curves import METRICS, read_run
 from reporting.files import Fields, hashes_of, read_lines, read_object
+from reporting.groups import read_groups, summary_of
 from reporting.record import Answer, Difference, Evaluation, Run, Shares, Story
 from reporting.words import TITLES
 from runs.folder import find_run
@@ -103,6 +104,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         answers=answers,
         hashes=hashes_of(folder, REPORT, DISTRIBUTIONS, PREDICTIONS),
         makers=makers,
+        groups=read_groups(report.inner("groups")) if "groups" in report.values else None,
     )
 
 
@@ -111,12 +113,7 @@ def _name_of(folder: Path) -> str:
 
 
 def _row_of(row: Fields) -> dict[str, Summary]:
-    return {metric: _summary_of(row.inner(metric)) for metric in row.values}
-
-
-def _summary_of(fields: Fields) -> Summary:
-    value, low, high = (fields.number_or_none(key) for key in ("value", "low", "high"))
-    return {"value": value, "low": low, "high": high, "n": int(fields.number("n"))}
+    return {metric: summary_of(row.inner(metric)) for metric in row.values}
 
 
 def _differences_of(report: Fields) -> list[Difference]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from measures.summaries import Summary
+from reporting.groups import PeopleGroups
 
 Results = Mapping[str, Mapping[str, Summary]]  # by checkpoint or reference row, then by metric
 Prompt = str | Sequence[Mapping[str, str]]  # a text, or messages
@@ -101,6 +102,7 @@ class Evaluation(NamedTuple):
     answers: Sequence[Answer]
     hashes: Mapping[str, str]  # of its files, by name
     makers: Mapping[str, str]  # by checkpoint: the hash of what answered, from predictions.jsonl
+    groups: PeopleGroups | None = None  # of people, where several are named
 
     @property
     def checkpoints(self) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reporting.figures import figures_of, files_of
+from reporting.groups import as_json as groups_as_json
 from reporting.markdown import markdown_of
 from reporting.page import html_page
 from reporting.reading import REPORT, read_story
@@ -83,13 +84,15 @@ def _write(folder: Path, story: Story) -> Path:
 
 def as_json(story: Story) -> dict[str, object]:
     """The numbers of several evaluations and runs, as each has them in its own files."""
-    evaluations = {}
+    evaluations: dict[str, dict[str, object]] = {}
     for evaluation in story.evaluations:
         evaluations[evaluation.folder] = {
             "checkpoints": evaluation.results,
             "differences": [difference._asdict() for difference in evaluation.differences],
             "settings": evaluation.settings,
         }
+        if evaluation.groups is not None:
+            evaluations[evaluation.folder]["groups"] = groups_as_json(evaluation.groups)
     runs = {}
     for run in story.runs:
         last = {key: {"examples": curve.x[-1], "value": curve.y[-1]} for key, curve in run.curves.items()}

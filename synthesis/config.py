@@ -14,6 +14,10 @@ from checking import AtLeast, Rule, as_list, as_text, check_for_secrets, record
 from settings import API_SECTIONS, LABELS, ApiSettings, DataSet, data_set_of
 from utils import UserError
 
+SCORER = Rule(
+    "choose one of constraints, reward_model, openai, or name a function, reward=module:function",
+    r"constraints|reward_model|openai|[\w.]+:[\w.]+",
+)
 STYLES = Rule("must be a list of different styles, styles=casual,formal", distinct=True)
 
 
@@ -21,7 +25,9 @@ STYLES = Rule("must be a list of different styles, styles=casual,formal", distin
 class SynthesisSettings:
     """config/synthesize.yaml."""
 
-    task: Literal["survey", "dialogues", "reviews", "check", "instructions", "mix", "split", "stats"]
+    task: Literal[
+        "survey", "dialogues", "reviews", "check", "instructions", "ranked", "mix", "split", "stats"
+    ]
     sources: list[DataSet] | None
     output: str | None
     overwrite: bool
@@ -62,6 +68,8 @@ class SynthesisSettings:
     review_prompt: str
     n_texts: Annotated[int | None, AtLeast(2)]
 
+    reward: Annotated[str, SCORER]
+
     n: Annotated[int | None, AtLeast(1)]
     duplicates: Literal["keep", "exact", "near"]
     near: Annotated[float, AtLeast(0.05, 1)]
@@ -93,4 +101,8 @@ def synthesis_settings(config: Mapping[str, Any]) -> SynthesisSettings:
     given = as_text(as_list(config.get("sources")))
     if isinstance(given, list):
         values["sources"] = [data_set_of(entry, "sources", config.get("format")) for entry in given]
+        if any(isinstance(source, DataSet) and source.group for source in values["sources"]):
+            raise UserError(
+                "config key sources.group: is of training; rows say whose they are in a field group"
+            )
     return record(SynthesisSettings, values, "synthesize.yaml")

@@ -51,6 +51,7 @@ def own_row(dialogue: Dialogue, group: str, classes: Sequence[str]) -> Row:
         "responses": responses,
         "belief_probs": [round(p, DIGITS) for p in probs.values()],
         "question": question.text,
+        **({"group": group} if group else {}),
     }
 
 

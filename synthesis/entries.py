@@ -123,6 +123,10 @@ def own_row(group: Group, name: str) -> Row:
         row["question"] = group.question
     if group.weight != 1:
         row["weight"] = group.weight
+    if group.people:
+        row["group"] = group.people
+    if group.constraints:
+        row["constraints"] = [{"kind": one.kind, **one.arguments} for one in group.constraints]
     return row
 
 

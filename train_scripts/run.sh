@@ -76,7 +76,7 @@ for override in "datasets=[$DATASET]" "$@"; do
   case $override in
     eval_datasets=null) eval_data=();;
     eval_datasets=*) eval_data=("${override#eval_}");;
-    datasets=*|belief_classes=*|max_length=*|max_prompt_length=*|truncation=*|seed=*|eval_fraction=*) known+=("$override");;
+    datasets=*|belief_classes=*|max_length=*|max_prompt_length=*|truncation=*|seed=*|eval_fraction=*|group_in_prompt=*|group_template=*) known+=("$override");;
   esac
 done
 known+=(${eval_data[@]+"${eval_data[@]}"})

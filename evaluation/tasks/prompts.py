@@ -54,15 +54,29 @@ def read_questions(settings: EvaluationSettings) -> Questions:
 # --- rows ---------------------------------------------------------------------------------------------------
 
 
+def read_prompt_file(place: str) -> list[Question]:
+    """The prompts of a file or a hub id, as task=prompts asks them. Raises UserError as above."""
+    asked = []
+    for number, (where, row) in enumerate(_rows_at(place), 1):
+        asked.append(_plain(row, where, number))
+    _check_ids(asked)
+    return asked
+
+
 def _open(settings: EvaluationSettings) -> tuple[str, str, Rows]:
     """The questions' name for readers, their path or hub id, and their rows."""
     given = settings.prompts
     if given is None and settings.task == "prompts":
         raise UserError("task=prompts: has no prompts of its own; give prompts=<file or hub id>")
     place, path = (given, given) if given else hub.questions_of(settings.task)
+    return place, path, _rows_at(path)
+
+
+def _rows_at(path: str) -> Rows:
+    """The rows of a file or of a hub data set."""
     if Path(path).suffix.lower() == TEXT_FILE:
-        return place, path, _text_rows(Path(path))
-    return place, path, list(open_table(path, "all" if Path(path).exists() else SPLIT).rows())
+        return _text_rows(Path(path))
+    return list(open_table(path, "all" if Path(path).exists() else SPLIT).rows())
 
 
 def _text_rows(path: Path) -> Rows:
