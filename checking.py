@@ -207,5 +207,10 @@ def meant(key: str, known: Iterable[str]) -> str:
     """What somebody who typed `key` may have meant, with a semicolon behind it; "" where nothing is near."""
     if other := elsewhere.hint(key):
         return f"{other}; "
+    return nearest(key, known)
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """A question that names the known key nearest to `key`; "" where nothing is near."""
     near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.7)
     return f"did you mean {near[0]}? " if near else ""

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from checking import meant
+from checking import nearest
 from objectives.declared import Bounds, Keys, Loss
 
 READABLE = "float, int, bool, str, Literal[...], or Positive, NotNegative or Keys of `losses`"
@@ -33,7 +33,7 @@ def check_keys(name: str, loss: Loss, keys: Keys) -> None:
     hints = _hints_of(name, loss)
     for key, value in keys.items():
         if key not in parameters:
-            near = meant(key, parameters)
+            near = nearest(key, parameters)
             known = ", ".join(parameters) or "none"
             raise ValueError(f"loss.{key}: {name} takes no such key; {near}it takes {known}")
         if key not in hints:

@@ -18,6 +18,7 @@
 # Ctrl-C stops it in any round; the same command goes on there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+case " $* " in *" --help "* | *" -h "*) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "train_scripts/run_iterative_swepo.sh"; exit ;; esac
 refuse() { echo "error: $1" >&2; exit 2; }
 rounds=2; prompts=60; samples=8; plan=false; overrides=()
 for override in "$@"; do
