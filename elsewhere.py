@@ -28,6 +28,7 @@ NCA = {  # the NCA repository's, and TRL's
     "loss_type": "`loss=nca`, `loss=infonca`, `loss=dpo`",
     "beta": "`loss.beta`",
     "label_smoothing": "`loss.label_smoothing`",
+    "rpo_alpha": "`loss.nll_weight`",
     "learning_rate": "`lr`",
     "lr_scheduler_type": "`lr_schedule`",
     "lr_scheduler_kwargs": "`lr_schedule_keys`",

@@ -151,7 +151,7 @@ def _is_preference(loss: Loss | None) -> bool:
     return loss not in (None, gdpo) and next(iter(parameters_of(loss)), None) == "beta"
 
 
-@declare(_gdpo_needs, check=_check_preference, terms=("calibration", "belief", "preference"))
+@declare(_gdpo_needs, check=_check_preference, terms=("calibration", "belief", "answer", "preference"))
 def gdpo(
     scores: Scores,
     beta: Positive,
@@ -163,6 +163,7 @@ def gdpo(
     belief_reduction: Literal["mean", "sum"] = "mean",
     preference: str = "dpo",
     preference_keys: Keys | None = None,
+    answer_weight: float = 0.0,
 ) -> torch.Tensor:
     """Group Distributional Preference Optimization, arXiv 2412.20299, as its released `loss=mpo` computes it.
     Returns (N,).
@@ -172,6 +173,9 @@ def gdpo(
     that same belief. `preference` names the loss of l_pref, whose first key is beta, `preference_keys` its
     other keys: dpo (cDPO with label_smoothing), ipo, kto, ..., or, where K answers stand under the belief,
     infonca, nca, swepo, ... A term of weight 0 is left out altogether.
+
+    `answer_weight` a > 0 adds a term that the paper does not have, a NLL(y_w | b_w, x) / T_w: without it the
+    accepted answers, too, become unlikely while the margin grows.
     """
     total = torch.zeros_like(scores.policy[:, 0])
     if calibration_weight:
@@ -179,6 +183,8 @@ def gdpo(
     if belief_weight:
         tokens = scores.belief_length if belief_reduction == "mean" else 1.0
         total = total - belief_weight * scores.belief_logp / tokens
+    if answer_weight:
+        total = total - answer_weight * token_means(scores)[:, 0]
     if preference_weight:
         total = total + preference_weight * loss_of(preference)(scores, beta, **(preference_keys or {}))
     return total

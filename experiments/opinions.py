@@ -148,8 +148,8 @@ def slugs_of(names: Sequence[str]) -> list[str]:
 
 def cells_of(settings: OpinionsSettings) -> Iterator[Cell]:
     """All runs and evaluations."""
-    for group, slug in zip(settings.groups, slugs_of(settings.groups)):
-        for seed in settings.seeds:
+    for seed in settings.seeds:  # outermost: all groups have a seed before any has the next
+        for group, slug in zip(settings.groups, slugs_of(settings.groups)):
             where = settings.folder / slug / f"seed-{seed}"
             prefix = f"{slug}/seed-{seed}"
             cells = _Cells(settings, group, seed, where, prefix)
@@ -193,7 +193,8 @@ class _Cells:
         settings, name = self.settings, name or method
         stage = "preference" if starts_from_sft(method) else "sft"
         loss = SFT if method == ICF else method
-        own = {ICF: [f"icf_shots={settings.shots}"], "dpo": ["responses=own_belief"]}.get(method, [])
+        pairs = ["responses=own_belief"]
+        own = {ICF: [f"icf_shots={settings.shots}"], "dpo": pairs, "rpo": pairs}.get(method, [])
         shared = [
             f"loss={loss}",
             f"model={settings.model}",

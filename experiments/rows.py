@@ -16,6 +16,7 @@ TITLES = {
     ICF: "ICF",
     SFT: "SFT",
     DPO: "DPO",
+    "rpo": "DPO and likelihood",
     GDPO: "GDPO",
     "gdpo_calibration": "GDPO, calibration only",
     "gdpo_preference": "GDPO, preference only",

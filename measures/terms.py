@@ -13,6 +13,7 @@ import torch
 
 from losses import Keys, Scores, loss_of, terms
 from measures.examples import Column
+from objectives.keys import with_defaults
 
 Terms = Mapping[str, Callable[[Scores], torch.Tensor]]  # name -> (N,) values of a term
 
@@ -21,7 +22,8 @@ def terms_of(name: str, keys: Keys) -> Terms:
     """The terms that the loss `name` declares, with these keys; none where it is of one piece."""
     declared = terms(name)
     nothing = {f"{term}_weight": 0.0 for term in declared}
-    chosen = [term for term in declared if keys.get(f"{term}_weight", 1.0)]
+    whole = with_defaults(loss_of(name), keys)
+    chosen = [term for term in declared if whole[f"{term}_weight"]]
     return {
         term: functools.partial(loss_of(name), **{**keys, **nothing, f"{term}_weight": 1.0})
         for term in chosen

@@ -76,6 +76,22 @@ def test_gdpo_is_the_sum_of_its_three_terms():
     assert weighted == pytest.approx(2 * calibration + 0.5 * 3.0 / 4 + 3 * preference)
 
 
+@pytest.mark.parametrize("preference", ["dpo", "kto", "ipo"])
+def test_gdpo_with_the_accepted_answers_likelihood_and_its_gradient(preference):
+    scores = make([[-12.0, -30.0]], [[-10.0, -20.0]], **beliefs(LOG_Q, P), length=torch.tensor([[6.0, 9.0]]))
+    scores = scores._replace(kl=torch.tensor(0.4))
+    scores.policy.requires_grad_()
+
+    def slope(weight):
+        value = losses.gdpo(scores, 0.1, preference=preference, answer_weight=weight)
+        (gradient,) = torch.autograd.grad(value.sum(), scores.policy)
+        return value.item(), gradient[0]
+
+    (plain, without), (whole, gradient) = slope(0.0), slope(0.6)
+    assert whole == pytest.approx(plain + 0.6 * 12 / 6)
+    assert (gradient - without).tolist() == pytest.approx([-0.6 / 6, 0.0])
+
+
 def test_gdpo_terms_of_weight_zero_are_not_read():
     nan = float("nan")
     unread = make([[nan, nan]], [[nan, nan]], **beliefs(LOG_Q, P))._replace(belief_logp=None)
