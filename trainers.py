@@ -26,7 +26,7 @@ import schedule
 from forest import ForestBatch
 from losses import Scores
 from ranks import World, agree
-from runs.meters import Measured, Meter, Watch
+from runs.meters import FreedMemory, Measured, Meter, Watch
 from runs.run import Run
 from runs.state import State
 from schedule import Data, Order, Packing, Step
@@ -77,6 +77,7 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
     meter, watch, stop = Meter(learner.policy, learner.world), Watch(learner.world), StopFlag()
     validation = Validation(learner, eval_data, run, settings, stop)
     bar = progress_bar(num_examples, run.state.examples, learner.world)
+    memory = FreedMemory(learner.world)
     check = functools.partial(check_finite, watch, train_data, order, run)
     steps = range(run.state.step, last_step)
     ahead = schedule.ahead(train_data, order, learner.packing, learner.world, steps)
@@ -89,6 +90,7 @@ def train(learner: Learner, train_data: Data, eval_data: Data, run: Run, setting
             before = run.state.examples
             run.update(step=step + 1, examples=before + work.num_examples)
             bar.update(work.num_examples)
+            memory.give_back()
 
             due_eval = passed(settings.eval_every, before, run.state.examples)
             due_save = passed(settings.save_every, before, run.state.examples)

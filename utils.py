@@ -250,6 +250,15 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, value)
 
 
+def give_back_freed_memory() -> None:
+    """Return to the system what `keep_freed_memory` has kept: between buffers of many sizes it grows without
+    end. The next step pays for fresh pages, so this is for once in a while.
+    """
+    libc = ctypes.CDLL(None)
+    if sys.platform == "linux" and hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def setup_logging(folder: Path | None = None, is_main: bool = True) -> None:
     """Log to the terminal and, on the main rank, to `train.log` in the run's folder."""
     for handler in log.handlers[:]:
