@@ -158,12 +158,12 @@ def gdpo(
     calibration_weight: float = 1.0,
     belief_weight: float = 1.0,
     preference_weight: float = 1.0,
+    answer_weight: float = 0.0,
     kl_direction: Direction = "forward",
     kl_support: Support = "vocab",
     belief_reduction: Literal["mean", "sum"] = "mean",
     preference: str = "dpo",
     preference_keys: Keys | None = None,
-    answer_weight: float = 0.0,
 ) -> torch.Tensor:
     """Group Distributional Preference Optimization, arXiv 2412.20299, as its released `loss=mpo` computes it.
     Returns (N,).

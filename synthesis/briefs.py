@@ -19,6 +19,7 @@ STYLES = {  # a name: the way it is asked
     "interview": "an interviewer would ask it, after a sentence that leads up to it",
     "online": "somebody would ask it in a post on the internet",
 }
+AS_IT_STANDS = "survey"  # a style: the survey's own words, which nobody has to write
 PHRASING = """Here is a question of a survey:
 
 {question}
@@ -48,6 +49,7 @@ class Brief(NamedTuple):
     request: str  # to the writer
     place: int | None = None  # of the option to voice; None: a phrasing is to be written
     asked: str = ""  # the phrasing that is answered
+    given: str = ""  # the text, where it is not to be written
 
     @property
     def label(self) -> str:
@@ -65,7 +67,11 @@ class Brief(NamedTuple):
 
 
 def phrasing_brief(question: Question, style: str) -> Brief:
-    """To ask a question in a style: one of STYLES, or any other words that say in which way it is asked."""
+    """To ask a question in a style: one of STYLES, the survey's own words, or any other words that say in
+    which way it is asked.
+    """
+    if style == AS_IT_STANDS:
+        return Brief(Item(f"{question.key}/{style}", question.text), question, "", given=question.text)
     way = STYLES.get(style, style)
     options = _listed(question.options)
     request = PHRASING.format(question=question.text, options=options, style=way)

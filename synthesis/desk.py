@@ -51,7 +51,7 @@ class Desk:
             if text:
                 self.taken.add(text, brief.question.key, brief.item.key)
         missing = {item.key for item in self.work.missing(items)}
-        left = [brief for brief in briefs if brief.item.key in missing]
+        left = [brief for brief in briefs if brief.item.key in missing and not self._is_given(brief)]
         spent: defaultdict[str, Tokens] = defaultdict(lambda: NO_TOKENS)
         faults: defaultdict[str, list[str]] = defaultdict(list)
         for number in range(self.tries):
@@ -62,6 +62,14 @@ class Desk:
             left = self._settle(drafts, number, spent, faults)
         for brief in left:
             self._give_up(brief, faults[brief.item.key], spent[brief.item.key])
+
+    def _is_given(self, brief: Brief) -> bool:
+        """Keep a text that is there without a writer."""
+        if not brief.given:
+            return False
+        self.work.keep(brief.item, {"text": brief.given, "try": 0}, NO_TOKENS)
+        self.taken.add(brief.given, brief.question.key, brief.item.key)
+        return True
 
     def text_of(self, brief: Brief) -> str:
         """What was written for a brief; "" where nothing was, or nothing passed."""

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from synthesis.briefs import STYLES, TEMPLATES, Brief, answer_briefs, phrasing_brief
+from synthesis.briefs import AS_IT_STANDS, STYLES, TEMPLATES, Brief, answer_briefs, phrasing_brief
 from synthesis.config import SynthesisSettings
 from synthesis.desk import Desk
 from synthesis.dialogue_check import check_dialogues
@@ -141,7 +141,8 @@ def _provenance(
     asked: Questions, writer: Writer, judge: VoiceJudge | None, settings: SynthesisSettings
 ) -> Provenance:
     makers = (writer.maker,) if judge is None else (writer.maker, judge.maker)
-    ways = {f"style {style}": STYLES.get(style, style) for style in settings.styles}
+    known = {**STYLES, AS_IT_STANDS: "the survey's own words"}
+    ways = {f"style {style}": known.get(style, style) for style in settings.styles}
     counts: dict[str, Json] = {
         "questions": len(asked.questions),
         "questions_of_group": {

@@ -163,6 +163,25 @@ def test_a_phrasing_asks_in_other_words(tmp_path, phrasing, reason):
         dialogues(tmp_path / "out", "styles=[casual]", "tries=1", url=s.url, source=survey)
 
 
+def test_the_surveys_own_words_are_a_style_that_nobody_writes(tmp_path):
+    survey = write(tmp_path / "survey.jsonl", SURVEY[2])
+    asked = []
+
+    def script(request):
+        asked.append(request.content)
+        return writes(request)
+
+    with server(script) as s:
+        record = dialogues(tmp_path / "out", "styles=[survey]", "eval_phrasings=0", url=s.url, source=survey)
+        before = len(asked)
+        dialogues(tmp_path / "out", "styles=[survey]", "eval_phrasings=0", url=s.url, source=survey)
+    assert len(asked) == before, "a second run asks for nothing"
+    assert not [content for content in asked if content.startswith(OF_PHRASING)]
+    assert record["counts"]["phrasings"] == {"asked": 1, "passed": 1, "passed_at_try": {"0": 1}}
+    (row,) = json_lines(next((tmp_path / "out").glob("*/train.jsonl")))
+    assert SURVEY[2]["question"] in str(row["prompt"])
+
+
 def test_who_has_no_opinion_may_refuse_to_say(tmp_path):
     with server(once(of_unknown, "I can't answer that, it is between me and my priest.")) as s:
         record = dialogues(tmp_path / "out", "n=1", "styles=[casual]", url=s.url)

@@ -56,8 +56,17 @@ def known_keys():
     return keys | {"weight", "n", "split", "name"}  # the last ones: of an entry of `datasets`
 
 
-# keys of other tools, which pages name
-OF_OTHERS = {"pretrained", "dtype", "num_labels", "assistant_only_loss", "columns", "key"}
+# keys of other tools and of scripts, which pages name
+OF_OTHERS = {
+    "pretrained",
+    "dtype",
+    "num_labels",
+    "assistant_only_loss",
+    "columns",
+    "key",
+    "rounds",
+    "samples",
+}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

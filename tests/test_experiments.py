@@ -270,7 +270,7 @@ def test_a_recipe_is_of_the_model_the_data_and_the_loss():
     ]
     assert "lr_schedule=linear" in recipe("smollm2", "opinions/democrat", "gdpo", "preference")
     assert "responses=expected.target" in recipe("smollm2", "opinions/democrat", "sft", "sft")
-    assert "n_samples=6" in recipe("smollm2", "opinions/democrat", "gdpo", "evaluate")
+    assert "n_samples=12" in recipe("smollm2", "opinions/democrat", "gdpo", "evaluate")
     assert recipe("smollm2", "instructions", "swepo", "evaluate") == []
     authors = {"optimizer=RMSprop", "lr=5e-7", "warmup_steps=150", "patience=4", "eval_every=10000"}
     assert authors <= set(recipe("pythia28", "opinions/democrat", "gdpo", "preference"))

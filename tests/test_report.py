@@ -374,7 +374,8 @@ def test_an_option_map_that_is_none_is_refused_before_anything_is_asked(evaluate
 
 def test_every_measure_stands_in_the_table_of_measures():
     text = (ROOT / "docs" / "evaluation.md").read_text()
-    table = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
+    table = [cells for cells in rows if len(cells) > 4]  # the other tables have two columns
     named = {name.strip(" `") for cells in table for name in cells[1].split(",")}
     assert named == {metric for titles in report.TITLES.values() for metric in titles}
     assert all(len(cells) == 8 and all(cell.strip() for cell in cells[1:-1]) for cells in table)

@@ -78,7 +78,7 @@ def test_belief_data_and_an_sft_stage_stay_possible_for_ranked_losses(stages):
     assert value_of(sft, "exp_name") == "sft"  # the run that other losses on this data begin with, too
     assert value_of(swepo, "exp_name") == "swepo-smollm2-opinions-republican"
     assert value_of(swepo, "model.archive") == "out/sft"
-    assert "n_samples=6" in evaluating
+    assert "n_samples=12" in evaluating
     _, (sft, swepo, _) = stages("swepo", SFT="yes")
     assert value_of(sft, "exp_name") == "sft-smollm2-instructions"
     assert value_of(swepo, "exp_name") == "swepo-after-sft"
@@ -101,5 +101,5 @@ def test_the_script_of_gdpo_is_as_it_was(stages):
     checks, (sft, gdpo, evaluating) = stages("gdpo")
     assert len(checks) == 3
     assert value_of(sft, "exp_name") == "sft" and value_of(gdpo, "model.archive") == "out/sft"
-    expected = ["ckpt=['embedded:base','out/sft','out/gdpo']", "n_samples=6", "max_new_tokens=48"]
+    expected = ["ckpt=['embedded:base','out/sft','out/gdpo']", "n_samples=12", "max_new_tokens=48"]
     assert evaluating[1:] == [*expected, "output=out/gdpo/report", "overwrite=true"]
