@@ -37,6 +37,7 @@ DOOR = Door(
     purpose="Make training data: from surveys, with a model as writer, and from other data.",
     examples=(
         "python synthesize.py task=survey sources=table.csv question=q answer=a output=outputs/data/mine",
+        "python synthesize.py task=ranked sources=instructions split=train n=60 output=outputs/data/own",
         "python synthesize.py task=mix sources=a.jsonl,b.jsonl output=outputs/data/both",
     ),
     keys=(
@@ -47,9 +48,9 @@ DOOR = Door(
         "question",
         "answer",
         "group",
-        "questions",
-        "options",
-        "belief_classes",
+        "ckpt",
+        "reward",
+        "n",
     ),
 )
 DEFAULT_OUTPUTS = {  # of the tasks that make the embedded data, which write one file

@@ -4,5 +4,6 @@
 # Ctrl-C stops it; the same command goes on where it was.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+case " $* " in *" --help "* | *" -h "*) exec "${GROVE_PYTHON:-python3}" commented.py experiments/groups.yaml ;; esac
 source train_scripts/setup.sh
 exec "$PYTHON" -m experiments.groups "$@"

@@ -80,8 +80,10 @@ def read_keys(
 def _hint(key: str, is_pair: bool, known: Sequence[str], file: Path) -> str:
     if not is_pair:
         return f"must be key=value; the keys stand in experiments/{file.name}"
-    others = f"keys of train.py go in train={key}=..., those of evaluate.py in evaluate={key}=..."
-    return f"unknown key {key}; {meant(key, known)}the keys stand in experiments/{file.name}; {others}"
+    stands = f"unknown key {key}; {meant(key, known)}the keys stand in experiments/{file.name}"
+    if "train" not in known:
+        return stands
+    return f"{stands}; keys of train.py go in train={key}=..., those of evaluate.py in evaluate={key}=..."
 
 
 def numbers_of(key: str, texts: Sequence[str], kind: type[int] | type[float], least: float) -> list:

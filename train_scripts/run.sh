@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # SFT, then one preference objective from the SFT checkpoint, then all of them evaluated side by side.
-# Losses of ranked responses (infonca, nca, swepo) train from the base model, as the Swepo paper does, on prompts whose reward a
+# Losses of ranked responses (infonca, nca, swepo, lipo, ...) train from the base model, as the Swepo paper does, on prompts whose reward a
 # program computes: what is sampled is rewarded anew, before and after.
 # usage: bash train_scripts/run.sh sft|icf|<a file of config/loss/> [overrides of train.py ...]
 #   icf trains on prompts that follow three solved ones, and evaluates the base model by few-shot prompting beside it
 #   MODEL=smollm2              a file of config/model/
 #   DATASET=opinions/republican   for losses of ranked responses: instructions
 #   SFT=yes                    no: train from the base model, without an SFT stage; for losses of ranked responses: no, but for opinions
-#   OUTPUT_DIR=outputs         runs go to $OUTPUT_DIR/<name>
+#   OUTPUT_DIR=outputs         runs go to $OUTPUT_DIR/<loss>, those of another model or data set to $OUTPUT_DIR/<loss>-<MODEL>-<DATASET>
 #   NPROC=<number of GPUs>     processes; more than one goes through torchrun
 #   EVAL="split=test_questions n_samples=16"   overrides of evaluate.py
-# Overrides reach every training stage; loss.* only the last one. All stages are checked before the first one trains.
+# Overrides reach every training stage, loss.* only the last one. All stages are checked before the first one trains.
 # Learning rates, batches, epochs and the like are those of experiments/recipes.yaml: for the embedded model sized for
 # two CPU cores, for other models the GDPO paper's.
 set -euo pipefail
