@@ -123,9 +123,11 @@ def _check_rates(rate: Rates, num_steps: int, settings: TrainSettings) -> None:
     if rates and not any(rates):
         raise _refused_schedule(settings, "its rate is 0 at every step")
     warmup = warmup_steps(settings, num_steps)
-    if not is_constant(settings) and warmup >= num_steps:
+    if warmup >= num_steps > 0:
         log.warning(
-            "warm-up takes %d steps and the run has %d: the peak lr is not reached", warmup, num_steps
+            "warm-up takes %d steps and the run has %d: lr is not reached; set warmup_steps to a share of them",
+            warmup,
+            num_steps,
         )
 
 

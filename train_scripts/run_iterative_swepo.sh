@@ -72,6 +72,10 @@ commands() {  # of round $1, one a line, its arguments apart by tabs
   echo "train.py${tab}${training[*]}${tab}datasets=['$folder/data/train.jsonl']${tab}exp_name=$LOSS-$n${tab}output_dir='$folder'${tab}seed=$n${start[*]+$tab${start[*]}}"
   echo "evaluate.py${tab}ckpt=[$compared,'$run']${tab}${measuring[*]}${tab}output='$folder/report'${tab}overwrite=true${EVAL:+$tab${EVAL// /$tab}}"
 }
+quoted() {  # lines as a shell takes them
+  local arguments
+  while IFS=$'\t' read -r -a arguments; do echo "  python$(printf ' %q' "${arguments[@]}")"; done
+}
 perform() {  # one line of the above
   local arguments
   IFS=$'\t' read -r -a arguments <<< "$1"
@@ -98,7 +102,7 @@ done > "$stand_in/train.jsonl"
 quietly train.py plan=true "${training[@]}" "datasets=['$stand_in/train.jsonl']" exp_name=plan
 quietly evaluate.py check=true ckpt="'$base'" "${measuring[@]}" ${EVAL:-} "output='$OUTPUT_DIR/$NAME/round-1/report'"
 if [ "$plan" = true ]; then
-  for ((n = 1; n <= rounds; n++)); do echo "round $n:"; commands "$n" | sed "s/^/  python /; s/\t/ /g"; done
+  for ((n = 1; n <= rounds; n++)); do echo "round $n:"; commands "$n" | quoted; done
   exit 0
 fi
 
