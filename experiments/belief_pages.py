@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments import findings, paper
 from experiments.belief_figures import figures_of
 from experiments.numbers import Numbers, Part
-from experiments.pages import cost, listed, made_line, override_lines, write_page
+from experiments.pages import FROM_SFT, cost, listed, made_line, override_lines, write_page
 from experiments.results import Results, refusing_damage
 from experiments.rows import DPO, GDPO, SFT, title_of
 from experiments.tables import Names, differences, means, measured, spreads
@@ -99,8 +99,7 @@ def _head(results: Results) -> str:
         f"- {how['n_samples']} samples a prompt, at most {how['max_new_tokens']} tokens, "
         f"temperature {how['temperature']}; BPC by {escaped(str(how['judge']))}; RS by "
         f"{escaped(str(how['embedder']))}",
-        "- means over seeds with 95% bootstrap intervals over questions; every preference run starts from "
-        "its seed's SFT",
+        FROM_SFT,
         *override_lines(settings),
     ]
     return "\n".join(lines)

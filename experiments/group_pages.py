@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.group_collecting import HELD_OUT, TRAINED, UNNAMED, mean_matrix
 from experiments.numbers import Numbers, Part
-from experiments.pages import cost, listed, made_line, override_lines, write_page
+from experiments.pages import FROM_SFT, cost, listed, made_line, override_lines, write_page
 from experiments.results import Results, refusing_damage
 from experiments.rows import DPO, SFT, title_of
 from experiments.tables import Names, differences
@@ -78,8 +78,7 @@ def _head(results: Results) -> str:
         f"- model: {escaped(settings['model'])}; trained on {listed(trained)} together; "
         f"held out: {listed(results['held_out']) or 'none'}; seeds: {', '.join(map(str, settings['seeds']))}",
         made_line(results["made"]),
-        "- means over seeds with 95% bootstrap intervals over questions; every preference run starts from "
-        "its seed's SFT",
+        FROM_SFT,
         *override_lines(settings),
     ]
     return "\n".join(lines)

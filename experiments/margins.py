@@ -21,6 +21,7 @@ from evaluation import find_checkpoints
 from evaluation.checkpoints import fill_settings, saved_config
 from evaluation.defaults import default_keys
 from evaluation.kept import Kept
+from evaluation.kinds import question_of
 from evaluation.scoring import Scored, score_examples
 from groups import Group
 from groups.run_splits import each_once
@@ -105,11 +106,6 @@ def lines_of(name: str, groups: Sequence[Group], scored: Sequence[Scored], beta:
         of_group = {"id": group.id, "dataset": group.dataset, "question": question_of(group)}
         lines.append({"checkpoint": name, **of_group, "weight": group.weight, **means})
     return lines
-
-
-def question_of(group: Group) -> str:
-    """What a prompt asks: as evaluations name it."""
-    return group.question or json.dumps(group.plain or group.prompt or group.responses[0].text)
 
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, object]]) -> None:

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+FROM_SFT = (  # of the head, where runs start so
+    "- means over seeds with 95% bootstrap intervals over questions; every preference run starts from its "
+    "seed's SFT"
+)
+
+
 def write_page(folder: Path, name: str, text: str, figures: Mapping[str, Figure]) -> Path:
     """Write NAME.md and NAME-*.svg and .png. Raises UserError where the disk refuses them."""
     page = folder / f"{name}.md"
