@@ -162,7 +162,7 @@ class _Cells:
             overrides.append(begins_from(place.run(first)))
             needs = (place.cell(first),)
         overrides.append("log_every_seconds=0")
-        return training_cell(place, row, overrides, shared, needs)._replace(drops="")
+        return training_cell(place, row, overrides, shared, needs)
 
     def evaluation(self, row: str, split: str) -> Cell:
         """What a row is measured by: every group's prompts, asked as it was trained."""
