@@ -60,6 +60,15 @@ def test_the_order_of_a_command_which_is_part_of_its_hash_is_as_it_was():
     assert asked[:6] == ["ckpt", "datasets", "eval_groups", "split", "seed", "group_in_prompt"]
 
 
+def test_pairs_of_dpo_and_rpo_come_after_their_own_beliefs_in_every_experiment():
+    given = opinions_of("seeds=[0]", "groups=[opinions/democrat]", "methods=[dpo,rpo,gdpo]")
+    named = read_keys(groups.GroupsSettings, groups.FILE, ["seeds=[0]", "methods=[dpo,rpo,gdpo]"], {})
+    for cells in (opinions.cells_of(given), groups.cells_of(named)):
+        trained = [cell for cell in cells if "responses=own_belief" in cell.command]
+        assert {cell.name.rpartition("/")[2] for cell in trained} >= {"dpo", "rpo"}
+        assert not any("gdpo" in cell.name for cell in trained)
+
+
 def test_sft_has_no_keys_of_losses_and_evaluations_have_those_of_data():
     given = ["lr=1e-5", "loss.beta=0.3", "max_length=77"]
     assert of_stage(given, "sft") == ["lr=1e-5", "max_length=77"] and of_stage(given, "preference") == given
