@@ -30,7 +30,7 @@ from experiments.door import Experiment, run_experiment
 from experiments.group_collecting import UNNAMED, Wanted
 from experiments.keys import DIFFERENT, Common, named_apart, numbers_of, read_keys
 from experiments.recipes import recipe
-from experiments.rows import BASE, SFT, Place, is_trained, stage_of, starts_from_sft, view_of
+from experiments.rows import BASE, SFT, Place, is_trained, stage_of, starts_from_sft, view_override
 from settings import TEMPLATE
 from utils import UserError, run_entry
 
@@ -152,7 +152,7 @@ class _Cells:
             data_sets(*settings.groups),
             *self._naming(row),
             *recipe(settings.model, settings.groups[0], method, stage),
-            *view_of(method),
+            *view_override(method),
             *of_stage(settings.train_overrides, stage),
         ]
         overrides = [*shared, *of_run(place, row)]

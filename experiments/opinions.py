@@ -41,7 +41,7 @@ from experiments.rows import (
     is_trained,
     stage_of,
     starts_from_sft,
-    view_of,
+    view_override,
 )
 from utils import run_entry
 
@@ -171,7 +171,7 @@ class _Cells:
         settings, place, name = self.settings, self.place, name or method
         stage = stage_of(method)
         loss = SFT if method == ICF else method
-        own = [f"icf_shots={settings.shots}"] if method == ICF else view_of(method)
+        own = [f"icf_shots={settings.shots}"] if method == ICF else view_override(method)
         shared = [
             f"loss={loss}",
             f"model={settings.model}",

@@ -80,7 +80,7 @@ def stage_of(method: str) -> str:
     return "preference" if starts_from_sft(method) else SFT
 
 
-def view_of(method: str) -> list[str]:
+def view_override(method: str) -> list[str]:
     """The override of a run whose pairs come after their own beliefs, as the paper's DPO has them."""
     return ["responses=own_belief"] if method in (DPO, "rpo") else []
 
