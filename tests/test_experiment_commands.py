@@ -138,11 +138,11 @@ def test_overrides_are_named_without_secrets():
 # --- results ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", ["{}['a']", "None['a']", "[][0]", "float('x')", "1 / 0", "None.items()"])
-def test_results_that_lack_something_or_hold_another_kind_are_damaged(damage):
+@pytest.mark.parametrize("error", [KeyError("a"), IndexError, TypeError, ValueError, ZeroDivisionError])
+def test_results_that_lack_something_or_hold_another_kind_are_damaged(error):
     with pytest.raises(UserError, match="^results: damaged .*; restore the file, or run it again$"):
         with refusing_damage():
-            eval(damage)
+            raise error
 
 
 def test_a_user_s_error_inside_keeps_its_words():
