@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import environment  # noqa: F401  # isort: skip  # first: it says what is missing, in one line
 
-import json
 import os
 import shlex
 import sys
@@ -167,7 +166,7 @@ def read_prompts(settings: EvaluationSettings) -> kinds.Prompts:
 
     def asked(some: Sequence[data.Group]) -> list[data.Group]:
         # before the shots, which differ between groups of one prompt
-        first = [group._replace(question=question_of(group)) for group in some[: settings.n_prompts]]
+        first = [group._replace(question=kinds.question_of(group)) for group in some[: settings.n_prompts]]
         return data.with_shots(first, donors, settings.few_shot, settings.seed)
 
     return prompts._replace(groups=asked(prompts.groups), rewarded=asked(sampled))
@@ -208,11 +207,6 @@ def read_split(settings: EvaluationSettings, split: str, data_sets: Sequence[Dat
             eval_fraction=settings.eval_fraction,
         )
     return groups
-
-
-def question_of(group: data.Group) -> str:
-    """What a prompt asks, whoever answers: groups of one question are not independent of one another."""
-    return group.question or json.dumps(group.plain or group.prompt or group.responses[0].text)
 
 
 def check_measurable(checkpoints: Sequence[Checkpoint], prompts: kinds.Prompts) -> None:

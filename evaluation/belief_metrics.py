@@ -16,6 +16,7 @@ import metrics
 from evaluation.options import classes_of_options, positions_of, references_of
 from evaluation.samples import Sample, shares_of
 from groups import Group
+from reporting.sentence import UNIFORM
 
 FLOORS = ("js_distance_floor", "wasserstein_floor")  # of the data and N, not of the checkpoint
 
@@ -156,7 +157,7 @@ def reference_rows(
     By sampling: the expectation over N draws. Guesses have no answers, so neither CBC, BPC nor RS.
     """
     guesses = {
-        "(uniform over options)": [np.asarray(offered_by(group, classes), float) for group in groups],
+        UNIFORM: [np.asarray(offered_by(group, classes), float) for group in groups],
         "(majority only)": [np.eye(len(classes))[int(np.argmax(group.belief_probs))] for group in groups],
     }
     if num_samples:

@@ -6,6 +6,7 @@ out and counted.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -28,6 +29,7 @@ __all__ = [
     "in_words",
     "kind_of",
     "measurable",
+    "question_of",
     "rewardable",
 ]
 
@@ -133,3 +135,8 @@ def _view_of(group: Group) -> str:
     if _has_rewards(group):
         return "ranked"
     return "pairs" if group.pairs else "target"
+
+
+def question_of(group: Group) -> str:
+    """What a prompt asks, whoever answers: groups of one question are not independent of one another."""
+    return group.question or json.dumps(group.plain or group.prompt or group.responses[0].text)

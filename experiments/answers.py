@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from experiments.results import Json
 from reporting.record import Answer, Evaluation, Shares, text_of
 
 ANSWER_CHARACTERS = 300  # kept of an answer
-
-Json = dict[str, object]
 
 
 def by_question(evaluation: Evaluation) -> dict[str, dict[str, float]]:

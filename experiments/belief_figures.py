@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.drawing import COLORS, new_axes
 from experiments.rows import DPO, GDPO, title_of
 
 if TYPE_CHECKING:  # slow to import, and needed for their names alone
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8a6d3b", "#444444")
+SIZE = (4.6, 3.4)  # of each axes, in inches
 ON_GRID = 24  # points at which curves of several seeds are averaged
 FEWEST = 2  # points of a curve on validations, where it is drawn instead of that on training steps
 
@@ -32,17 +33,6 @@ def figures_of(results: Mapping[str, object]) -> dict[str, Figure]:
     if results["collapse"] is not None:
         drawn["collapse"] = _collapse(results["collapse"])
     return {name: figure for name, figure in drawn.items() if figure is not None}
-
-
-def _axes(count: int, width: float = 4.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * count, height), layout="constrained")
-    axes = list(figure.subplots(1, count, squeeze=False).flat)
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-    return figure, axes
 
 
 def _label(axis: Axes, title: str, x: str, y: str) -> None:
@@ -64,7 +54,7 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
 
 def _margins(curves: Sequence[Line], groups: Sequence[str]) -> Figure | None:
     """Figure 1: majority (solid) and minority (dashed), DPO against GDPO."""
-    figure, axes = _axes(max(len(groups), 1))
+    figure, axes = new_axes(max(len(groups), 1), *SIZE)
     is_drawn = False
     for axis, group in zip(axes, groups):
         axis.axhline(0, color="#888888", lw=0.8)
@@ -80,7 +70,7 @@ def _margins(curves: Sequence[Line], groups: Sequence[str]) -> Figure | None:
 
 def _jsd(curves: Sequence[Line], groups: Sequence[str]) -> Figure | None:
     """Figure 2: JSD of every trained row."""
-    figure, axes = _axes(max(len(groups), 1))
+    figure, axes = new_axes(max(len(groups), 1), *SIZE)
     is_drawn = False
     methods = list(dict.fromkeys(line["method"] for line in curves))
     for axis, group in zip(axes, groups):
@@ -129,7 +119,7 @@ def _draw(axis: Axes, curves: Sequence[Curve], color: str, style: str, label: st
 
 def _collapse(collapse: Mapping[str, object]) -> Figure:
     """Mass on the group's most common belief, and JSD, over beta: the theory's line and trained models."""
-    figure, axes = _axes(2)
+    figure, axes = new_axes(2, *SIZE)
     wanted = (("majority", "mass on the majority"), ("js_distance", "JSD to the group"))
     for axis, (key, title) in zip(axes, wanted):
         theory, points = collapse["theory"], collapse["points"]

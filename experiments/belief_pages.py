@@ -11,14 +11,13 @@ from pathlib import Path
 from experiments import findings, paper
 from experiments.belief_figures import figures_of
 from experiments.numbers import Numbers, Part
-from experiments.pages import write_page
+from experiments.pages import FROM_SFT, cost, listed, made_line, override_lines, write_page
+from experiments.results import Results, refusing_damage
 from experiments.rows import DPO, GDPO, SFT, title_of
+from experiments.tables import Names, differences, means, measured, spreads
 from reporting.markdown import escaped
-from reporting.tables import Table, as_markdown, as_number, as_p, format_cell
+from reporting.tables import Table, as_markdown, as_number, format_cell
 from reporting.words import BELIEFS, TITLES
-from utils import UserError
-
-Results = Mapping[str, object]
 
 NAMES = {
     **TITLES[BELIEFS],
@@ -37,6 +36,7 @@ TABLES = {
     "Answers": ("cbc", "bpc", "rs"),
     "Minorities": ("margin_majority", "margin_minority", "bpc_minority", "belief_dependence"),
 }
+OF_TABLES = Names(NAMES, title_of)
 COMPARED = (SFT, DPO)  # what every row is compared with
 CAPTIONS = {
     "margins": "Figure 1. Margins of implied rewards of majority (solid) and minority (dashed) pairs over "
@@ -59,12 +59,10 @@ ABOUT = (
 def publish(results: Results, folder: Path) -> Path:
     """Write NAME.md and its figures into `folder`. Raises UserError for damaged results."""
     numbers = Numbers(results)
-    try:
+    with refusing_damage():
         name = str(results["settings"]["name"])
         figures = figures_of(results)
         text = "\n\n".join(_page(results, numbers, name, list(figures))) + "\n"
-    except LookupError as error:  # a key that is missing
-        raise UserError(f"results: damaged ({error!r}); restore the file, or run it again") from error
     return write_page(folder, name, text, figures)
 
 
@@ -93,22 +91,17 @@ def _page(results: Results, numbers: Numbers, name: str, figures: Sequence[str])
 
 def _head(results: Results) -> str:
     settings, made = results["settings"], results["made"]
-    measured = made["measured"]
-    gpus = f"; {', '.join(map(escaped, made['gpus']))}" if made["gpus"] else ""
-    versions = ", ".join(f"{key} {value}" for key, value in made["versions"].items())
+    how = made["measured"]
     lines = [
-        f"- model: {escaped(settings['model'])}; groups: {', '.join(map(escaped, settings['groups']))}; "
+        f"- model: {escaped(settings['model'])}; groups: {listed(settings['groups'])}; "
         f"seeds: {', '.join(map(str, settings['seeds']))}",
-        f"- made on {escaped(made['cpu'])}{gpus}; {versions}; commit {made['commit']}",
-        f"- {measured['n_samples']} samples a prompt, at most {measured['max_new_tokens']} tokens, "
-        f"temperature {measured['temperature']}; BPC by {escaped(str(measured['judge']))}; RS by "
-        f"{escaped(str(measured['embedder']))}",
-        "- means over seeds with 95% bootstrap intervals over questions; every preference run starts from "
-        "its seed's SFT",
+        made_line(made),
+        f"- {how['n_samples']} samples a prompt, at most {how['max_new_tokens']} tokens, "
+        f"temperature {how['temperature']}; BPC by {escaped(str(how['judge']))}; RS by "
+        f"{escaped(str(how['embedder']))}",
+        FROM_SFT,
+        *override_lines(settings),
     ]
-    given = [*settings["train"], *settings["evaluate"]]
-    if given:
-        lines.append(f"- overrides: {', '.join(map(escaped, given))}")
     return "\n".join(lines)
 
 
@@ -166,59 +159,15 @@ def _part(numbers: Numbers, part: Part) -> Iterator[str]:
     yield f"### {place_of(part)}"
     yield f"{numbers.prompts[part]} prompts on {len(numbers.weights[part])} questions."
     for title, metrics in TABLES.items():
-        table = _means(numbers, part, metrics)
+        table = means(numbers, part, metrics, OF_TABLES)
         if table.rows:
             yield f"{title}:"
             yield as_markdown(table)
     yield "Spread of the seeds' means: standard deviation (least to most):"
-    yield as_markdown(_spreads(numbers, part))
+    known = measured(numbers, part, TABLES)
+    yield as_markdown(spreads(numbers, part, known, OF_TABLES))
     yield "Paired differences (p by sign flips of questions; Holm over all comparisons of a measure):"
-    yield as_markdown(_differences(numbers, part))
-
-
-def _means(numbers: Numbers, part: Part, metrics: Sequence[str]) -> Table:
-    rows = []
-    for method in numbers.methods(part):
-        cells = [format_cell(numbers.summary(part, method, metric)) for metric in metrics]
-        if set(cells) != {"-"}:
-            rows.append([escaped(title_of(method)), *cells])
-    for (of, row), summaries in numbers.references.items():
-        if of == part and rows and set(summaries) & set(metrics):
-            rows.append([escaped(row), *(format_cell(summaries.get(metric)) for metric in metrics)])
-    return Table("means", ["", *(NAMES[metric] for metric in metrics)], rows)
-
-
-def _measured(numbers: Numbers, part: Part) -> list[str]:
-    """The measures that any row has."""
-    known = {metric for of, _, metric in numbers.values if of == part}
-    return [metric for metrics in TABLES.values() for metric in metrics if metric in known]
-
-
-def _spreads(numbers: Numbers, part: Part) -> Table:
-    metrics = _measured(numbers, part)
-    rows = []
-    for method in numbers.methods(part):
-        cells = []
-        for metric in metrics:
-            spread = numbers.spread(part, method, metric)
-            if spread is None:
-                cells.append("-")
-                continue
-            sd = "-" if spread.sd is None else as_number(spread.sd)
-            cells.append(f"{sd} ({as_number(spread.least)} to {as_number(spread.most)})")
-        rows.append([escaped(title_of(method)), *cells])
-    return Table("spread", ["", *(NAMES[metric] for metric in metrics)], rows)
-
-
-def _differences(numbers: Numbers, part: Part) -> Table:
-    rows = []
-    present = [method for method in COMPARED if method in numbers.methods(part)]
-    for metric in _measured(numbers, part):
-        for found in numbers.compared(part, metric, present):
-            pair = f"{escaped(title_of(found.a))} - {escaped(title_of(found.b))}"
-            p, p_holm = as_p(found.difference["p"]), as_p(found.p_holm)
-            rows.append([NAMES[metric], pair, format_cell(found.difference), p, p_holm])
-    return Table("differences", ["", "difference of", "value", "p", "p (Holm)"], rows)
+    yield as_markdown(differences(numbers, part, known, COMPARED, OF_TABLES))
 
 
 # --- answers, the collapse, and what it took ----------------------------------------------------------------
@@ -272,13 +221,3 @@ def _collapse(collapse: Mapping[str, object]) -> Iterator[str]:
         rows.append([name.replace("_", " ").replace("sft", "SFT"), "-", as_number(mass), "-", as_number(gap)])
     header = ["beta", "majority mass, theory", "trained", "JSD, theory", "trained"]
     yield as_markdown(Table("collapse", header, rows))
-
-
-def cost(cells: Sequence[Mapping[str, object]]) -> Iterator[str]:
-    yield "## What it took"
-    total = sum(cell["seconds"] for cell in cells)
-    yield f"{len(cells)} cells, {total / 3600:.2f} hours of their own time together."
-    commands = "\n".join(f"{cell['seconds']:8.1f} s  {cell['command']}" for cell in cells)
-    yield "<details><summary>Every command, with its seconds</summary>\n\n"
-    yield "\n".join("    " + line for line in commands.splitlines())
-    yield "</details>"

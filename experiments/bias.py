@@ -22,9 +22,10 @@ from tqdm import tqdm
 import models
 from checking import AtLeast
 from experiments import bias_collapse, bias_lengths, bias_pages
-from experiments.collecting import said_by
-from experiments.door import Results, check_same, read_results, say_page, write_results
+from experiments.door import say_page
 from experiments.keys import DIFFERENT, numbers_of, read_keys
+from experiments.made import commit
+from experiments.results import Results, check_same, read_results, write_results
 from utils import UserError, run_entry, setup_logging, write_json
 
 FILE = Path(__file__).with_name("bias.yaml")
@@ -153,7 +154,7 @@ def measured(part: Part, folder: Path) -> Results:
         rows += of_seed["rows"]
         seconds += of_seed["seconds"]
     made = {
-        "commit": said_by("git", "rev-parse", "--short", "HEAD") or "unknown",
+        "commit": commit(),
         "command": "bash experiments/bias.sh",
         "thread_seconds": round(seconds, 1),
         "versions": models.versions(),

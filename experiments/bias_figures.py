@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.belief_figures import COLORS
 from experiments.bias_numbers import (
-    Results,
     arms_of,
     betas_of,
     biases,
@@ -21,31 +19,21 @@ from experiments.bias_numbers import (
     points_of,
     untrained,
 )
+from experiments.drawing import COLORS, new_axes
+from experiments.results import Results
 
-if TYPE_CHECKING:  # slow to import, and needed for their names alone
-    from matplotlib.axes import Axes
+if TYPE_CHECKING:  # slow to import, and needed for its name alone
     from matplotlib.figure import Figure
 
 OF_DRAWS = {"mean of the draws": "--", "most frequent draw": ":"}  # what the draws say without a model
 OVER_TRAINING = ("SFT (likelihood)", "DPO, all pairs", "Swepo")
+HEIGHT = 3.6  # of axes side by side, in inches
 NAMES = {"dpo": "DPO", "gdpo": "GDPO"}
 
 
 def figures_of(lengths: Results, collapse: Results) -> dict[str, Figure]:
     """By the name of their file, without the experiment's."""
     return {"k": _over_k(lengths), "training": _over_training(lengths), "collapse": _collapse(collapse)}
-
-
-def new_axes(count: int, width: float, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` axes side by side; sizes in inches, of each."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * count, height), layout="constrained")
-    axes = list(figure.subplots(1, count, squeeze=False).flat)
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-    return figure, axes
 
 
 def _over_k(results: Results) -> Figure:
@@ -81,7 +69,7 @@ def _over_k(results: Results) -> Figure:
 def _over_training(results: Results) -> Figure:
     """Bias over steps, a line a k; dashed: that of the draws' own mean."""
     arms = [arm for arm in OVER_TRAINING if arm in arms_of(results)]
-    figure, axes = new_axes(len(arms), 3.6)
+    figure, axes = new_axes(len(arms), 3.6, HEIGHT)
     for axis, arm in zip(axes, arms):
         for color, k in zip(COLORS, counts_of(results, arm)):
             looks = range(len(results["looked_at"]))
@@ -99,7 +87,7 @@ def _over_training(results: Results) -> Figure:
 
 def _collapse(results: Results) -> Figure:
     """Trained log-odds against the theory's; and the majority's share over beta."""
-    figure, (odds, share) = new_axes(2, 4.6)
+    figure, (odds, share) = new_axes(2, 4.6, HEIGHT)
     betas = betas_of(results)
     for color, beta in zip(COLORS, betas):
         pairs = np.array([pair for point in points_of(results, "dpo", beta) for pair in point["log_odds"]])

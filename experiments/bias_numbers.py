@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-Results = Mapping[str, object]
+from experiments.results import Results
+
 THEOREM = -0.5  # the slope of 1 / sqrt(k)
 
 

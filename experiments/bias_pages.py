@@ -11,7 +11,6 @@ from pathlib import Path
 from experiments.bias_figures import NAMES, figures_of
 from experiments.bias_numbers import (
     Interval,
-    Results,
     arms_of,
     betas_of,
     biases,
@@ -24,19 +23,17 @@ from experiments.bias_numbers import (
     verdict,
 )
 from experiments.pages import write_page
+from experiments.results import Results, refusing_damage
 from reporting.tables import Table, as_markdown
-from utils import UserError
 
 TEMPLATE = Path(__file__).with_name("bias_page.template")
 
 
 def publish(lengths: Results, collapse: Results, folder: Path) -> Path:
     """Write bias.md and its figures into `folder`. Raises UserError for damaged results."""
-    try:
+    with refusing_damage():
         figures = figures_of(lengths, collapse)
         text = page_of(lengths, collapse)
-    except (LookupError, TypeError, ValueError) as error:
-        raise UserError(f"results: damaged ({error!r}); restore the files, or run it again") from error
     return write_page(folder, "bias", text, figures)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.results import Json
 from experiments.rows import SFT, Place, Wanted
 from measures.distributions import js_distance
 from reporting.reading import read_evaluation
@@ -18,8 +19,6 @@ from reporting.record import Shares
 from utils import UserError
 
 BETAS = np.geomspace(0.03, 3, 41)  # of the line
-
-Json = dict[str, object]
 
 
 def optimum(reference: np.ndarray, p: np.ndarray, beta: float) -> np.ndarray:
@@ -36,7 +35,7 @@ def collect(folder: Path, wanted: Wanted) -> Json | None:
         return None
     group, slug = wanted.groups[0]
     seed, split = wanted.seeds[0], wanted.splits[0]
-    place = Place(folder, f"{slug}/seed-{seed}")
+    place = Place(folder, seed, slug)
     reference = read_shares(place.report(SFT, split))
     p = [np.asarray(of_prompt.belief_probs) for of_prompt in reference]
     start = [distribution_of(of_prompt) for of_prompt in reference]

@@ -6,26 +6,32 @@ out. A file that is missing or damaged is a UserError that names it.
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from experiments import answers, collapse
-from experiments.cells import Cell, Records
+from experiments.cells import Cell
+from experiments.made import made_by, seconds_of
+from experiments.results import Json
 from experiments.rows import BASE, Place, Wanted, has_margins, is_trained
+from experiments.values import (
+    DIGITS,
+    REMEDY,
+    asked_line,
+    by_question,
+    lines_of,
+    measures_of,
+    value_line,
+    weights_of,
+)
 from reporting.curves import read_run
 from reporting.files import Fields, read_lines
 from reporting.reading import read_evaluation
 from reporting.record import Evaluation
 from utils import UserError
 
-REMEDY = "set the folder aside, and run the experiment again"
-IDENTITY = ("checkpoint", "id", "dataset", "question", "group", "weight")  # of a line of by_prompt.jsonl
-DIGITS = 5
 CURVE_POINTS = 40  # of a run, at most: means of neighbours
 CURVES = (
     "rewards_train/margins_majority",
@@ -35,9 +41,6 @@ CURVES = (
     "js_distance_train",
     "js_distance_eval",
 )
-
-Json = dict[str, object]
-ByQuestion = dict[str, float]
 
 
 def collect(cells: Sequence[Cell], folder: Path, wanted: Wanted) -> Json:
@@ -68,14 +71,14 @@ class _Split:
     def __init__(self, folder: Path, group: str, slug: str, split: str, wanted: Wanted):
         self.name = {"group": group, "split": split}
         self.split, self.wanted = split, wanted
-        self.places = {seed: Place(folder, f"{slug}/seed-{seed}") for seed in wanted.seeds}
+        self.places = {seed: Place(folder, seed, slug) for seed in wanted.seeds}
         self.evaluations: dict[tuple[str, str], Evaluation] = {}
         self.lines: dict[tuple[str, str], list[Fields]] = {}
         for method in wanted.methods:
             for seed, place in self.places.items():
                 report = place.report(method, split)
                 self.evaluations[method, seed] = read_evaluation(report)
-                self.lines[method, seed] = list(read_lines(report / "by_prompt.jsonl", REMEDY))
+                self.lines[method, seed] = lines_of(report)
         self.weights = weights_of(self._first_lines())
 
     def _first_lines(self) -> list[Fields]:
@@ -87,25 +90,21 @@ class _Split:
 
     def questions(self) -> Json:
         """What is asked, and what each question counts: the sum of its prompts' weights."""
-        prompts = len(self._first_lines())
-        weights = [round(weight, DIGITS) for weight in self.weights.values()]
-        return {**self.name, "prompts": prompts, "questions": list(self.weights), "weights": weights}
+        return asked_line(self.name, len(self._first_lines()), self.weights)
 
     def values(self) -> Iterator[Json]:
         """A value a question, of every row, seed and measure."""
         for method in self.wanted.methods:
             for seed, place in self.places.items():
-                lines = self.lines[method, seed]
-                metrics = [key for line in lines for key in line.values if key not in IDENTITY]
-                found = {metric: by_question(lines, metric) for metric in dict.fromkeys(metrics)}
+                found = measures_of(self.lines[method, seed])
                 found |= answers.by_question(self.evaluations[method, seed])
                 if has_margins(method):
                     margins = list(read_lines(place.margins(method, self.split), REMEDY))
                     for metric in ("margin_majority", "margin_minority"):
                         found[metric] = by_question(margins, metric)
                 for metric, held in found.items():
-                    row = {"method": method, "seed": seed, "metric": metric}
-                    yield {**self.name, **row, "values": [rounded(held.get(q)) for q in self.weights]}
+                    values = [held.get(question) for question in self.weights]
+                    yield value_line(self.name, method, seed, metric, values)
 
     def references(self) -> Iterator[Json]:
         """What guessing gets, with its interval over questions."""
@@ -123,32 +122,6 @@ class _Split:
         return [{**self.name, **line} for line in shown]
 
 
-def weights_of(lines: Sequence[Fields]) -> dict[str, float]:
-    """By question: the sum of its prompts' weights."""
-    weights: dict[str, float] = {}
-    for line in lines:
-        question = line.text("question")
-        weights[question] = weights.get(question, 0.0) + line.number("weight")
-    return weights
-
-
-def by_question(lines: Sequence[Fields], metric: str) -> ByQuestion:
-    """Weighted means over the prompts of each question that have the metric."""
-    sums: dict[str, float] = {}
-    sizes: dict[str, float] = {}
-    for line in lines:
-        value, weight = line.number_or_none(metric), line.number("weight")
-        if value is not None and weight > 0:
-            question = line.text("question")
-            sums[question] = sums.get(question, 0.0) + weight * value
-            sizes[question] = sizes.get(question, 0.0) + weight
-    return {question: total / sizes[question] for question, total in sums.items()}
-
-
-def rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, DIGITS)
-
-
 # --- runs ---------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +130,7 @@ def curves(folder: Path, wanted: Wanted) -> Iterator[Json]:
     for group, slug in wanted.groups:
         for seed in wanted.seeds:
             for method in filter(is_trained, wanted.methods):
-                run = read_run(Place(folder, f"{slug}/seed-{seed}").run(method))
+                run = read_run(Place(folder, seed, slug).run(method))
                 for key in CURVES:
                     curve = run.curves.get(key)
                     if curve is not None and any(curve.y):
@@ -173,37 +146,8 @@ def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[f
     return [round(a, 1) for a, _ in means], [round(b, DIGITS) for _, b in means]
 
 
-def seconds_of(cells: Sequence[Cell], folder: Path) -> Iterator[Json]:
-    """Each cell's command, and how long it took."""
-    records = Records(folder, cells)
-    for cell in records.cells:
-        yield {"cell": cell.name, "seconds": records.seconds(cell), "command": cell.shown}
-
-
 def made(wanted: Wanted, folder: Path) -> Json:
     """On what, by which versions, and how the measures were made."""
     _, slug = wanted.groups[0]
-    place = Place(folder, f"{slug}/seed-{wanted.seeds[0]}")
-    return made_by(read_evaluation(place.report(wanted.methods[0], wanted.splits[0])))
-
-
-def made_by(evaluation: Evaluation) -> Json:
-    """The same, as one evaluation says it."""
-    settings = evaluation.settings
-    how = ("n_samples", "temperature", "max_new_tokens", "judge", "embedder")
-    return {
-        "commit": said_by("git", "rev-parse", "--short", "HEAD") or "unknown",
-        "cpu": f"{os.cpu_count()} cores, {platform.machine()}",
-        "gpus": said_by("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines(),
-        "versions": {name: settings.get(name) for name in ("torch", "transformers")},
-        "measured": {key: settings.get(key) for key in how},
-    }
-
-
-def said_by(*command: str) -> str:
-    """What a command prints; "" where it is not there, or fails."""
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    report = Place(folder, wanted.seeds[0], slug).report(wanted.methods[0], wanted.splits[0])
+    return made_by(read_evaluation(report))

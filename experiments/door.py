@@ -6,7 +6,6 @@ overwritten unless `overwrite` asks for it.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import NamedTuple
 from experiments.cells import Cell
 from experiments.keys import Common
 from experiments.planning import print_plan
+from experiments.results import Results, check_same, read_results, write_results
 from experiments.running import run_cells
-from utils import UserError, atomic_path, log, setup_logging
-
-Results = Mapping[str, object]  # JSON values; "settings" says of which experiment they are
+from utils import setup_logging
 
 
 class Experiment(NamedTuple):
@@ -56,47 +54,3 @@ def run_experiment(experiment: Experiment, common: Common) -> None:
 
 def say_page(page: Path) -> None:
     print(f"tables and figures: {page}")
-
-
-def read_results(path: Path) -> Results:
-    """A results' file. Raises UserError where it is none."""
-    if not path.is_file():
-        raise UserError(f"{path}: no results are there; run the experiment without tables=true first")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: is damaged ({error}); restore it, or run the experiment again") from error
-    if not isinstance(found, dict) or "settings" not in found:
-        raise UserError(f"{path}: holds no results of an experiment; set results_dir=<another folder>")
-    return found
-
-
-def check_same(path: Path, settings: Mapping[str, object]) -> None:
-    """Raises UserError where results of other settings would be overwritten."""
-    if path.is_file() and read_results(path)["settings"] != json.loads(json.dumps(settings)):
-        raise UserError(
-            f"{path}: holds results of other settings; set results_dir=... and docs_dir=... for a trial, "
-            "name=... for another experiment, or overwrite=true to replace them"
-        )
-
-
-def write_results(path: Path, results: Results) -> None:
-    """Small, and what differs from other results can be read line by line."""
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_text(as_text(results) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); set results_dir=...") from error
-    log.info("results: %s", path)
-
-
-def as_text(results: Results) -> str:
-    """JSON, with a list's objects on lines of their own."""
-    parts = []
-    for key, value in results.items():
-        text = json.dumps(value, ensure_ascii=False)
-        if isinstance(value, list) and value:
-            lines = [json.dumps(entry, ensure_ascii=False) for entry in value]
-            text = "[\n  " + ",\n  ".join(lines) + "\n ]"
-        parts.append(f" {json.dumps(key)}: {text}")
-    return "{\n" + ",\n".join(parts) + "\n}"

@@ -10,18 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.cells import Cell
-from experiments.collecting import (
-    DIGITS,
-    IDENTITY,
-    REMEDY,
-    by_question,
-    made_by,
-    rounded,
-    seconds_of,
-    weights_of,
-)
+from experiments.made import made_by, seconds_of
+from experiments.results import Json
 from experiments.rows import Place
-from reporting.files import Fields, read_lines
+from experiments.values import asked_line, lines_of, measures_of, rounded, value_line, weights_of
+from reporting.files import Fields
 from reporting.groups import Matrix, PeopleGroups
 from reporting.reading import read_evaluation
 from reporting.record import Evaluation
@@ -29,8 +22,6 @@ from utils import UserError
 
 UNNAMED = "_unnamed"  # behind the method of a row that knows no names
 TRAINED, HELD_OUT = "all groups of training", "all groups held out"
-
-Json = dict[str, object]
 
 
 class Wanted(NamedTuple):
@@ -66,9 +57,9 @@ class _Split:
         self.lines: dict[tuple[str, str], list[Fields]] = {}
         for row in wanted.rows:
             for seed in wanted.seeds:
-                report = Place(folder, f"seed-{seed}").report(row, split)
+                report = Place(folder, seed).report(row, split)
                 self.evaluations[row, seed] = read_evaluation(report)
-                self.lines[row, seed] = list(read_lines(report / "by_prompt.jsonl", REMEDY))
+                self.lines[row, seed] = lines_of(report)
         self.first = (wanted.rows[0], wanted.seeds[0])
         self.people = groups_of(self.evaluations[self.first])
         trained = [name for name in self.people.names if name not in self.people.held_out]
@@ -84,22 +75,16 @@ class _Split:
         """What each group was asked, and what each question counts."""
         for part in self.parts:
             lines = self._lines_of(self.first, part)
-            weights = weights_of(lines)
-            counts = [round(weight, DIGITS) for weight in weights.values()]
-            named = {"group": part, "split": self.split, "prompts": len(lines)}
-            yield {**named, "questions": list(weights), "weights": counts}
+            yield asked_line({"group": part, "split": self.split}, len(lines), weights_of(lines))
 
     def values(self) -> Iterator[Json]:
         """A value a question, of every group, row, seed and measure."""
         for part in self.parts:
             asked = weights_of(self._lines_of(self.first, part))
+            named = {"group": part, "split": self.split}
             for row, seed in self.evaluations:
-                lines = self._lines_of((row, seed), part)
-                metrics = dict.fromkeys(key for line in lines for key in line.values if key not in IDENTITY)
-                for metric in metrics:
-                    held = by_question(lines, metric)
-                    named = {"group": part, "split": self.split, "method": row, "seed": seed}
-                    yield {**named, "metric": metric, "values": [rounded(held.get(q)) for q in asked]}
+                for metric, held in measures_of(self._lines_of((row, seed), part)).items():
+                    yield value_line(named, row, seed, metric, [held.get(question) for question in asked])
 
     def matrices(self) -> Iterator[Json]:
         """Every group against every group's prompts, of every row and seed, and of the groups themselves."""

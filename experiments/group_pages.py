@@ -5,23 +5,21 @@ Contract: the same file gives the same page. Names are data: they are escaped.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from experiments.belief_pages import cost
 from experiments.group_collecting import HELD_OUT, TRAINED, UNNAMED, mean_matrix
 from experiments.numbers import Numbers, Part
-from experiments.rows import title_of
-from reporting.figures import files_of
+from experiments.pages import FROM_SFT, cost, listed, made_line, override_lines, write_page
+from experiments.results import Results, refusing_damage
+from experiments.rows import DPO, SFT, title_of
+from experiments.tables import Names, differences
 from reporting.group_figure import groups_figure
 from reporting.group_tables import DISTANCES
+from reporting.groups import HELD_OUT as IS_HELD_OUT
 from reporting.groups import OfCheckpoint, PeopleGroups
 from reporting.markdown import escaped
-from reporting.tables import Table, as_markdown, as_number, as_p, format_cell
-from utils import UserError, atomic_path
-
-Results = Mapping[str, object]
+from reporting.tables import Table, as_markdown, as_number, format_cell
 
 STEERING = "steering"
 JSD, WASSERSTEIN = "js_distance_probability", "wasserstein_probability"
@@ -41,25 +39,12 @@ MATRIX = (
 def publish(results: Results, folder: Path) -> Path:
     """Write NAME.md and its figures into `folder`. Raises UserError for damaged results."""
     numbers = Numbers(results)
-    try:
+    with refusing_damage():
         settings = results["settings"]
         name = str(settings["name"])
-        figures = {f"{name}-{split}": groups_figure(_people(results, split)) for split in settings["splits"]}
+        figures = {split: groups_figure(_people(results, split)) for split in settings["splits"]}
         text = "\n\n".join(_page(results, numbers, name)) + "\n"
-    except (LookupError, TypeError) as error:
-        raise UserError(f"results: damaged ({error!r}); restore the file, or run it again") from error
-    page = folder / f"{name}.md"
-    try:
-        for file_name, figure in figures.items():
-            for kind, content in files_of(figure).items():
-                with atomic_path(folder / f"{file_name}.{kind}") as temporary:
-                    temporary.write_bytes(content)
-        with atomic_path(page) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise UserError(f"{folder}: cannot be written ({why}); set docs_dir=<another folder>") from error
-    return page
+    return write_page(folder, name, text, figures)
 
 
 def row_title(row: str) -> str:
@@ -78,7 +63,8 @@ def _page(results: Results, numbers: Numbers, name: str) -> Iterator[str]:
         yield ABOUT
         yield _by_group(results, numbers, split)
         yield "Paired differences, by question (Holm over all comparisons of a measure):"
-        yield _differences(numbers, split)
+        part = Part(TRAINED, split)
+        yield as_markdown(differences(numbers, part, list(NAMES), (SFT, DPO), Names(NAMES, row_title)))
         yield f"![{split}]({name}-{split}.svg)"
         yield MATRIX
         yield from _matrices(results, split)
@@ -86,21 +72,15 @@ def _page(results: Results, numbers: Numbers, name: str) -> Iterator[str]:
 
 
 def _head(results: Results) -> str:
-    settings, made = results["settings"], results["made"]
-    gpus = f"; {', '.join(map(escaped, made['gpus']))}" if made["gpus"] else ""
-    versions = ", ".join(f"{key} {value}" for key, value in made["versions"].items())
-    held_out = ", ".join(map(escaped, results["held_out"])) or "none"
+    settings = results["settings"]
     trained = [name for name in results["groups"] if name not in results["held_out"]]
     lines = [
-        f"- model: {escaped(settings['model'])}; trained on {', '.join(map(escaped, trained))} together; "
-        f"held out: {held_out}; seeds: {', '.join(map(str, settings['seeds']))}",
-        f"- made on {escaped(made['cpu'])}{gpus}; {versions}; commit {made['commit']}",
-        "- means over seeds with 95% bootstrap intervals over questions; every preference run starts from "
-        "its seed's SFT",
+        f"- model: {escaped(settings['model'])}; trained on {listed(trained)} together; "
+        f"held out: {listed(results['held_out']) or 'none'}; seeds: {', '.join(map(str, settings['seeds']))}",
+        made_line(results["made"]),
+        FROM_SFT,
+        *override_lines(settings),
     ]
-    given = [*settings["train"], *settings["evaluate"]]
-    if given:
-        lines.append(f"- overrides: {', '.join(map(escaped, given))}")
     return "\n".join(lines)
 
 
@@ -129,19 +109,7 @@ def _by_group(results: Results, numbers: Numbers, split: str) -> str:
 
 
 def _title(results: Results, name: str) -> str:
-    return escaped(f"{name} (held out)" if name in results["held_out"] else name)
-
-
-def _differences(numbers: Numbers, split: str) -> str:
-    part = Part(TRAINED, split)
-    rows = []
-    for metric, title in NAMES.items():
-        present = [row for row in ("sft", "dpo") if row in numbers.methods(part)]
-        for found in numbers.compared(part, metric, present):
-            pair = f"{escaped(row_title(found.a))} - {escaped(row_title(found.b))}"
-            p, p_holm = as_p(found.difference["p"]), as_p(found.p_holm)
-            rows.append([title, pair, format_cell(found.difference), p, p_holm])
-    return as_markdown(Table("differences", ["", "difference of", "value", "p", "p (Holm)"], rows))
+    return escaped(f"{name}{IS_HELD_OUT}" if name in results["held_out"] else name)
 
 
 # --- the matrix ---------------------------------------------------------------------------------------------

@@ -8,29 +8,35 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-
 from experiments import group_collecting, group_pages
 from experiments.cells import Cell
+from experiments.checks import check_methods, check_model, check_overrides, losses
+from experiments.commands import (
+    base_of,
+    begins_from,
+    data_sets,
+    evaluation_cell,
+    of_data,
+    of_run,
+    of_stage,
+    training_cell,
+)
 from experiments.door import Experiment, run_experiment
 from experiments.group_collecting import UNNAMED, Wanted
-from experiments.keys import DIFFERENT, Common, numbers_of, read_keys
-from experiments.opinions import OF_DATA, OWN, base_of, last_wins
+from experiments.keys import DIFFERENT, Common, named_apart, numbers_of, read_keys
 from experiments.recipes import recipe
-from experiments.rows import BASE, SFT, Place, is_trained, starts_from_sft
+from experiments.rows import BASE, SFT, Place, is_trained, stage_of, starts_from_sft, view_override
 from settings import TEMPLATE
-from utils import UserError, run_entry, without_secrets
+from utils import UserError, run_entry
 
-HERE = Path(__file__).parent
-FILE = HERE / "groups.yaml"
-ROOT = HERE.parent
+FILE = Path(__file__).with_name("groups.yaml")
 VARIABLES = {"MODEL": "model={}"}
-SET_HERE = (*OWN, "group_in_prompt", "group_template", "eval_groups")
+SET_HERE = ("group_in_prompt", "group_template", "eval_groups")
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,6 @@ class GroupsSettings(Common):
     methods: Annotated[list[str], DIFFERENT]
     unnamed: Annotated[list[str] | None, DIFFERENT]
     splits: Annotated[list[str] | None, DIFFERENT]
-
-    @property
-    def train_overrides(self) -> list[str]:
-        return self.train or []
 
     @property
     def splits_of_data(self) -> list[str]:
@@ -66,10 +68,8 @@ class GroupsSettings(Common):
 
 def main() -> None:
     """Read the keys, then plan, run, or draw."""
-    settings = checked(read_keys(GroupsSettings, FILE, sys.argv[1:], VARIABLES))
-    defaults = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    if settings.name == defaults["name"] and settings.model != defaults["model"]:
-        settings = dataclasses.replace(settings, name=f"{settings.name}-{settings.model}")
+    given = checked(read_keys(GroupsSettings, FILE, sys.argv[1:], VARIABLES))
+    settings = named_apart(given, FILE, {"model": [given.model]})
     cells = list(cells_of(settings))
     experiment = Experiment(
         cells,
@@ -86,8 +86,7 @@ def results_of(settings: GroupsSettings) -> dict[str, object]:
     return {
         **{key: value for key, value in dataclasses.asdict(settings).items() if key in keys},
         "splits": settings.splits_of_data,
-        "train": [without_secrets(o) for o in settings.train_overrides],
-        "evaluate": [without_secrets(o) for o in settings.evaluate or []],
+        **settings.overrides,
     }
 
 
@@ -96,23 +95,14 @@ def checked(settings: GroupsSettings) -> GroupsSettings:
     experiment sets itself.
     """
     numbers_of("seeds", settings.seeds, int, 0)
-    known = {BASE, *(path.stem for path in (ROOT / "config" / "loss").glob("*.yaml"))}
-    for key, methods in (("methods", settings.methods), ("unnamed", settings.unnamed or [])):
-        for method in methods:
-            if method not in known:
-                raise UserError(f"{key}=[...,{method}]: unknown; choose of {', '.join(sorted(known))}")
-    models = sorted(path.stem for path in (ROOT / "config" / "model").glob("*.yaml"))
-    if settings.model not in models:
-        raise UserError(f"model={settings.model}: unknown; choose one of {', '.join(models)}")
+    known = sorted({BASE, *losses()})
+    check_methods("methods", settings.methods, known)
+    check_methods("unnamed", settings.unnamed or [], known)
+    check_model(settings.model)
     twice = set(settings.groups) & set(settings.eval_groups or [])
     if twice:
         raise UserError(f"eval_groups: {min(twice)} is trained on, too; leave it out of groups")
-    for key, overrides in (("train", settings.train_overrides), ("evaluate", settings.evaluate or [])):
-        for override in overrides:
-            name, equals, _ = override.partition("=")
-            if not equals or name in SET_HERE:
-                what = "is set by the experiment itself" if equals else "must be key=value"
-                raise UserError(f"{key}=[{override}]: {what}; see the keys in experiments/groups.yaml")
+    check_overrides(settings, FILE.name, SET_HERE)
     return settings
 
 
@@ -127,7 +117,7 @@ def wanted_of(settings: GroupsSettings) -> Wanted:
 def cells_of(settings: GroupsSettings) -> Iterator[Cell]:
     """All runs and evaluations."""
     for seed in settings.seeds:
-        cells = _Cells(settings, seed)
+        cells = _Cells(settings, Place(settings.folder, seed))
         trained = [row for row in settings.rows if is_trained(method_of(row))]
         begun = [f"{SFT}{_mark(row)}" for row in trained if starts_from_sft(method_of(row))]
         for row in dict.fromkeys([*begun, *trained]):
@@ -149,59 +139,47 @@ def _mark(row: str) -> str:
 class _Cells:
     """The cells of one seed."""
 
-    def __init__(self, settings: GroupsSettings, seed: str):
-        self.settings, self.seed = settings, seed
-        self.prefix = f"seed-{seed}"
-        self.where = settings.folder / self.prefix
+    def __init__(self, settings: GroupsSettings, place: Place):
+        self.settings, self.place = settings, place
 
     def training(self, row: str) -> Cell:
         """A run on all groups together."""
-        settings, method = self.settings, method_of(row)
-        stage = "preference" if starts_from_sft(method) else "sft"
-        is_preference = stage == "preference"
+        settings, place, method = self.settings, self.place, method_of(row)
+        stage = stage_of(method)
         shared = [
             f"loss={method}",
             f"model={settings.model}",
-            data_sets("datasets", settings.groups),
+            data_sets(*settings.groups),
             *self._naming(row),
             *recipe(settings.model, settings.groups[0], method, stage),
-            *(["responses=own_belief"] if method == "dpo" else []),
-            *[o for o in settings.train_overrides if is_preference or not o.startswith("loss.")],
+            *view_override(method),
+            *of_stage(settings.train_overrides, stage),
         ]
-        of_run = [f"exp_name={row}", f"output_dir='{self.where}'", f"seed={self.seed}"]
+        overrides = [*shared, *of_run(place, row)]
         needs: tuple[str, ...] = ()
-        if is_preference:
+        if stage != SFT:
             first = f"{SFT}{_mark(row)}"
-            of_run.append(f"model.archive='{self.where / first}'")
-            needs = (f"{self.prefix}/{first}",)
-        return Cell(
-            f"{self.prefix}/{row}",
-            ("train.py", *last_wins([*shared, *of_run, "log_every_seconds=0"])),
-            self.where / row,
-            needs,
-            plan=("train.py", "plan=true", "exp_name=plan", *last_wins(shared)),
-        )
+            overrides.append(begins_from(place.run(first)))
+            needs = (place.cell(first),)
+        overrides.append("log_every_seconds=0")
+        return training_cell(place, row, overrides, shared, needs)
 
     def evaluation(self, row: str, split: str) -> Cell:
         """What a row is measured by: every group's prompts, asked as it was trained."""
-        settings = self.settings
-        is_run = is_trained(method_of(row))
-        output = Place(settings.folder, self.prefix).report(row, split)
+        settings, place, method = self.settings, self.place, method_of(row)
         held_out = settings.eval_groups or []
         overrides = [
-            f"ckpt=['{self.where / row if is_run else base_of(settings)}']",
-            data_sets("datasets", settings.groups),
-            *([data_sets("eval_groups", held_out)] if held_out else []),
+            data_sets(*settings.groups),
+            *([data_sets(*held_out, key="eval_groups")] if held_out else []),
             f"split={split}",
-            f"seed={self.seed}",
+            f"seed={place.seed}",
             *self._naming(row),
-            *recipe(settings.model, settings.groups[0], method_of(row), "evaluate"),
-            *[o for o in settings.train_overrides if o.partition("=")[0] in OF_DATA],
-            *(settings.evaluate or []),
-            f"output='{output}'",
+            *recipe(settings.model, settings.groups[0], method, "evaluate"),
+            *of_data(settings.train_overrides),
+            *settings.evaluate_overrides,
         ]
-        needs = (f"{self.prefix}/{row}",) if is_run else ()
-        return Cell(f"{self.prefix}/{row}@{split}", ("evaluate.py", *last_wins(overrides)), output, needs)
+        base = None if is_trained(method) else base_of(settings.model, settings.train_overrides)
+        return evaluation_cell(place, row, split, place.report(row, split), overrides, base)
 
     def _naming(self, row: str) -> list[str]:
         """How the row's prompts name the groups."""
@@ -210,11 +188,6 @@ class _Cells:
         template = self.settings.template
         said = [] if template is None else [f"group_template='{template}'"]
         return ["group_in_prompt=true", *said]
-
-
-def data_sets(key: str, names: Sequence[str]) -> str:
-    """The override that names data sets, whatever their paths hold."""
-    return f"{key}=[{','.join(repr(name) for name in names)}]"
 
 
 if __name__ == "__main__":

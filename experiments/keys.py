@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -19,7 +19,7 @@ from yaml import YAMLError
 from checking import AtLeast, Rule, list_keys, meant, record
 from commented import help_of_file
 from doorway import HELP, with_lists_bracketed
-from utils import UserError, one_line
+from utils import UserError, one_line, without_secrets
 
 NAME = Rule("must be a name that a folder may have", r"[\w.-]*\w[\w.-]*")
 DIFFERENT = Rule("must be a list of different names, [a,b]", distinct=True)
@@ -44,6 +44,22 @@ class Common:
     def folder(self) -> Path:
         """Of runs, evaluations, records and logs."""
         return Path(self.output_dir) / self.name
+
+    @property
+    def train_overrides(self) -> list[str]:
+        return self.train or []
+
+    @property
+    def evaluate_overrides(self) -> list[str]:
+        return self.evaluate or []
+
+    @property
+    def overrides(self) -> dict[str, list[str]]:
+        """Those that were given, as results name them: without secrets."""
+        return {
+            "train": [without_secrets(override) for override in self.train_overrides],
+            "evaluate": [without_secrets(override) for override in self.evaluate_overrides],
+        }
 
 
 Settings = TypeVar("Settings", bound=Common)
@@ -75,6 +91,21 @@ def read_keys(
         raise UserError(f"{file.name}: {one_line(error)}; its keys stand there with comments") from error
     lone = {key: [value] for key, value in values.items() if key in lists and isinstance(value, int | float)}
     return record(kind, {**values, **lone}, f"../experiments/{file.name}")
+
+
+def named_apart(given: Settings, file: Path, words: Mapping[str, Sequence[str]]) -> Settings:
+    """The settings under a name that tells them from the usual ones, where none was given.
+
+    words: by key, what stands behind the name where the key's value is another than the file's.
+    """
+    usual = OmegaConf.to_container(OmegaConf.load(file))
+    values = vars(given)
+    if given.name != usual["name"]:
+        return given
+    parts = [given.name]
+    for key, of_key in words.items():
+        parts += of_key if values[key] != usual[key] else []
+    return replace(given, name="-".join(parts))
 
 
 def _hint(key: str, is_pair: bool, known: Sequence[str], file: Path) -> str:

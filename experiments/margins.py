@@ -15,13 +15,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 import groups as data
 import ranks
 from evaluation import find_checkpoints
 from evaluation.checkpoints import fill_settings, saved_config
+from evaluation.defaults import default_keys
 from evaluation.kept import Kept
+from evaluation.kinds import question_of
 from evaluation.scoring import Scored, score_examples
 from groups import Group
 from groups.run_splits import each_once
@@ -29,7 +29,6 @@ from preference_datasets import load_groups, naming_of
 from settings import EvaluationSettings, evaluation_settings
 from utils import UserError, atomic_path, keep_freed_memory, log, run_entry, setup_logging
 
-CONFIG = Path(__file__).parent.parent / "config" / "evaluate.yaml"
 SEED, PAIRS_PER_PROMPT = 0, 16  # of the pairs that are drawn
 USAGE = "usage: python -m experiments.margins run=FOLDER split=NAME output=FILE"
 
@@ -67,9 +66,7 @@ def _arguments() -> tuple[str, str, Path]:
 
 def _settings(run: str, split: str) -> EvaluationSettings:
     """An evaluation of this run, as config/evaluate.yaml has it."""
-    values = OmegaConf.to_container(OmegaConf.load(CONFIG))
-    values = {key: value for key, value in values.items() if key not in ("defaults", "hydra")}
-    return evaluation_settings({**values, "ckpt": [run], "split": split})
+    return evaluation_settings({**default_keys(), "ckpt": [run], "split": split})
 
 
 def _groups(settings: EvaluationSettings) -> list[Group]:
@@ -109,11 +106,6 @@ def lines_of(name: str, groups: Sequence[Group], scored: Sequence[Scored], beta:
         of_group = {"id": group.id, "dataset": group.dataset, "question": question_of(group)}
         lines.append({"checkpoint": name, **of_group, "weight": group.weight, **means})
     return lines
-
-
-def question_of(group: Group) -> str:
-    """What a prompt asks: as evaluations name it."""
-    return group.question or json.dumps(group.plain or group.prompt or group.responses[0].text)
 
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, object]]) -> None:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.results import refusing_damage
 from measures.differences import Difference, holm, summarize_difference
 from measures.summaries import Summary, summarize
-from utils import UserError
 
 Values = Sequence[float | None]  # (Q,) of a population's questions
 
@@ -52,11 +52,8 @@ class Numbers:
         self.prompts: dict[Part, int] = {}
         self.values: dict[tuple[Part, str, str], dict[str, Values]] = {}  # by part, method, metric; seed
         self.references: dict[tuple[Part, str], dict[str, Summary]] = {}  # by part and row; metric
-        try:
+        with refusing_damage():
             self._read(results)
-        except (LookupError, TypeError, AttributeError) as error:
-            name = "results"
-            raise UserError(f"{name}: damaged ({error!r}); restore the file, or run it again") from error
 
     def _read(self, results: Mapping[str, object]) -> None:
         for line in results["questions"]:

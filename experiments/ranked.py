@@ -15,14 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-
 from checking import AtLeast
 from experiments import ranked_collecting, ranked_pages
-from experiments.cells import OF_RESUME, Cell
-from experiments.door import Experiment, read_results, run_experiment
-from experiments.keys import DIFFERENT, Common, numbers_of, read_keys
-from experiments.opinions import base_of, data_sets, last_wins
+from experiments.cells import Cell
+from experiments.checks import check_methods, check_model, check_overrides
+from experiments.commands import (
+    as_value,
+    base_of,
+    begins_from,
+    data_sets,
+    evaluation_cell,
+    of_run,
+    training_cell,
+)
+from experiments.door import Experiment, run_experiment
+from experiments.keys import DIFFERENT, Common, named_apart, numbers_of, read_keys
 from experiments.ranked_methods import (
     AGAIN,
     BASE,
@@ -36,16 +43,16 @@ from experiments.ranked_methods import (
     rows_of,
 )
 from experiments.recipes import recipe
+from experiments.results import read_results
+from experiments.rows import Place
 from groups import INSTRUCTIONS
 from preference_datasets import load_groups
-from utils import UserError, run_entry, without_secrets
+from utils import UserError, run_entry
 
 FILE = Path(__file__).with_name("ranked.yaml")
-ROOT = Path(__file__).parent.parent
 VARIABLES = {"MODEL": "model={}", "DATASET": "dataset={}"}
 LEAST_EVALUATION = 16  # prompts of the one validation that every run ends with
-OWN = ("exp_name", "output_dir", "model.archive", "datasets", "seed", "loss", "responses", "n_examples",
-       "batch_size", "max_responses", "ckpt", "output", "split")  # fmt: skip
+SET_HERE = ("responses", "n_examples", "batch_size", "max_responses")
 
 
 @dataclass(frozen=True)
@@ -66,10 +73,6 @@ class RankedSettings(Common):
     size: Annotated[float, AtLeast(1e-3)]
 
     @property
-    def train_overrides(self) -> list[str]:
-        return self.train or []
-
-    @property
     def ks(self) -> list[int]:
         return sorted(map(int, self.counts))
 
@@ -86,7 +89,8 @@ class RankedSettings(Common):
 def main() -> None:
     """Read the keys, then plan, run, or draw."""
     given = checked(read_keys(RankedSettings, FILE, sys.argv[1:], VARIABLES))
-    first = dataclasses.replace(given, name=name_of(given))
+    stem = re.sub(r"[^\w.-]+", "-", Path(given.dataset).stem)
+    first = named_apart(given, FILE, {"model": [given.model], "dataset": [stem]})
     is_timed = given.budget == "seconds"
     settings = dataclasses.replace(first, name=f"{first.name}-seconds") if is_timed else first
     speeds = {}
@@ -97,21 +101,20 @@ def main() -> None:
     cells = list(cells_of(settings, loads, speeds))
     experiment = Experiment(
         cells,
-        what_of(settings),
+        results_of(settings),
         collect=lambda: ranked_collecting.collect(cells, settings.folder, wanted_of(settings, loads)),
         publish=ranked_pages.publish,
     )
     run_experiment(experiment, settings)
 
 
-def what_of(settings: RankedSettings) -> dict[str, object]:
+def results_of(settings: RankedSettings) -> dict[str, object]:
     """What the results are of."""
     keys = ("name", "model", "dataset", "split", "seeds", "counts", "methods", "on_policy", "budget", "size")
     amount = ("step_responses", settings.budget)
     return {
         **{key: value for key, value in dataclasses.asdict(settings).items() if key in (*keys, *amount)},
-        "train": [without_secrets(o) for o in settings.train_overrides],
-        "evaluate": [without_secrets(o) for o in settings.evaluate or []],
+        **settings.overrides,
     }
 
 
@@ -121,29 +124,10 @@ def checked(settings: RankedSettings) -> RankedSettings:
     """
     numbers_of("seeds", settings.seeds, int, 0)
     numbers_of("counts", settings.counts, int, 2)
-    for method in settings.methods:
-        if method not in METHODS:
-            raise UserError(f"methods=[...,{method}]: unknown; choose of {', '.join(METHODS)}")
-    if not (ROOT / "config" / "model" / f"{settings.model}.yaml").is_file():
-        names = ", ".join(sorted(path.stem for path in (ROOT / "config" / "model").glob("*.yaml")))
-        raise UserError(f"model={settings.model}: unknown; choose one of {names}, or add config/model/*.yaml")
-    for key, overrides in (("train", settings.train_overrides), ("evaluate", settings.evaluate or [])):
-        for override in overrides:
-            name, equals, _ = override.partition("=")
-            if not equals or name in OWN:
-                what = "is set by the experiment itself" if equals else "must be key=value"
-                raise UserError(f"{key}=[{override}]: {what}; see the keys in experiments/ranked.yaml")
+    check_methods("methods", settings.methods, METHODS)
+    check_model(settings.model)
+    check_overrides(settings, FILE.name, SET_HERE)
     return settings
-
-
-def name_of(settings: RankedSettings) -> str:
-    """The name, with the model and the data set behind it where they are not the usual ones."""
-    defaults = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    parts = [settings.name]
-    if settings.name == defaults["name"]:
-        parts += [settings.model] if settings.model != defaults["model"] else []
-        parts += [Path(settings.dataset).stem] if settings.dataset != defaults["dataset"] else []
-    return re.sub(r"[^\w.-]+", "-", "-".join(parts))
 
 
 def wanted_of(settings: RankedSettings, loads: Mapping[Row, Load]) -> ranked_collecting.Wanted:
@@ -173,7 +157,7 @@ def cells_of(
 ) -> Iterator[Cell]:
     """All runs and evaluations. speeds: responses a second by row; used where budget=seconds."""
     for seed in settings.seeds:
-        cells = _Cells(settings, seed)
+        cells = _Cells(settings, Place(settings.folder, seed))
         yield cells.evaluation(BASE)
         for row, load in loads.items():
             amount = settings.size * settings.responses
@@ -197,10 +181,8 @@ def speed_of(row: Row, speeds: ranked_collecting.Speeds) -> float:
 class _Cells:
     """The cells of one seed."""
 
-    def __init__(self, settings: RankedSettings, seed: str):
-        self.settings, self.seed = settings, seed
-        self.where = settings.folder / f"seed-{seed}"
-        self.prefix = f"seed-{seed}"
+    def __init__(self, settings: RankedSettings, place: Place):
+        self.settings, self.place = settings, place
 
     def training(self, row: Row, load: Load, responses: float) -> Cell:
         """A run that sees so many responses."""
@@ -208,29 +190,31 @@ class _Cells:
 
     def rounds(self, row: Row, load: Load, responses: float) -> Iterator[Cell]:
         """From a run's model: on its own responses, and on the first ones again."""
-        own = self.where / "own-responses.jsonl"
+        place = self.place
+        first, own = place.run(row.name), place.where / "own-responses.jsonl"
         sampled = Cell(
-            f"{self.prefix}/own-responses",
+            place.cell("own-responses"),
             (
                 "synthesize.py",
                 "task=instructions",
                 "split=train",
-                f"ckpt='{self.where / row.name}'",
+                f"ckpt={as_value(first)}",
                 f"n_samples={row.k}",
-                f"seed={self.seed}",
-                f"output='{own}'",
+                f"seed={place.seed}",
+                f"output={as_value(own)}",
             ),
             own,
-            (f"{self.prefix}/{row.name}",),
+            (place.cell(row.name),),
         )
         yield sampled
-        begin = f"model.archive='{self.where / row.name}'"
+        given = data_sets(self.settings.dataset)
+        held_out = data_sets(self.settings.dataset, key="eval_datasets")
         of_data = {
-            ON_POLICY: [data_sets(str(own)), f"eval_datasets=['{self.settings.dataset}']", begin],
-            AGAIN: [data_sets(self.settings.dataset), begin],
+            ON_POLICY: [data_sets(str(own)), held_out, begins_from(first)],
+            AGAIN: [given, begins_from(first)],
         }
         for name, keys in of_data.items():
-            needs = (sampled.name if name == ON_POLICY else f"{self.prefix}/{row.name}",)
+            needs = (sampled.name if name == ON_POLICY else place.cell(row.name),)
             yield self._run(f"{name}@{row.k}", row, load, responses, keys, needs)
             yield self.evaluation(f"{name}@{row.k}")
 
@@ -244,7 +228,7 @@ class _Cells:
         needs: tuple[str, ...] = (),
     ) -> Cell:
         settings, method = self.settings, METHODS[row.method]
-        shared = (
+        shared = [
             f"loss={method.loss}",
             f"model={settings.model}",
             *recipe(settings.model, settings.dataset, method.loss, "preference"),
@@ -258,43 +242,22 @@ class _Cells:
             f"n_examples={load.examples_of(responses)}",
             f"batch_size={load.examples_of(settings.step_responses)}",
             *settings.train_overrides,
-        )
-        of_run = (
-            f"exp_name={name}",
-            f"output_dir='{self.where}'",
-            f"seed={self.seed}",
-            "log_every_seconds=0",
-        )
-        return Cell(
-            f"{self.prefix}/{name}",
-            ("train.py", *last_wins([*shared, *keys, *of_run])),
-            self.where / name,
-            needs,
-            plan=(
-                "train.py",
-                "plan=true",
-                "exp_name=plan",
-                *last_wins([*shared, data_sets(settings.dataset)]),
-            ),
-            drops=OF_RESUME,
-        )
+        ]
+        overrides = [*shared, *keys, *of_run(self.place, name), "log_every_seconds=0"]
+        planned = [*shared, data_sets(settings.dataset)]
+        return training_cell(self.place, name, overrides, planned, needs)
 
     def evaluation(self, name: str) -> Cell:
         """What a row is measured by."""
-        settings = self.settings
-        source = base_of(settings) if name == BASE else self.where / name
-        output = self.where / "evaluations" / name
+        settings, place = self.settings, self.place
         overrides = [
-            f"ckpt=['{source}']",
             data_sets(settings.dataset),
             f"split={settings.split}",
-            f"seed={self.seed}",
-            *(settings.evaluate or []),
-            f"output='{output}'",
+            f"seed={place.seed}",
+            *settings.evaluate_overrides,
         ]
-        command = ("evaluate.py", *last_wins(overrides))
-        needs = () if name == BASE else (f"{self.prefix}/{name}",)
-        return Cell(f"{self.prefix}/{name}@{settings.split}", command, output, needs)
+        base = base_of(settings.model, settings.train_overrides) if name == BASE else None
+        return evaluation_cell(place, name, settings.split, place.report(name), overrides, base)
 
 
 if __name__ == "__main__":

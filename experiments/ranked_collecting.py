@@ -6,8 +6,6 @@ base model under the same seed; where no program computes a reward, there are no
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,15 +14,16 @@ import numpy as np
 
 import models
 from experiments.cells import Cell, Records
-from experiments.collecting import IDENTITY, REMEDY, rounded, said_by, seconds_of
+from experiments.made import made_on, seconds_of
 from experiments.ranked_methods import BASE
+from experiments.results import Json, refusing_damage
+from experiments.rows import Place
+from experiments.values import IDENTITY, REMEDY, asked_line, lines_of, value_line
 from reporting.curves import EXAMPLES, METRICS
-from reporting.files import Fields, read_lines
 from utils import UserError
 
 WIN_RATE = "reward_win_rate"
 
-Json = dict[str, object]
 Speeds = Mapping[str, float]  # responses a second, by row
 ByPrompt = dict[str, float]
 Rewards = dict[str, list[float]]  # of the sampled responses, by prompt
@@ -45,12 +44,10 @@ def collect(cells: Sequence[Cell], folder: Path, wanted: Wanted) -> Json:
     """All that tables and figures are drawn from, in the layout of `numbers.Numbers`."""
     part = {"group": wanted.dataset, "split": wanted.split}
     prompts = weights_of(folder, wanted)
-    values = [{**part, **line} for line in values_of(folder, wanted, list(prompts))]
-    weights = [round(weight, 5) for weight in prompts.values()]
     return {
-        "made": made(),
-        "questions": [{**part, "prompts": len(prompts), "questions": list(prompts), "weights": weights}],
-        "values": values,
+        "made": {**made_on(), "versions": models.versions()},
+        "questions": [asked_line(part, len(prompts), prompts)],
+        "values": list(values_of(folder, wanted, part, list(prompts))),
         "references": [],
         "equal": dict(wanted.equal),
         "speeds": list(training_of(cells, folder, wanted)),
@@ -58,45 +55,36 @@ def collect(cells: Sequence[Cell], folder: Path, wanted: Wanted) -> Json:
     }
 
 
-def evaluation_of(folder: Path, seed: str, row: str) -> Path:
-    return folder / f"seed-{seed}" / "evaluations" / row
-
-
 def weights_of(folder: Path, wanted: Wanted) -> dict[str, float]:
     """By prompt: what it counts. Raises UserError where the first evaluation holds no prompt."""
-    place = evaluation_of(folder, wanted.seeds[0], wanted.rows[-1])
-    weights = {line.text("id"): line.number("weight") for line in lines_of(place, "by_prompt.jsonl")}
+    report = Place(folder, wanted.seeds[0]).report(wanted.rows[-1])
+    weights = {line.text("id"): line.number("weight") for line in lines_of(report)}
     if not weights:
-        raise UserError(f"{place}: holds no measures of a prompt; {REMEDY}")
+        raise UserError(f"{report}: holds no measures of a prompt; {REMEDY}")
     return weights
 
 
-def lines_of(place: Path, name: str) -> list[Fields]:
-    return list(read_lines(place / name, REMEDY))
-
-
-def values_of(folder: Path, wanted: Wanted, prompts: Sequence[str]) -> Iterator[Json]:
+def values_of(folder: Path, wanted: Wanted, part: Json, prompts: Sequence[str]) -> Iterator[Json]:
     """A value a prompt, of every row, seed and measure."""
     for seed in wanted.seeds:
-        base = rewards_of(evaluation_of(folder, seed, BASE))
+        place = Place(folder, seed)
+        base = rewards_of(place.report(BASE))
         for row in wanted.rows:
-            place = evaluation_of(folder, seed, row)
             found: dict[str, ByPrompt] = {}
-            for line in lines_of(place, "by_prompt.jsonl"):
+            for line in lines_of(place.report(row)):
                 for metric in line.values:
                     if metric not in IDENTITY:
                         found.setdefault(metric, {})[line.text("id")] = line.number(metric)
             if base and row != BASE:
-                found[WIN_RATE] = wins(rewards_of(place), base)
+                found[WIN_RATE] = wins(rewards_of(place.report(row)), base)
             for metric, held in found.items():
-                of_prompts = [rounded(held.get(prompt)) for prompt in prompts]
-                yield {"method": row, "seed": seed, "metric": metric, "values": of_prompts}
+                yield value_line(part, row, seed, metric, [held.get(prompt) for prompt in prompts])
 
 
-def rewards_of(place: Path) -> Rewards:
+def rewards_of(report: Path) -> Rewards:
     """The rewards of an evaluation's sampled responses; none where no program computes them."""
     rewards: Rewards = {}
-    for line in lines_of(place, "predictions.jsonl"):
+    for line in lines_of(report, "predictions.jsonl"):
         reward = line.number_or_none("reward")
         if reward is not None:
             rewards.setdefault(line.text("id"), []).append(reward)
@@ -121,16 +109,17 @@ def training_of(cells: Sequence[Cell], folder: Path, wanted: Wanted) -> Iterator
     records = Records(folder, cells)
     by_name = {cell.name: cell for cell in records.cells}
     for seed in wanted.seeds:
+        place = Place(folder, seed)
         for row in wanted.rows:
             if row != BASE:
-                seconds, examples = steps_of(folder / f"seed-{seed}" / row)
+                seconds, examples = steps_of(place.run(row))
                 yield {
                     "row": row,
                     "seed": seed,
                     "examples": examples,
                     "responses": round(examples * wanted.responses_per_example[row]),
                     "seconds": round(seconds, 2),
-                    "whole_seconds": records.seconds(by_name[f"seed-{seed}/{row}"]),
+                    "whole_seconds": records.seconds(by_name[place.cell(row)]),
                 }
 
 
@@ -151,20 +140,8 @@ def speeds_of(results: Mapping[str, object], path: Path) -> Speeds:
     """Responses a second by row, over all seeds. Raises UserError for damaged results."""
     seen: dict[str, float] = {}
     seconds: dict[str, float] = {}
-    try:
+    with refusing_damage(str(path)):
         for line in results["speeds"]:
             seen[line["row"]] = seen.get(line["row"], 0.0) + line["responses"]
             seconds[line["row"]] = seconds.get(line["row"], 0.0) + line["seconds"]
         return {row: seen[row] / seconds[row] for row in seen}
-    except (LookupError, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"{path}: is damaged ({error!r}); restore it, or run it again") from error
-
-
-def made() -> Json:
-    """On what, and by which versions."""
-    return {
-        "commit": said_by("git", "rev-parse", "--short", "HEAD") or "unknown",
-        "cpu": f"{os.cpu_count()} cores, {platform.machine()}",
-        "gpus": said_by("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines(),
-        "versions": models.versions(),
-    }

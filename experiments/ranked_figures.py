@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from experiments.belief_figures import COLORS
-from experiments.bias_figures import new_axes
+from experiments.drawing import COLORS, new_axes
 from experiments.numbers import Numbers, Part
 from experiments.ranked_methods import BASE, METHODS, Row, row_of, title_of
 from reporting.words import PREFERENCE, REWARD, TITLES

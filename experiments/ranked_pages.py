@@ -9,15 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from experiments.numbers import Numbers, Part
-from experiments.pages import write_page
+from experiments.pages import made_line, override_lines, write_page
 from experiments.ranked_figures import figures_of
 from experiments.ranked_methods import DPO, SWEPO, row_of, title_of
+from experiments.results import Results, refusing_damage
+from experiments.tables import Names, differences, means, measured, spreads
 from reporting.markdown import escaped
-from reporting.tables import Table, as_markdown, as_number, as_p, format_cell
+from reporting.tables import Table, as_markdown
 from reporting.words import PREFERENCE, REWARD, TITLES
-from utils import UserError
-
-Results = Mapping[str, object]
 
 NAMES = {**TITLES[PREFERENCE], **TITLES[REWARD]}
 TABLES = {
@@ -37,6 +36,7 @@ TABLES = {
         "kl_reference",
     ),
 }
+OF_TABLES = Names(NAMES, title_of)
 JUDGED_BY = ("true_reward", "set_accuracy")  # the first that was measured is drawn and compared
 ABOUT = (
     "Means over seeds with 95% bootstrap intervals over prompts; values of a prompt are averaged over seeds "
@@ -50,21 +50,18 @@ ABOUT = (
 def publish(results: Results, folder: Path) -> Path:
     """Write NAME.md and its figures into `folder`. Raises UserError for damaged results."""
     numbers = Numbers(results)
-    try:
+    with refusing_damage():
         name = str(results["settings"]["name"])
         (part,) = numbers.parts
         metric = judged_by(numbers, part)
         figures = figures_of(numbers, part, metric, compared_to(numbers, part), results["equal"])
         text = "\n\n".join(_page(results, numbers, part, metric)) + "\n"
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"results: damaged ({error!r}); restore the file, or run it again") from error
     return write_page(folder, name, text, figures)
 
 
 def judged_by(numbers: Numbers, part: Part) -> str:
     """The measure that rows are compared by."""
-    known = {metric for of, _, metric in numbers.values if of == part}
-    return next(metric for metric in JUDGED_BY if metric in known)
+    return measured(numbers, part, {"": JUDGED_BY})[0]
 
 
 def compared_to(numbers: Numbers, part: Part) -> list[str]:
@@ -85,7 +82,7 @@ def _page(results: Results, numbers: Numbers, part: Part, metric: str) -> Iterat
     yield ABOUT
     yield f"{numbers.prompts[part]} prompts of {escaped(part.group)} ({escaped(part.split)})."
     for title, metrics in TABLES.items():
-        table = _means(numbers, part, metrics)
+        table = means(numbers, part, metrics, OF_TABLES)
         if table.rows:
             yield f"## {title}\n\n{as_markdown(table)}"
     yield (
@@ -95,9 +92,10 @@ def _page(results: Results, numbers: Numbers, part: Part, metric: str) -> Iterat
     yield "## Paired differences"
     yield f"![Paired differences]({name}-differences.svg)"
     yield f"Figure 2. {NAMES[metric]}; filled: the interval excludes 0."
-    yield as_markdown(_differences(numbers, part))
+    known = measured(numbers, part, TABLES)
+    yield as_markdown(differences(numbers, part, known, compared_to(numbers, part), OF_TABLES))
     yield "## Spread of the seeds' means: standard deviation (least to most)"
-    yield as_markdown(_spreads(numbers, part))
+    yield as_markdown(spreads(numbers, part, known, OF_TABLES))
     if results["equal"]:
         yield "## Rows that are one run"
         yield _equal(results["equal"])
@@ -107,58 +105,10 @@ def _page(results: Results, numbers: Numbers, part: Part, metric: str) -> Iterat
 
 
 def _head(results: Results) -> str:
-    settings, made = results["settings"], results["made"]
-    versions = ", ".join(f"{key} {value}" for key, value in made["versions"].items())
-    gpus = f"; {', '.join(map(escaped, made['gpus']))}" if made["gpus"] else ""
-    lines = [
-        f"- model: {escaped(settings['model'])}, no SFT stage; seeds: {', '.join(settings['seeds'])}",
-        f"- made on {escaped(made['cpu'])}{gpus}; {versions}; commit {made['commit']}",
-    ]
-    given = [*settings["train"], *settings["evaluate"]]
-    if given:
-        lines.append(f"- overrides: {', '.join(map(escaped, given))}")
-    return "\n".join(lines)
-
-
-def _means(numbers: Numbers, part: Part, metrics: Sequence[str]) -> Table:
-    rows = []
-    for name in numbers.methods(part):
-        cells = [format_cell(numbers.summary(part, name, metric)) for metric in metrics]
-        if set(cells) != {"-"}:
-            rows.append([title_of(name), *cells])
-    return Table("means", ["", *(NAMES[metric] for metric in metrics)], rows)
-
-
-def _measured(numbers: Numbers, part: Part) -> list[str]:
-    known = {metric for of, _, metric in numbers.values if of == part}
-    return [metric for metrics in TABLES.values() for metric in metrics if metric in known]
-
-
-def _differences(numbers: Numbers, part: Part) -> Table:
-    """Of every measure, against each row that is compared to."""
-    rows = []
-    for metric in _measured(numbers, part):
-        for found in numbers.compared(part, metric, compared_to(numbers, part)):
-            pair = f"{title_of(found.a)} - {title_of(found.b)}"
-            p, p_holm = as_p(found.difference["p"]), as_p(found.p_holm)
-            rows.append([NAMES[metric], pair, format_cell(found.difference), p, p_holm])
-    return Table("differences", ["", "difference of", "value", "p", "p (Holm)"], rows)
-
-
-def _spreads(numbers: Numbers, part: Part) -> Table:
-    metrics = _measured(numbers, part)
-    rows = []
-    for name in numbers.methods(part):
-        cells = []
-        for metric in metrics:
-            spread = numbers.spread(part, name, metric)
-            if spread is None:
-                cells.append("-")
-                continue
-            sd = "-" if spread.sd is None else as_number(spread.sd)
-            cells.append(f"{sd} ({as_number(spread.least)} to {as_number(spread.most)})")
-        rows.append([title_of(name), *cells])
-    return Table("spread", ["", *(NAMES[metric] for metric in metrics)], rows)
+    settings = results["settings"]
+    model, seeds = escaped(settings["model"]), ", ".join(settings["seeds"])
+    what = f"- model: {model}, no SFT stage; seeds: {seeds}"
+    return "\n".join([what, made_line(results["made"]), *override_lines(settings)])
 
 
 def _equal(equal: Mapping[str, str]) -> str:

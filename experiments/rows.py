@@ -37,19 +37,34 @@ class Wanted(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the runs and evaluations of one population and seed lie."""
+    """Where the runs and evaluations of one seed lie, and what their cells are called."""
 
     folder: Path  # of the experiment
-    prefix: str  # "opinions-democrat/seed-0"
+    seed: str
+    slug: str = ""  # of the population, where each has runs of its own
+
+    @property
+    def prefix(self) -> str:
+        """Of cells: "opinions-democrat/seed-0", "seed-0"."""
+        return f"{self.slug}/seed-{self.seed}" if self.slug else f"seed-{self.seed}"
+
+    @property
+    def where(self) -> Path:
+        return self.folder / self.prefix
+
+    def cell(self, name: str) -> str:
+        """The cell of a run."""
+        return f"{self.prefix}/{name}"
 
     def run(self, name: str) -> Path:
-        return self.folder / self.prefix / name
+        return self.where / name
 
-    def report(self, name: str, split: str) -> Path:
-        return self.folder / self.prefix / "evaluations" / f"{name}-{split}"
+    def report(self, name: str, split: str = "") -> Path:
+        """An evaluation's folder. split: where there are several."""
+        return self.where / "evaluations" / (f"{name}-{split}" if split else name)
 
     def margins(self, name: str, split: str) -> Path:
-        return self.folder / self.prefix / "margins" / f"{name}-{split}.jsonl"
+        return self.where / "margins" / f"{name}-{split}.jsonl"
 
 
 def is_trained(method: str) -> bool:
@@ -58,6 +73,16 @@ def is_trained(method: str) -> bool:
 
 def starts_from_sft(method: str) -> bool:
     return method not in (BASE, FEW_SHOT, ICF, SFT)
+
+
+def stage_of(method: str) -> str:
+    """The recipe's stage of a run: "sft" | "preference"."""
+    return "preference" if starts_from_sft(method) else SFT
+
+
+def view_override(method: str) -> list[str]:
+    """The override of a run whose pairs come after their own beliefs, as the paper's DPO has them."""
+    return ["responses=own_belief"] if method in (DPO, "rpo") else []
 
 
 def has_margins(method: str) -> bool:

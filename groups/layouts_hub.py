@@ -55,7 +55,8 @@ from groups.rated import (
     read_ultrafeedback_reward,
 )
 from groups.rows import Row
-from groups.surveys import key_of_shares, read_goqa, read_opinionqa, read_shares, read_subpop
+from groups.share_tables import key_of_shares, read_shares
+from groups.surveys import read_goqa, read_opinionqa, read_subpop
 from groups.values import parsed
 
 REWARDBENCH_SUBSETS = (

@@ -18,7 +18,7 @@ from groups.beliefs import read_opinions
 from groups.contents import identity_of
 from groups.drawing import draw_pairs
 from groups.files import DATA, INSTRUCTION_SPLITS, INSTRUCTIONS, OPINION_SPLITS, open_table
-from groups.formats import Format, choose_format, read_groups
+from groups.formats import MOST_LOOKED_AT, Format, choose_format, read_groups
 from groups.instructions import read_ranked_instructions
 from groups.record import Group
 from groups.rows import Drops, Row, Source, add_drops, why_dropped
@@ -29,7 +29,6 @@ from groups.tables import Table
 from settings import DataSet
 from utils import UserError, log
 
-LOOKED_AT = 1000  # rows that tell a format
 AT_ONCE = 256  # rows that are read together
 
 NumberedRow = tuple[str, Row]  # (file and row, columns)
@@ -122,7 +121,7 @@ def first_groups(name: str, split: str, reading: Reading) -> list[Group]:
     if embedded_splits(name):
         return _embedded_groups(name, split, reading)
     table = open_table(name, split)
-    rows = list(itertools.islice(table.rows(), LOOKED_AT))
+    rows = list(itertools.islice(table.rows(), MOST_LOOKED_AT))
     known = _format_of(name, table, rows, reading)
     return list(_with_pairs(_read(known, rows[:AT_ONCE], table, reading, Drops()), reading))
 
@@ -132,7 +131,7 @@ def format_of(name: str, split: str, reading: Reading) -> Format | None:
     if embedded_splits(name):
         return None
     table = open_table(name, split)
-    return _format_of(name, table, list(itertools.islice(table.rows(), LOOKED_AT)), reading)
+    return _format_of(name, table, list(itertools.islice(table.rows(), MOST_LOOKED_AT)), reading)
 
 
 def identity(name: str, split: str) -> str:
@@ -148,7 +147,7 @@ def identity(name: str, split: str) -> str:
 def _groups_of(name: str, table: Table, reading: Reading, dropped: Drops) -> Iterator[Group]:
     """The groups of a table, with drawn pairs where they have beliefs and no pairs of their own."""
     rows = table.rows()
-    first = list(itertools.islice(rows, LOOKED_AT))
+    first = list(itertools.islice(rows, MOST_LOOKED_AT))
     known = _format_of(name, table, first, reading)
     if table.member:
         check_member(known.name, table.rows(), table.member, table.place)

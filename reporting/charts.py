@@ -18,7 +18,7 @@ from reporting.curves import Panel, has_curve
 from reporting.gaps import Calibration
 from reporting.panels import GROUP, VERDICT_COLORS, Differences, shortened, verdict_of
 from reporting.record import Run, Shares, text_of
-from reporting.tables import as_number, as_p
+from reporting.tables import as_p, with_interval
 
 TOOLS = "pan,box_zoom,wheel_zoom,reset,save"
 FEW_POINTS = 60  # of a curve: they are marked
@@ -55,7 +55,7 @@ def differences_chart(differences: Differences) -> Chart:
             "color": [VERDICT_COLORS[verdict] for verdict in verdicts],
             "fill": [0.0 if verdict == "unsure" else 1.0 for verdict in verdicts],
             "pair": [f"{d.a} − {d.b}" for d in rows],
-            "words": [_interval(d.value, d.low, d.high) for d in rows],
+            "words": [with_interval(d.value, d.low, d.high) for d in rows],
             "p": [as_p(d.p) for d in rows],
             "n": [d.n for d in rows],
         }
@@ -167,9 +167,3 @@ def _name_rows(plot: figure, places: Sequence[int], names: Sequence[str]) -> Non
     plot.yaxis.ticker = FixedTicker(ticks=list(places))
     plot.yaxis.major_label_overrides = {place: PlainText(text=name) for place, name in zip(places, names)}
     plot.ygrid.visible = False
-
-
-def _interval(value: float, low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return as_number(value)
-    return f"{as_number(value)} [{as_number(low)}, {as_number(high)}]"

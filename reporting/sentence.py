@@ -7,7 +7,7 @@ interval holds 0, they cannot be told apart. It names what guessing gets where t
 from __future__ import annotations
 
 from reporting.record import Difference, Evaluation
-from reporting.tables import as_number, as_p
+from reporting.tables import as_number, as_p, with_interval
 from reporting.words import HEADLINE, TITLES, better_side
 
 UNIFORM = "(uniform over options)"
@@ -108,10 +108,7 @@ def _meaning_of(evaluation: Evaluation, metric: str) -> str:
 
 def _in_words(evaluation: Evaluation, name: str, metric: str) -> str:
     summary = evaluation.results[name][metric]
-    value = as_number(summary["value"])
-    if summary["low"] is None or summary["high"] is None:
-        return value
-    return f"{value} [{as_number(summary['low'])}, {as_number(summary['high'])}]"
+    return with_interval(summary["value"], summary["low"], summary["high"])
 
 
 def _listed(names: list[str]) -> str:

@@ -117,10 +117,14 @@ def format_cell(summary: Summary | None) -> str:
     """A mean with its interval, where there is one."""
     if summary is None or summary["value"] is None:
         return "-"
-    value = as_number(summary["value"])
-    if summary["low"] is None or summary["high"] is None:
-        return value
-    return f"{value} [{as_number(summary['low'])}, {as_number(summary['high'])}]"
+    return with_interval(summary["value"], summary["low"], summary["high"])
+
+
+def with_interval(value: float, low: float | None, high: float | None) -> str:
+    """ "0.213 [0.187, 0.241]"; the number alone, where there is no interval."""
+    if low is None or high is None:
+        return as_number(value)
+    return f"{as_number(value)} [{as_number(low)}, {as_number(high)}]"
 
 
 def as_number(value: float) -> str:

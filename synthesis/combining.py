@@ -36,8 +36,11 @@ def read_all(settings: SynthesisSettings) -> list[Entries]:
 
 
 def _facts(sources: Sequence[Entries], settings: SynthesisSettings, *keys: str) -> dict[str, Json]:
-    named = [[of.name, of.origin.identity] for of in sources]
-    given: dict[str, Json] = {"sources": named, "format": settings.format, "seed": settings.seed}
+    given: dict[str, Json] = {
+        "sources": [of.origin.fact for of in sources],
+        "format": settings.format,
+        "seed": settings.seed,
+    }
     values = vars(settings)
     return {**given, **{key: values[key] for key in keys}}
 
@@ -139,9 +142,7 @@ def split(settings: SynthesisSettings, folder: Path) -> str:
     Those that are nearly the same (`near`) stay on one side. Raises UserError for bad input, and where there
     are too few questions for the sides.
     """
-    fractions = {"eval": settings.eval_fraction, "test": settings.test_fraction}
-    if sum(fractions.values()) >= 1:
-        raise UserError("config keys eval_fraction and test_fraction: nothing is left to train on; give less")
+    fractions = settings.held_out
     sources = read_all(settings)
     facts = _facts(sources, settings, "by", "near", "eval_fraction", "test_fraction")
     with open_work(folder, "split", facts, settings.overwrite) as work:

@@ -87,6 +87,16 @@ class SynthesisSettings:
     api: ApiSettings
     judge_api: ApiSettings
 
+    @property
+    def held_out(self) -> dict[str, float]:
+        """The fractions of eval and test. Raises UserError where they leave nothing to train on."""
+        fractions = {"eval": self.eval_fraction, "test": self.test_fraction}
+        if sum(fractions.values()) >= 1:
+            raise UserError(
+                "config keys eval_fraction and test_fraction: nothing is left to train on; give less"
+            )
+        return fractions
+
 
 def synthesis_settings(config: Mapping[str, Any]) -> SynthesisSettings:
     """The record of a composed synthesis config. Raises UserError as above."""

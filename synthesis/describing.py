@@ -25,8 +25,8 @@ WIDEST = 40  # characters of a column
 def stats(settings: SynthesisSettings, folder: Path) -> str:
     """Describe every source: a row of stats.jsonl each. Returns the table. Raises UserError for bad input."""
     sources = read_all(settings)
-    named: list[Json] = [[of.name, of.origin.identity] for of in sources]
-    facts: dict[str, Json] = {"sources": named, "format": settings.format, "near": settings.near}
+    facts: dict[str, Json] = {"sources": [of.origin.fact for of in sources]}
+    facts |= {"format": settings.format, "near": settings.near}
     with open_work(folder, "stats", facts, settings.overwrite) as work:
         rows = [_described(of, settings) for of in sources]
         origins = tuple(of.origin for of in sources)

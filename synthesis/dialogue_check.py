@@ -7,7 +7,6 @@ the same functions as when dialogues are written. `faults.jsonl` lists what did 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from synthesis.config import SynthesisSettings
 from synthesis.entries import read_entries
 from synthesis.record import Item, Json, Origin, Provenance
 from synthesis.text_checks import VERSION, Taken, fault_of_answer, fault_of_phrasing, fault_of_text
-from synthesis.voicing import NO_VERDICT, Claim, VoiceJudge, open_judge
+from synthesis.voicing import NO_VERDICT, Claim, VoiceJudge, judged_by, open_judge
 from synthesis.work import Work, open_work
 from utils import UserError
 
@@ -71,10 +70,8 @@ def check_dialogues(settings: SynthesisSettings, folder: Path) -> str:
     """
     judge = open_judge(settings)
     all_asked, origins = _read(settings)
-    sources: list[Json] = [[origin.name, origin.identity] for origin in origins]
-    judged_by: list[Json] = [settings.judge, settings.judge_model, settings.embedder]
-    facts: dict[str, Json] = {"check": True, "checks": VERSION, "sources": sources, "judge": judged_by}
-    facts["near"] = settings.near
+    facts: dict[str, Json] = {"check": True, "checks": VERSION, "judge": judged_by(settings)}
+    facts |= {"sources": [origin.fact for origin in origins], "near": settings.near}
     with open_work(folder, "dialogues", facts, settings.overwrite) as work:
         checked = list(_checked(all_asked, settings.near))
         work.expect([one.item for one in checked])
@@ -226,7 +223,7 @@ def _counts(work: Work, checked: Sequence[Checked]) -> dict[str, Json]:
 
 
 def _summary(work: Work, checked: Sequence[Checked], folder: Path) -> str:
-    reasons = Counter(reason.partition(":")[0] for reason in work.rejects().values())
+    reasons = work.reasons()
     lines = []
     for kind, of_kind in _counts(work, checked).items():
         match of_kind:

@@ -21,7 +21,7 @@ from synthesis.dialogue_rows import Dialogue, Row, mmoqa_rows, own_row, split_di
 from synthesis.questions import Questions, read_questions
 from synthesis.record import Json, Provenance
 from synthesis.text_checks import VERSION
-from synthesis.voicing import VoiceJudge, check_judge, open_judge
+from synthesis.voicing import VoiceJudge, check_judge, judged_by, open_judge
 from synthesis.work import Work, open_work
 from synthesis.writers import Writer, open_writer
 from utils import UserError
@@ -57,7 +57,6 @@ def make_dialogues(settings: SynthesisSettings, folder: Path) -> str:
 
 
 def _facts(settings: SynthesisSettings, writer: Writer) -> dict[str, Json]:
-    judged_by = [settings.judge, settings.judge_model, settings.embedder]
     return {
         "ckpt": settings.ckpt,
         "generator": settings.generator,
@@ -68,7 +67,7 @@ def _facts(settings: SynthesisSettings, writer: Writer) -> dict[str, Json]:
         "tries": settings.tries,
         "near": settings.near,
         "checks": VERSION,
-        "judge": judged_by,
+        "judge": judged_by(settings),
     }
 
 
@@ -185,7 +184,7 @@ def _passed(work: Work, briefs: Sequence[Brief]) -> dict[str, Json]:
 
 def _summary(work: Work, folder: Path, counts: Mapping[str, Json], files: Mapping[str, Sequence[Row]]) -> str:
     """Some lines for the screen. Raises UserError where no dialogue passed."""
-    reasons = Counter(reason.partition(":")[0] for reason in work.rejects().values())
+    reasons = work.reasons()
     lines = [f"{folder / name}: {len(rows)} rows" for name, rows in files.items()]
     match counts["questions_of_group"]:
         case dict(of_group):

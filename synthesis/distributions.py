@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from chat import endpoint_of, server_of
+from groups.questions import class_probs
 from synthesis.config import SynthesisSettings
 from synthesis.microdata import read_microdata
 from synthesis.option_classes import (
@@ -136,9 +137,7 @@ def _fault(tally: Tally, min_n: int) -> str:
 def _row(item: Item, tally: Tally, mapped: Mapped, classes: Sequence[str]) -> Row:
     total = sum(tally.counts)
     shares = [count / total for count in tally.counts]
-    probs = dict.fromkeys(classes, 0.0)
-    for label, share in zip(mapped.labels, shares):
-        probs[label] += share
+    probs = class_probs(mapped.labels, shares, classes)
     return {
         "id": item.key,
         "question_id": tally.key,
@@ -147,7 +146,7 @@ def _row(item: Item, tally: Tally, mapped: Mapped, classes: Sequence[str]) -> Ro
         "options": list(tally.options),
         "option_class": list(mapped.labels),
         "selections": [round(share, DIGITS) for share in shares],
-        "belief_probs": [round(p, DIGITS) for p in probs.values()],
+        "belief_probs": [round(p, DIGITS) for p in probs],
         "n": tally.n,
         "classed_by": mapped.how,
     }
@@ -175,8 +174,7 @@ def _provenance(
 
 
 def _summary(work: Work, folder: Path, rows: Sequence[Json]) -> str:
-    rejects = work.rejects()
-    reasons = Counter(reason.partition(":")[0] for reason in rejects.values())
+    reasons = work.reasons()
     if not rows:
         most = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(MOST_SHOWN))
         raise UserError(f"{folder}: every question is left out ({most}); see {folder / 'synthesis.json'}")

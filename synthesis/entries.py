@@ -17,7 +17,6 @@ from synthesis.config import SynthesisSettings
 from synthesis.record import Json, Origin
 from utils import UserError
 
-LOOKED_AT = 1000  # rows that tell a format
 PAIRS = 16  # a prompt, where the loader draws them
 
 Row = dict[str, Json]
@@ -65,7 +64,7 @@ def read_entries(source: DataSet, settings: SynthesisSettings) -> Entries:
         return Entries(source.name, name, tuple(entries), everything.dropped, origin)
     table = open_table(source.name, split)
     rows = list(table.rows())
-    known = choose_format(rows[:LOOKED_AT], table.place, source.format)
+    known = choose_format(rows, table.place, source.format)
     entries = []
     for where, row in rows:
         for group in read_groups(known, [(where, row)], Source(classes, "", dropped)):

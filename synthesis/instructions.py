@@ -88,11 +88,17 @@ def spread(rows: Sequence[Mapping]) -> dict[str, float]:
     }
 
 
+def found_model(ckpt: str) -> str:
+    """As `runs.folder.find_model`; raises UserError for weights without their model, too."""
+    source = find_model(ckpt)
+    if Path(source).is_file():
+        raise UserError(f"config key ckpt={ckpt}: a file of weights; give a folder with its model")
+    return source
+
+
 def local_generator(settings: SynthesisSettings, limits: Limits) -> LocalGenerator:
     """The model of `ckpt` in this process. Raises UserError where it cannot be loaded."""
-    source = find_model(settings.ckpt)
-    if Path(source).is_file():
-        raise UserError(f"config key ckpt={settings.ckpt}: a file of weights; give a folder with its model")
+    source = found_model(settings.ckpt)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     spec = models.PolicySpec(source, attention=models.SEGMENTS)
     policy = models.make_policy(spec, World(0, 1, device, None), sharded=False)

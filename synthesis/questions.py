@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from groups.questions import class_probs
 from synthesis.config import SynthesisSettings
 from synthesis.record import Origin, digest
 from synthesis.tally import Tally, read_published
@@ -32,10 +33,7 @@ class Question(NamedTuple):
 
     def belief_probs(self, group: str, classes: Sequence[str]) -> list[float]:
         """The group's p*, an entry a class."""
-        probs = dict.fromkeys(classes, 0.0)
-        for label, share in zip(self.labels, self.shares[group]):
-            probs[label] += share
-        return list(probs.values())
+        return class_probs(self.labels, self.shares[group], classes)
 
 
 class Questions(NamedTuple):

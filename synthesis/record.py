@@ -50,6 +50,11 @@ class Origin(NamedTuple):
     identity: str  # a hash of its contents; "" where there is none
     rows: int
 
+    @property
+    def fact(self) -> Json:
+        """What a task's results depend on."""
+        return [self.name, self.identity]
+
 
 class Maker(NamedTuple):
     """A model that wrote or judged."""

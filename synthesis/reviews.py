@@ -58,8 +58,7 @@ def make_reviews(settings: SynthesisSettings, folder: Path) -> str:
     Returns what became of them, in some lines. Raises UserError for a column that is not there, a rating that
     has no class, and where every item is left out.
     """
-    if settings.eval_fraction + settings.test_fraction >= 1:
-        raise UserError("config keys eval_fraction and test_fraction: nothing is left to train on; give less")
+    fractions = settings.held_out
     sources = _read(settings)
     labels = classes_of_ratings(sources.places, settings)
     facts: dict[str, Json] = {
@@ -76,7 +75,7 @@ def make_reviews(settings: SynthesisSettings, folder: Path) -> str:
         work.expect(list(items))
         _do(work, items, labels, settings)
         rows = [result.value for item in items if (result := work.result(item)) and not result.rejected]
-        files = _files([row for row in rows if isinstance(row, dict)], settings)
+        files = _files([row for row in rows if isinstance(row, dict)], fractions, settings)
         counts: dict[str, Json] = {
             "rows": {name: len(of_file) for name, of_file in files.items()},
             "texts": sum(_num_texts(row) for row in rows),
@@ -243,9 +242,10 @@ def _num_texts(row: Json) -> int:
 # --- rows to files ------------------------------------------------------------------------------------------
 
 
-def _files(rows: Sequence[Row], settings: SynthesisSettings) -> dict[str, list[Row]]:
+def _files(
+    rows: Sequence[Row], fractions: Mapping[str, float], settings: SynthesisSettings
+) -> dict[str, list[Row]]:
     """{file: its rows}: items are held out for eval and test in an order of the seed."""
-    fractions = {"eval": settings.eval_fraction, "test": settings.test_fraction}
     order = list(rows)
     random.Random(settings.seed).shuffle(order)
     sides: dict[str, str] = {}
@@ -280,7 +280,7 @@ def _mmoqa_rows(row: Row, settings: SynthesisSettings) -> Iterator[Row]:
 
 
 def _summary(work: Work, folder: Path, files: Mapping[str, Sequence[Row]], labels: Labels) -> str:
-    reasons = Counter(reason.partition(":")[0] for reason in work.rejects().values())
+    reasons = work.reasons()
     if not files:
         most = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(MOST_SHOWN))
         raise UserError(f"{folder}: every item is left out ({most}); see {folder / 'synthesis.json'}")

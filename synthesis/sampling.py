@@ -9,27 +9,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
-
-from omegaconf import OmegaConf
 
 import chat
 from evaluation import Checkpoint, fill_settings, find_checkpoints
 from evaluation.checkpoints import OF_SERVER
+from evaluation.defaults import default_keys
 from evaluation.engines import check_engines, open_generator
 from generation import Decoding, Draw, Generator, Written
 from groups import Group
 from ranks import init_distributed
-from runs.folder import find_model
 from settings import EvaluationSettings, evaluation_settings
 from synthesis.config import SynthesisSettings
+from synthesis.instructions import found_model
 from synthesis.record import Item, Json, Maker, Tokens
 from synthesis.work import Work
 from utils import UserError
 
-DEFAULTS = Path(__file__).parent.parent / "config" / "evaluate.yaml"
-NO_KEYS = ("defaults", "hydra")  # sections of a YAML file that are of the door
 BLANK = "blank"  # why a sample is none
 
 Wanted = Mapping[str, tuple[Draw, Item]]  # by the item's key
@@ -65,8 +61,8 @@ def find_policy(settings: SynthesisSettings) -> Policy:
     if settings.temperature == 0:
         raise UserError("config key temperature=0: all samples of a prompt would be one; give one above 0")
     is_served = settings.ckpt.startswith(OF_SERVER) or settings.generator == "openai"
-    if not is_served and Path(find_model(settings.ckpt)).is_file():
-        raise UserError(f"config key ckpt={settings.ckpt}: a file of weights; give a folder with its model")
+    if not is_served:
+        found_model(settings.ckpt)
     asked = _as_evaluation(settings)
     (checkpoint,) = find_checkpoints(asked)
     check_engines([checkpoint], asked)
@@ -75,8 +71,7 @@ def find_policy(settings: SynthesisSettings) -> Policy:
 
 def _as_evaluation(settings: SynthesisSettings) -> EvaluationSettings:
     """How an evaluation would ask this policy: whole prompts, without a data set of its own."""
-    config = OmegaConf.to_container(OmegaConf.load(DEFAULTS))
-    defaults = {key: value for key, value in config.items() if key not in NO_KEYS}
+    defaults = default_keys()
     api = {key: value for key, value in dataclasses.asdict(settings.api).items() if value is not None}
     same = ("n_samples", "max_new_tokens", "temperature", "batch_size", "generator", "seed", "belief_classes")
     given = {key: value for key, value in vars(settings).items() if key in same}

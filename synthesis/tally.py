@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from groups import choose_format, open_table
+from groups.questions import Question, is_named
 from groups.rows import is_share
-from groups.surveys import MEMBERS, Question, is_named, questions_of
+from groups.surveys import MEMBERS, questions_of
 from settings import DataSet
 from synthesis.record import Origin
 from utils import UserError
 
-LOOKED_AT = 1000  # rows that tell a format
 EVERYBODY = "everybody"
 COLUMNS_OF_PEOPLE = (
     "where a file has a row for each person, name its columns: question= and answer=, or questions=a,b"
@@ -52,7 +52,7 @@ def read_published(source: DataSet, countries: Sequence[str] | None, classes: Se
     table = open_table(source.name, source.split or "all")
     rows = list(table.rows())
     try:
-        known = choose_format(rows[:LOOKED_AT], table.place, source.format)
+        known = choose_format(rows, table.place, source.format)
     except UserError as error:
         raise UserError(f"{error}; {COLUMNS_OF_PEOPLE}") from error
     if known.name not in MEMBERS:

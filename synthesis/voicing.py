@@ -14,7 +14,7 @@ from evaluation.judges import ChatJudge, EmbeddingJudge, Stated
 from evaluation.judges.making import KEYS
 from settings import ApiSettings
 from synthesis.config import SynthesisSettings
-from synthesis.record import Maker
+from synthesis.record import Json, Maker
 from utils import UserError, log
 
 OTHER_VOICE = "voices another option"
@@ -94,6 +94,11 @@ def open_judge(settings: SynthesisSettings) -> VoiceJudge | None:
         return EmbeddingVoice(EmbeddingJudge(settings.embedder))
     endpoint = chat.endpoint_of(settings.judge_api, settings.api, KEYS)
     return ChatVoice(ChatJudge(endpoint, str(settings.judge_model)))
+
+
+def judged_by(settings: SynthesisSettings) -> list[Json]:
+    """What verdicts depend on."""
+    return [settings.judge, settings.judge_model, settings.embedder]
 
 
 def check_judge(settings: SynthesisSettings) -> None:

@@ -158,6 +158,10 @@ class Work:
                 rejected[key] = reason
         return rejected
 
+    def reasons(self) -> Counter[str]:
+        """How many of `rejects` have each reason: what stands before its colon."""
+        return Counter(reason.partition(":")[0] for reason in self.rejects().values())
+
     def tokens(self) -> Tokens:
         """What models read and wrote for all items."""
         used = [self.results[key].tokens for key in self.expected if key in self.results]
@@ -165,7 +169,6 @@ class Work:
 
     def _record(self, files: Mapping[str, Json], provenance: Provenance) -> dict[str, Json]:
         rejects, tokens = self.rejects(), self.tokens()
-        reasons = Counter(reason.partition(":")[0] for reason in rejects.values())
         return {
             "settings": self.facts,
             "files": dict(files),
@@ -181,7 +184,7 @@ class Work:
                 **provenance.counts,
             },
             "tokens": tokens._asdict(),
-            "reasons": dict(reasons.most_common()),
+            "reasons": dict(self.reasons().most_common()),
             "rejects": dict(list(rejects.items())[:MOST_LISTED]),
         }
 

@@ -13,9 +13,10 @@ from cell_helpers import APPEND, cell, order, run
 
 from experiments import planning, recipes, running
 from experiments.cells import OF_RESUME, Cell, Records, in_order
-from experiments.door import Experiment, read_results, run_experiment, write_results
+from experiments.door import Experiment, run_experiment
 from experiments.keys import Common, read_keys
 from experiments.opinions import OpinionsSettings, cells_of, checked, main, slugs_of
+from experiments.results import read_results, write_results
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent

@@ -11,11 +11,11 @@ import evaluate
 import train
 from experiments import group_collecting, group_pages
 from experiments.cells import in_order
-from experiments.door import read_results, write_results
 from experiments.group_collecting import HELD_OUT, TRAINED, mean_matrix
 from experiments.groups import FILE, GroupsSettings, cells_of, checked, results_of, wanted_of
 from experiments.keys import read_keys
 from experiments.numbers import Numbers, Part
+from experiments.results import read_results, write_results
 from utils import UserError
 
 

@@ -15,11 +15,11 @@ from experiments import belief_pages, collecting, findings, margins
 from experiments.cells import in_order
 from experiments.collapse import optimum
 from experiments.collecting import thinned
-from experiments.door import read_results, write_results
 from experiments.findings import Claim, judge, verdict_of
 from experiments.keys import read_keys
 from experiments.numbers import Numbers, Part
 from experiments.opinions import HERE, OpinionsSettings, cells_of, checked, results_of, wanted_of
+from experiments.results import read_results, write_results
 from utils import UserError
 
 PART = Part("opinions/democrat", "eval")
