@@ -125,7 +125,7 @@ def _check_rates(rate: Rates, num_steps: int, settings: TrainSettings) -> None:
     warmup = warmup_steps(settings, num_steps)
     if warmup >= num_steps > 0:
         log.warning(
-            "warm-up takes %d steps and the run has %d: lr is not reached; set warmup_steps to a share of them",
+            "warm-up takes %d steps and the run has %d: lr is not reached; set warmup_steps to fewer",
             warmup,
             num_steps,
         )

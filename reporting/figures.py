@@ -61,9 +61,11 @@ def _of_evaluation(evaluation: Evaluation, colors: Mapping[str, str]) -> Iterato
 
 
 def files_of(drawn: Figure) -> dict[str, bytes]:
-    """The bytes of a figure, by format. Letters that no font has are drawn as boxes."""
+    """The bytes of a figure, by format, the same each time. Letters that no font has are drawn as boxes."""
+    from matplotlib import rc_context
+
     found = {}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "grove"}):
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         for kind in FORMATS:
             buffer = io.BytesIO()

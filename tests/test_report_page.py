@@ -204,6 +204,9 @@ def test_every_figure_is_there_as_png_and_svg(tmp_path, figures):
     names |= {f"training-{panel}" for panel in ("margins", "margins-train", "jsd", "loss")}
     files = {path.name for path in (folder / "figures").iterdir()}
     assert files == {f"{name}.{kind}" for name in names for kind in FORMATS}
+    drawn = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    write_page([str(folder)])
+    assert drawn == {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
     assert {f"figures/{name}.png" for name in names} == set(
         re.findall(r"\]\((figures/.*?)\)", (folder / "report.md").read_text())
     )
