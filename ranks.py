@@ -6,11 +6,9 @@ that runs alone is rank 0 of 1 and pays for nothing.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 import random
-import re
 import signal
 import socket
 import subprocess
@@ -28,6 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from machine import free_memory, num_cores
 from utils import LAUNCHER, STOPS, UserError, is_ignored
 
 Job = TypeVar("Job")
@@ -152,13 +151,6 @@ def _check_count(count: int) -> None:
         raise UserError(f"config key nproc={count}: this machine has {most} {what}; set nproc={most} or less")
 
 
-def num_cores() -> int:
-    """The processor's cores that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def passes_dtype() -> str:
     """The dtype in which forward and backward passes are fast here: bfloat16 on a GPU that has it and on CPUs
     with AMX (twice as fast as float32), else float32.
@@ -170,17 +162,6 @@ def passes_dtype() -> str:
     except OSError:  # not Linux
         return "float32"
     return "bfloat16" if "amx_bf16" in flags else "float32"
-
-
-def free_memory() -> float:
-    """Bytes of memory that can be had; infinite where the system does not say."""
-    found = float("inf")
-    with contextlib.suppress(OSError):
-        (kilobytes,) = re.findall(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
-        found = int(kilobytes) * 1024
-    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
-        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return found
 
 
 def launch(count: int) -> int:
@@ -210,7 +191,7 @@ def _start(count: int) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, num_cores() // count))
     shared = {
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),

@@ -34,7 +34,8 @@ ECHO = 0.5  # seconds in which a second signal says no more than the first
 
 _stop_asked: int | None = None  # the signal that asked this process to end
 
-LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes that a system takes
+LONGEST_PATH = 1023 if sys.platform == "darwin" else 4095  # bytes that the system takes
+LONGEST_NAME = 255  # of them, between two slashes
 
 
 class UserError(Exception):

@@ -5,7 +5,8 @@
 
 Contract: a file of so many prompts with rewarded responses is written (words of the embedded opinions,
 lengths spread like those of chat data) unless it is there, and each question has a process of its own. The
-last line of stdout is one JSON object. The cache is a new folder, or `--cache`.
+last line of stdout is one JSON object. The cache is a new folder, or `--cache`. Linux only: it tells a
+process's own memory from that of mapped files.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 import numpy as np  # noqa: E402
 from options import EMBEDDED_MODEL, ROOT, Parser, positive  # noqa: E402
 
-from utils import run_entry  # noqa: E402
+from utils import UserError, run_entry  # noqa: E402
 
 SPREAD = 0.6  # of the logarithms of lengths: some texts are several times as long as the median
 WORDS_A_TOKEN = 0.78  # of English, with the embedded tokenizer
@@ -216,9 +217,13 @@ class Started:
 
 
 def memory() -> dict[str, float]:
-    """MB of this process, as Linux counts them."""
+    """MB of this process, as Linux counts them; UserError elsewhere."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except FileNotFoundError as error:
+        raise UserError("benchmarks/data.py: needs /proc/self/status; run it on Linux") from error
     values = {}
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in status.splitlines():
         name, _, value = line.partition(":")
         if value.endswith("kB"):
             values[name] = int(value.split()[0]) / 1e3

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 
 from options import PAIRS, Parser, add_data_options  # noqa: E402
 
+from machine import peak_resident  # noqa: E402
 from utils import UserError, run_entry  # noqa: E402
 
 if TYPE_CHECKING:  # slow to import, and needed for their names alone
@@ -196,7 +196,7 @@ def main() -> None:
         rows = trainer.train_dataset
         seconds = timed_training(trainer, args.warmup_steps)
     has_cuda = args.device != "cpu" and torch.cuda.is_available()
-    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak_rss = peak_resident() / 1.024e9
     peak_cuda = round(torch.cuda.max_memory_allocated() / 1e9, 4) if has_cuda else None
     result = {
         "system": "trl",

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +34,7 @@ from options import (  # noqa: E402
     positive,
 )
 
+from machine import peak_resident  # noqa: E402
 from utils import UserError, run_entry, setup_logging  # noqa: E402
 
 if TYPE_CHECKING:  # slow to import, and needed for its name alone
@@ -200,7 +200,7 @@ def described(
 def peaks(device: torch.device) -> dict[str, float | None]:
     """The most memory held so far: resident (10^6 KiB), and on CUDA what torch held (10^9 bytes)."""
     peak_cuda = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
-    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak_rss = peak_resident() / 1.024e9
     return {"peak_rss_gb": rounded(peak_rss), "peak_cuda_gb": rounded(peak_cuda)}
 
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from experiments.cells import Cell, Records
+from machine import num_cores
 from utils import LAUNCHER, UserError, locked, log, without_secrets
 
 ROOT = Path(__file__).parent.parent  # where commands run
@@ -191,7 +192,7 @@ def environment(jobs: int) -> dict[str, str]:
     """Of a cell: its share of the cores, unless OMP_NUM_THREADS says otherwise, and the process whose death
     ends it.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    threads = max(1, num_cores() // jobs)
     return {"OMP_NUM_THREADS": str(threads), **os.environ, LAUNCHER: str(os.getpid())}
 
 

@@ -1,7 +1,8 @@
 """Token trees on the disk: Arrow files that are written once, a part at a time, and read by memory map.
 
 Contract: what is read equals what was written. Memory holds a few numbers an example at most; token ids stay
-in the file, which all processes of a machine share. `datasets.Dataset.from_file` opens the same files.
+in the file, which all processes of a machine share. `pyarrow.ipc.open_stream` opens the same files, and
+`datasets.Dataset.from_file` where that package knows binary values of a fixed size.
 """
 
 from __future__ import annotations
@@ -58,9 +59,10 @@ class TreeWriter:
     """Writes a file of trees: `append` some, as often as needed, then `close`."""
 
     def __init__(self, path: Path):
-        from datasets.arrow_writer import ArrowWriter
+        import pyarrow as pa
 
-        self.writer = ArrowWriter(path=str(path), schema=_schema())
+        self.file = path.open("wb")
+        self.writer = pa.ipc.new_stream(self.file, _schema())
         self.digest = _Digest()
         self.examples = 0
         self._waiting: list[Any] = []  # tables that are not written yet
@@ -82,13 +84,14 @@ class TreeWriter:
 
         if self._waiting:
             part = pa.concat_tables(self._waiting).combine_chunks()
-            self.writer.write_table(part, writer_batch_size=PART_TREES)
+            self.writer.write_table(part, PART_TREES)
             self._waiting = []
 
     def close(self) -> Written:
         """Finish the file."""
         self._write()
-        self.writer.finalize()
+        self.writer.close()
+        self.file.close()
         return Written(self.examples, self.digest.hexdigest())
 
 

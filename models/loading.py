@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import transformers
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import (
@@ -41,6 +42,8 @@ from models.weights import (
 )
 from ranks import World, on_main
 from utils import UserError
+
+ATTENTIONS = (SEGMENTS, "sdpa", "flex_attention")  # by the names that transformers gets for them
 
 
 def load_policy(spec: PolicySpec, device: torch.device, empty: bool = False) -> Scorer:
@@ -80,6 +83,11 @@ def _loading(source: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        if isinstance(error, KeyError) and error.args[0] in ATTENTIONS:
+            raise UserError(
+                f"model {source}: transformers {transformers.__version__} has one fixed attention for it; "
+                "install a newer transformers, or take another model"
+            ) from error
         remedy = f"give an HF folder, a hub name or {EMBEDDED}smollm2-135m-instruct"
         raise UserError(f"model {source}: cannot be loaded ({first_line(error)}); {remedy}") from error
 

@@ -7,8 +7,6 @@ it.
 from __future__ import annotations
 
 import functools
-import resource
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -20,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 import models
 from forest import ForestBatch
+from machine import peak_resident
 from ranks import World, gathered
 from utils import give_back_freed_memory
 
@@ -170,5 +169,4 @@ def peak_memory(device: torch.device) -> float:
     """The most memory (10^9 bytes) held so far: allocated on the GPU, or resident in the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return peak_resident() / 1e9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import transformers
 from helpers import byte_tokenizer
 from transformers import (
     AutoModelForCausalLM,
@@ -29,6 +30,7 @@ from transformers import (
 
 import models
 
+TRANSFORMERS = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 VOCAB = 259  # of the byte tokenizer
 TINY = {
     "vocab_size": VOCAB,
@@ -108,7 +110,7 @@ FAMILIES = (
     "phi3",
     "gpt_neox",
     "gpt2",
-    "gptj",
+    *(["gptj"] if TRANSFORMERS >= (5, 24) else []),  # its attention could not be replaced before
     "opt",
     "gemma2",
     "gemma3",

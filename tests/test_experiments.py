@@ -17,6 +17,7 @@ from experiments.door import Experiment, run_experiment
 from experiments.keys import Common, read_keys
 from experiments.opinions import OpinionsSettings, cells_of, checked, main, slugs_of
 from experiments.results import read_results, write_results
+from machine import num_cores
 from utils import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -104,7 +105,7 @@ def test_two_jobs_work_at_once_and_share_the_cores(tmp_path, monkeypatch):
         command = ("-c", code, str(tmp_path / "order.txt"), name, str(tmp_path / f"{name}.made"))
         cells.append(Cell(name, command, tmp_path / f"{name}.made"))
     assert run(tmp_path, *cells, jobs=2) == ({}, [])
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     assert running.environment(2)["OMP_NUM_THREADS"] == str(max(1, cores // 2))
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert running.environment(2)["OMP_NUM_THREADS"] == "7"

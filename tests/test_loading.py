@@ -7,6 +7,7 @@ import torch
 from families import family_model, save_family
 from helpers import CPU, DEVICE, assert_equal, save_tiny, tiny_policy
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, GPTNeoConfig
 
 import models
 from utils import UserError
@@ -87,6 +88,14 @@ def test_tied_weights_and_old_buffers_are_no_strangers(tmp_path):
     models.load_policy(models.PolicySpec(folder), DEVICE)
     policy = models.load_policy(models.PolicySpec(folder), DEVICE, empty=True)
     models.load_weights(policy, models.PolicySpec(folder), CPU)
+
+
+def test_a_model_whose_attention_cannot_be_replaced_is_named(tmp_path):
+    config = GPTNeoConfig(hidden_size=8, num_layers=2, num_heads=2, attention_types=[[["global"], 2]])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="transformers .* has one fixed attention for it") as caught:
+        models.load_policy(models.PolicySpec(str(tmp_path)), CPU)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_policy_pt_of_another_model_is_refused(tmp_path):

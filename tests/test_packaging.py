@@ -18,6 +18,7 @@ from helpers import ROOT, command
 
 import commands
 import environment
+import machine
 from runs import meters
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -174,9 +175,9 @@ def test_macos_is_as_good_as_linux(monkeypatch):
 
 def test_the_peak_of_memory_is_in_bytes_on_both_systems(monkeypatch):
     usage = SimpleNamespace(ru_maxrss=2_000_000)
-    monkeypatch.setattr(meters.resource, "getrusage", lambda who: usage)
+    monkeypatch.setattr(machine.resource, "getrusage", lambda who: usage)
     for system, gigabytes in (("linux", 2.048), ("darwin", 0.002)):
-        monkeypatch.setattr(meters.sys, "platform", system)
+        monkeypatch.setattr(machine.sys, "platform", system)
         assert meters.peak_memory(torch.device("cpu")) == pytest.approx(gigabytes)
 
 

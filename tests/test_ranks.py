@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from worlds import QUICK, assert_one_run, distance, fork_ranks, samples, training
 
+import machine
 import ranks
 from utils import UserError
 
@@ -208,7 +209,7 @@ def test_a_job_that_fails_ends_the_sweep(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "machine,nproc,message",
+    "answers,nproc,message",
     [
         ({"gpus": 2}, 3, "nproc=3: this machine has 2 GPUs; set nproc=2"),
         ({"gpus": 8}, 100_000, "has 8 GPUs; set nproc=8"),
@@ -219,12 +220,12 @@ def test_a_job_that_fails_ends_the_sweep(tmp_path):
         ({"gpus": 8, "memory": 2e9}, 8, "has 4 processes' worth of memory"),
     ],
 )
-def test_the_number_of_processes_is_bounded(monkeypatch, machine, nproc, message):
+def test_the_number_of_processes_is_bounded(monkeypatch, answers, nproc, message):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: "gpus" in machine)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: machine.get("gpus", 0))
-    monkeypatch.setattr(ranks, "num_cores", lambda: machine.get("cores", 128))
-    monkeypatch.setattr(ranks, "free_memory", lambda: machine.get("memory", float("inf")))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "gpus" in answers)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: answers.get("gpus", 0))
+    monkeypatch.setattr(ranks, "num_cores", lambda: answers.get("cores", 128))
+    monkeypatch.setattr(ranks, "free_memory", lambda: answers.get("memory", float("inf")))
     launched = []
     monkeypatch.setattr(ranks, "launch", lambda count: launched.append(count) or 0)
     with pytest.raises(UserError, match=message) as caught:
@@ -236,8 +237,8 @@ def test_the_number_of_processes_is_bounded(monkeypatch, machine, nproc, message
 
 
 def test_this_machine_has_memory_and_cores():
-    assert 1 <= ranks.num_cores() <= os.cpu_count()
-    assert 1e8 < ranks.free_memory() < 1e14
+    assert 1 <= machine.num_cores() <= os.cpu_count()
+    assert machine.free_memory() > 1e8
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,12 @@ NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')}
 recipe() { "$PYTHON" -m experiments.recipes "$MODEL" "$DATASET" "$loss" "$1"; }  # experiments/recipes.yaml
 sft=($(recipe sft)); preference=($(recipe preference)); evaluation=($(recipe evaluate))
 common=(model="$MODEL" "datasets=[$DATASET]" output_dir="$OUTPUT_DIR")
-shared=()
+shared=()  # arrays that may be empty are guarded: bash 3.2, which macOS has, takes an empty one as unset
 for override in "$@"; do [[ $override == loss.* && $loss != sft ]] || shared+=("$override"); done
 first=sft
 if [ "$loss" = icf ]; then first=icf; sft+=(icf_shots=3); evaluation+=(few_shot=3); fi
-sft=(loss=sft exp_name="$first$sft_suffix" "${common[@]}" "${sft[@]}" ${shared[@]+"${shared[@]}"})
-preference=(loss="$loss" exp_name="$loss$suffix" "${common[@]}" "${preference[@]}" "$@")
+sft=(loss=sft exp_name="$first$sft_suffix" "${common[@]}" ${sft[@]+"${sft[@]}"} ${shared[@]+"${shared[@]}"})
+preference=(loss="$loss" exp_name="$loss$suffix" "${common[@]}" ${preference[@]+"${preference[@]}"} "$@")
 # a run that was trained on has other responses: those that are there go aside
 evaluation+=("output=$OUTPUT_DIR/$loss$suffix/report" overwrite=true ${EVAL:-})
 
@@ -80,7 +80,7 @@ for override in "datasets=[$DATASET]" "$@"; do
   esac
 done
 known+=(${eval_data[@]+"${eval_data[@]}"})
-quietly evaluate.py check=true ckpt="'$base'" "${known[@]}" "${evaluation[@]}"
+quietly evaluate.py check=true ckpt="'$base'" ${known[@]+"${known[@]}"} "${evaluation[@]}"
 
 runs="'$base'"
 if [ "$SFT" = yes ]; then

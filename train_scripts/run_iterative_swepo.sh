@@ -55,21 +55,21 @@ esac
 case $REWARD in reward_model|openai) [ -n "${JUDGE_MODEL:-}" ] || refuse "REWARD=$REWARD: set JUDGE_MODEL=..., too";; esac
 
 recipe=($("$PYTHON" -m experiments.recipes "$MODEL" "$DATASET" "$LOSS" preference))  # experiments/recipes.yaml
-training=("loss=$LOSS" model="$MODEL" "${recipe[@]}" ${overrides[@]+"${overrides[@]}"})
+# arrays that may be empty are guarded: bash 3.2, which macOS has, takes an empty one as unset
+training=("loss=$LOSS" model="$MODEL" ${recipe[@]+"${recipe[@]}"} ${overrides[@]+"${overrides[@]}"})
 base=$("$PYTHON" train.py --cfg job --package model "${training[@]}" | sed -n 's/^name_or_path: *//p')
 
 commands() {  # of round $1, one a line, its arguments apart by tabs
-  local n=$1 folder="$OUTPUT_DIR/$NAME/round-$1" sampler=$base compared start=()
-  local run="$folder/$LOSS-$n"
+  local n=$1 folder="$OUTPUT_DIR/$NAME/round-$1" sampler=$base compared start="" tab=$'\t'
+  local run="$folder/$LOSS-$n" IFS=$'\t'
   compared="'$base'"
   if [ "$n" -gt 1 ]; then
     sampler="$OUTPUT_DIR/$NAME/round-$((n - 1))/$LOSS-$((n - 1))"
     compared+=",'$sampler'"
-    start=("model.archive='$sampler'")
+    start="${tab}model.archive='$sampler'"
   fi
-  local tab=$'\t' IFS=$'\t'
   echo "synthesize.py${tab}task=ranked${tab}sources=['$DATASET']${tab}split=$SPLIT${tab}n=$prompts${tab}n_samples=$samples${tab}ckpt='$sampler'${tab}seed=$n${tab}${scoring[*]}${tab}output='$folder/data'${SAMPLE:+$tab${SAMPLE// /$tab}}"
-  echo "train.py${tab}${training[*]}${tab}datasets=['$folder/data/train.jsonl']${tab}exp_name=$LOSS-$n${tab}output_dir='$folder'${tab}seed=$n${start[*]+$tab${start[*]}}"
+  echo "train.py${tab}${training[*]}${tab}datasets=['$folder/data/train.jsonl']${tab}exp_name=$LOSS-$n${tab}output_dir='$folder'${tab}seed=$n$start"
   echo "evaluate.py${tab}ckpt=[$compared,'$run']${tab}${measuring[*]}${tab}output='$folder/report'${tab}overwrite=true${EVAL:+$tab${EVAL// /$tab}}"
 }
 quoted() {  # lines as a shell takes them
@@ -111,8 +111,7 @@ for ((n = 1; n <= rounds; n++)); do
   wanted=$(commands "$n")
   if [ -f "$done_file" ] && [ "$(cat "$done_file")" = "$wanted" ]; then echo "round $n is done" >&2; continue; fi
   echo "round $n of $rounds" >&2
-  mapfile -t lines <<< "$wanted"
-  for line in "${lines[@]}"; do perform "$line" < /dev/null; done
+  while IFS= read -r line; do perform "$line" < /dev/null; done <<< "$wanted"
   mkdir -p "${done_file%/*}" && echo "$wanted" > "$done_file"
 done
 echo "the rounds: $OUTPUT_DIR/$NAME/round-*/report/report.html"

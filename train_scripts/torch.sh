@@ -1,7 +1,7 @@
 # Which build of torch a machine gets; sourced by setup.sh and test_lowest.sh.
 #   no NVIDIA driver on Linux: a CPU build, never CUDA's gigabytes
 #   an NVIDIA driver:          a CUDA build that the driver can run, never a CPU build
-#   macOS:                     the one build there is; it has MPS
+#   macOS:                     the one build there is; none for Intel processors
 # TORCH=cpu, or TORCH=cu126, cu128, cu130, ... says it where nvidia-smi cannot (a login node without a GPU).
 
 torch_kind() {
@@ -28,7 +28,10 @@ install_torch() {  # install_torch PYTHON "torch>=2.13,<2.15": the newest of thi
   local python=$1 range=$2 kind
   kind=$(torch_kind)
   case $kind in
-    default) "$python" -m pip install --quiet "$range" ;;
+    default)
+      "$python" -m pip install --quiet "$range" || {
+        echo "error: no $range for $(uname -s) on $(uname -m); on a Mac, Apple silicon is needed" >&2; return 2
+      } ;;
     cpu)
       # a CPU wheel among the user's own sources (pip's find-links or index settings), else uv, which knows torch's
       "$python" -m pip install --quiet --only-binary :all: "$(echo "$range" | sed -E 's/>=([^,]+).*/==\1+cpu/; s/==([0-9.]+)$/==\1+cpu/')" 2>/dev/null ||

@@ -105,7 +105,9 @@ def report(folder: Path) -> dict:
 
 def machine() -> dict[str, str]:
     """What the bits may depend on."""
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    info = Path("/proc/cpuinfo")  # Linux's; elsewhere nothing is known of the model
+    text = info.read_text() if info.exists() else ""
+    model = [line for line in text.splitlines() if line.startswith("model name")]
     return {"torch": torch.__version__, "architecture": platform.machine(), "cpu": model[0] if model else ""}
 
 
