@@ -14,16 +14,21 @@ from typing import Any, NamedTuple
 
 import hydra
 import yaml
+from hydra.errors import OverrideParseException
 
 from checking import list_keys, meant, text_keys
 from commented import help_text, keys_of
 from environment import CONFIGS
-from utils import guarded, one_line, run_entry
+from utils import UserError, guarded, one_line, run_entry
 
 NUMBER_LIKE = re.compile(r"[+-]?(\d[\w.+-]*|\.\d+|inf|nan)|true|false", re.I)  # to hydra
 SWEEPS = {"--multirun", "-m"}
 HELP = {"--help", "-h"}
 OPENING, CLOSING = "[{(", "]})"
+HYDRA_OPTIONS = (  # a test holds them against hydra's own parser
+    "--help --hydra-help --version --cfg --resolve --package --run --multirun --shell-completion "
+    "--config-path --config-name --config-dir --experimental-rerun --info"
+).split()
 
 
 class Door(NamedTuple):
@@ -42,9 +47,14 @@ def enter(door: Door, main: Callable[[Any], Any]) -> None:
     if HELP & set(arguments):
         run_entry(lambda: print(help_of(door)))
         return
-    sys.argv[1:] = as_hydra_reads(arguments, door.settings)
-    start = hydra.main(version_base=None, config_path=CONFIGS, config_name=door.config)
-    run_entry(start(guarded(main)), lambda error: explained(error, door, arguments))
+    start = hydra.main(version_base=None, config_path=CONFIGS, config_name=door.config)(guarded(main))
+
+    def read_and_start() -> None:
+        check_dashes(arguments, door)
+        sys.argv[1:] = as_hydra_reads(arguments, door.settings)
+        start()
+
+    run_entry(read_and_start, lambda error: explained(error, door, arguments))
 
 
 def help_of(door: Door) -> str:
@@ -106,6 +116,22 @@ def with_texts_quoted(arguments: Sequence[str], keys: Collection[str]) -> list[s
 # --- mistakes -----------------------------------------------------------------------------------------------
 
 
+def check_dashes(arguments: Sequence[str], door: Door) -> None:
+    """Raises UserError for a key that is typed as an option, `--lr=1e-4` or `--lr 1e-4`: hydra would answer
+    with a page about its own options."""
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if not option.startswith("--") or any(known.startswith(option) for known in HYDRA_OPTIONS):
+            continue
+        key = option.strip("-").replace("-", "_")
+        known = list(keys_of(Path(CONFIGS) / f"{door.config}.yaml"))
+        if key in known or key.startswith("loss."):
+            named = f"write {key}={value if equals else 'VALUE'}"
+        else:
+            named = f"{meant(key, known)}they stand in config/{door.config}.yaml"
+        raise UserError(f"option {option}: keys are written key=value, without dashes; {named}")
+
+
 def explained(error: Exception, door: Door, arguments: Sequence[str]) -> str:
     """Hydra's error on one line, with what was meant where it is a key or a file that is not there."""
     text = one_line(error)
@@ -113,6 +139,11 @@ def explained(error: Exception, door: Door, arguments: Sequence[str]) -> str:
         return _unknown_key(unknown[1], door, arguments)
     if missing := re.search(r"Could not find '(\w+)/([^']+)'", text):
         return _unknown_choice(missing[1], missing[2])
+    if isinstance(error, OverrideParseException):
+        return (
+            f"config: {error.override} is not read as key=value; write it as one word, without spaces "
+            "around = or behind commas, or in quotes as a whole"
+        )
     return f"config: {text}; the keys stand in config/{door.config}.yaml"
 
 

@@ -27,10 +27,12 @@ def function_of(name: str, key: str) -> Callable[..., Any]:
         function = operator.attrgetter(function_name)(module)
     except AttributeError as error:
         raise UserError(
-            f"{key}={name}: there is no {function_name} in {module!r}; correct the name"
+            f"{key}={name}: there is no {function_name} in module {module_name}; correct the name"
         ) from error
     if not callable(function):
-        raise UserError(f"{key}={name}: {function_name} is no function in {module!r}; correct the name")
+        raise UserError(
+            f"{key}={name}: {function_name} is no function in module {module_name}; correct the name"
+        )
     return function
 
 

@@ -111,7 +111,7 @@ def _factor(name: str, warmup: int, num_steps: int, settings: TrainSettings) -> 
 
 
 def _check_rates(rate: Rates, num_steps: int, settings: TrainSettings) -> None:
-    """Raises UserError where a schedule gives a rate that is none; says where its peak is never reached."""
+    """Raises UserError where a schedule gives a rate that is none."""
     tried = range(0, num_steps, max(1, num_steps // TRIED))
     try:
         rates = [rate(step) for step in tried]
@@ -122,6 +122,10 @@ def _check_rates(rate: Rates, num_steps: int, settings: TrainSettings) -> None:
         raise _refused_schedule(settings, f"it gives the rate {wrong}")
     if rates and not any(rates):
         raise _refused_schedule(settings, "its rate is 0 at every step")
+
+
+def warn_of_warmup(settings: TrainSettings, num_steps: int) -> None:
+    """Say where the peak of the learning rate is never reached."""
     warmup = warmup_steps(settings, num_steps)
     if warmup >= num_steps > 0:
         log.warning(

@@ -267,10 +267,13 @@ def check_model(
 
 
 def check_rates(trees: Sequence[forest.TokenTree], settings: TrainSettings) -> None:
-    """Raises UserError where the config's learning rates are none for a run on these trees."""
+    """Raises UserError where the config's learning rates are none for a run on these trees; says where their
+    peak is not reached."""
     order = schedule.order_of(trees, settings.batch_size, settings.seed, settings.shuffle)
     num_examples = settings.total_examples(schedule.num_examples(trees))
-    optimization.learning_rates(settings, order.num_steps(num_examples))
+    num_steps = order.num_steps(num_examples)
+    optimization.learning_rates(settings, num_steps)
+    optimization.warn_of_warmup(settings, num_steps)
 
 
 def longest_of(several: list[Sequence[forest.TokenTree]]) -> forest.TokenTree:

@@ -63,29 +63,32 @@ def answers_of(row: Row, options: Sequence[Belief], rewards: dict[str, float]) -
     return responses
 
 
-def read_option_map(path: str, classes: Sequence[str]) -> dict[str, str]:
-    """The user's map of options, {words: label of their class}. Raises UserError for a file that is none."""
+def read_option_map(path: str, classes: Sequence[str], key: str = "option_map") -> dict[str, str]:
+    """The user's map of options, {words: label of their class}, from the file that config key `key` names.
+
+    Raises UserError for a file that is none.
+    """
     try:
         given = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=list)
     except (OSError, ValueError, RecursionError) as error:
         reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
         raise UserError(
-            f"option_map={path}: cannot be read ({reason}); give a JSON file {OPTION_MAP_FORM}"
+            f"{key}={path}: cannot be read ({reason}); give a JSON file {OPTION_MAP_FORM}"
         ) from error
     if not isinstance(given, list) or not given or not all(isinstance(pair, tuple) for pair in given):
-        raise UserError(f"option_map={path}: is no JSON object; give {OPTION_MAP_FORM}")
+        raise UserError(f"{key}={path}: is no JSON object; give {OPTION_MAP_FORM}")
     label_of_words: dict[str, str] = {}
     for words, value in given:
         label = None if isinstance(value, list) else label_of(value, classes)
         if label not in classes:
             raise UserError(
-                f"option_map={path}: {clipped(words)}: {clipped(value)} is none of {', '.join(classes)}; "
+                f"{key}={path}: {clipped(words)}: {clipped(value)} is none of {', '.join(classes)}; "
                 "correct the label or set belief_classes"
             )
         if not words.strip():
-            raise UserError(f"option_map={path}: an option has no words; remove it")
+            raise UserError(f"{key}={path}: an option has no words; remove it")
         if label_of_words.setdefault(words, label) != label:
-            raise UserError(f"option_map={path}: {clipped(words)} has two classes; remove one of them")
+            raise UserError(f"{key}={path}: {clipped(words)} has two classes; remove one of them")
     return label_of_words
 
 

@@ -190,7 +190,10 @@ def parse_jsonl(path: Path) -> Iterator[Any]:
     for number, line in enumerate(lines_of(path), 1):
         text = line.rstrip("\r\n").lstrip(BYTE_ORDER_MARK)
         if text.strip().strip(BYTE_ORDER_MARK):
-            yield _loads(text, f"{path}, row {number}", "write one JSON object a line")
+            remedy = "write one JSON object a line"
+            if number == 1 and text.startswith("["):
+                remedy += f", or name a list of objects {path.with_suffix('.json').name}"
+            yield _loads(text, f"{path}, row {number}", remedy)
 
 
 def _loads(text: str, place: str, remedy: str) -> Any:

@@ -260,7 +260,10 @@ def load_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> PreTra
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError) as error:
         problem = f"cannot be loaded ({first_line(error)})"
-        raise UserError(f"tokenizer {source}: {problem}; set model.tokenizer_name_or_path") from error
+        remedy = "set model.tokenizer_name_or_path"
+        if not Path(source).exists():
+            remedy = f"no folder {source} is here; correct the name, or {remedy}"
+        raise UserError(f"tokenizer {source}: {problem}; {remedy}") from error
     if tokenizer.eos_token_id is None:
         problem = "has no end-of-sequence token"
         raise UserError(f"tokenizer {source}: {problem}; set model.tokenizer_name_or_path to one that has")

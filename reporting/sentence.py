@@ -69,6 +69,8 @@ def _against(evaluation: Evaluation, best: str, second: str, metric: str) -> str
             f"but it cannot be told apart from {second}: the interval of their paired difference, "
             f"{interval}, holds 0"
         )
+    if as_number(abs(difference.value)) == as_number(0.0):  # sure, and too small to matter
+        return f"and {second} has the same to three decimals"
     p = f", p = {as_p(difference.p)}" if difference.p is not None else ""
     p = ", p < 0.001" if difference.p is not None and difference.p < 0.001 else p
     return f"{amount} (95% interval of the paired difference {interval}{p})"

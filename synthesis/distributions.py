@@ -28,7 +28,7 @@ from synthesis.people import ARCHIVES
 from synthesis.record import NO_TOKENS, Item, Json, Maker, Provenance, digest
 from synthesis.scales import scales_identity
 from synthesis.tally import COLUMNS_OF_PEOPLE, Survey, Tally, read_published
-from synthesis.work import Work, open_work
+from synthesis.work import RECORD, Work, open_work
 from utils import UserError
 
 FILE = "distributions.jsonl"
@@ -177,7 +177,8 @@ def _summary(work: Work, folder: Path, rows: Sequence[Json]) -> str:
     reasons = work.reasons()
     if not rows:
         most = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(MOST_SHOWN))
-        raise UserError(f"{folder}: every question is left out ({most}); see {folder / 'synthesis.json'}")
+        remedy = "correct the file, or set min_n= or options=, and run again with overwrite=true"
+        raise UserError(f"{folder}: every question is left out ({most}); {remedy}; {RECORD} there names each")
     lines = [f"{folder / FILE}: {len(rows)} distributions"]
     lines += [f"  left out: {count} ({reason})" for reason, count in reasons.most_common(MOST_SHOWN)]
     return "\n".join(lines)

@@ -54,7 +54,8 @@ def user_map(path: str | None, classes: Sequence[str]) -> dict[str, str]:
     """The user's map by `spelled` words. Raises UserError for a file that is none."""
     if path is None:
         return {}
-    return {spelled(words): label for words, label in read_option_map(path, classes).items()}
+    given = read_option_map(path, classes, key="options")
+    return {spelled(words): label for words, label in given.items()}
 
 
 def map_options(

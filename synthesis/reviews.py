@@ -21,7 +21,7 @@ from synthesis.dialogue_rows import DIGITS, LARGEST_REWARD, Row, as_id, by_posit
 from synthesis.ratings import Labels, classes_of_ratings, rating_of
 from synthesis.record import Item, Json, Origin, Provenance, digest
 from synthesis.text_checks import MARKS, normal
-from synthesis.work import Work, open_work
+from synthesis.work import RECORD, Work, open_work
 from utils import UserError
 
 FOLDER = "reviews"  # of the data, in the folder of the work
@@ -283,7 +283,8 @@ def _summary(work: Work, folder: Path, files: Mapping[str, Sequence[Row]], label
     reasons = work.reasons()
     if not files:
         most = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(MOST_SHOWN))
-        raise UserError(f"{folder}: every item is left out ({most}); see {folder / 'synthesis.json'}")
+        remedy = "correct the file, or set min_n= or options=, and run again with overwrite=true"
+        raise UserError(f"{folder}: every item is left out ({most}); {remedy}; {RECORD} there names each")
     lines = [f"{folder / name}: {len(rows)} rows" for name, rows in files.items()]
     lines.append(f"  ratings are classed by {labels.how}")
     lines += [f"  left out: {count} ({reason})" for reason, count in reasons.most_common(MOST_SHOWN)]

@@ -7,6 +7,7 @@ import sys
 import pytest
 from data_helpers import GOOD, write
 from helpers import ROOT, compose, save_tiny
+from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 import checking
@@ -124,6 +125,37 @@ def said(door, *arguments):
 def test_a_mistyped_key_names_its_nearest(door, arguments, words):
     assert words in said(door, *arguments)
     assert "\n" not in said(door, *arguments)
+
+
+@pytest.mark.parametrize("override", ["lr", "1e-4", "datasets=[a,", "lr=[1"])
+def test_an_override_in_pieces_is_told_to_be_one_word(override):
+    words = said(train.DOOR, override)
+    assert f"{override} is not read as key=value; write it as one word" in words and "\n" not in words
+
+
+@pytest.mark.parametrize(
+    "door,arguments,words",
+    [
+        (train.DOOR, ["--lr=1e-4"], "option --lr: keys are written key=value, without dashes; write lr=1e-4"),
+        (train.DOOR, ["loss=dpo", "--batch-size", "8"], "write batch_size=VALUE"),
+        (train.DOOR, ["--loss", "dpo"], "write loss=VALUE"),
+        (train.DOOR, ["--loss.beta=0.2"], "write loss.beta=0.2"),
+        (train.DOOR, ["--learning_rate=1e-4"], "here lr; they stand in config/config.yaml"),
+        (train.DOOR, ["--exp-nam=a"], "did you mean exp_name?"),
+        (evaluate.DOOR, ["--ckpt=outputs/a"], "write ckpt=outputs/a"),
+        (export.DOOR, ["--zzz"], "they stand in config/export.yaml"),
+    ],
+)
+def test_a_key_typed_as_an_option_is_told_how_it_is_written(door, arguments, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        doorway.check_dashes(arguments, door)
+
+
+def test_the_options_that_are_let_through_are_those_of_hydra():
+    parser = get_args_parser()
+    theirs = {option for option in parser._option_string_actions if option.startswith("--")}
+    assert set(doorway.HYDRA_OPTIONS) == theirs
+    doorway.check_dashes([*theirs, "--config-dir=a", "--multi", "-m", "loss=dpo"], train.DOOR)
 
 
 @pytest.mark.parametrize("key", [*elsewhere.DPO, *elsewhere.NCA])

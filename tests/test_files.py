@@ -73,11 +73,13 @@ def test_hub_splits_go_by_their_usual_names(monkeypatch):
 def test_unreadable_files(tmp_path):
     (tmp_path / "half.json").write_text('[{"prompt": "a"')
     (tmp_path / "object.json").write_text('{"prompt": "a"}')
+    (tmp_path / "list.jsonl").write_text('[\n{"prompt": "a"}\n]')
     (tmp_path / "cut.parquet").write_bytes(b"PAR1abc")
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "\xe9"}')
     for name, message in (
         ("half.json", "not valid JSON"),
         ("object.json", "holds no list"),
+        ("list.jsonl", "write one JSON object a line, or name a list of objects list.json"),
         ("cut.parquet", "not a readable parquet file"),
         ("latin.jsonl", "not UTF-8 text at byte 12"),
     ):

@@ -80,6 +80,12 @@ def test_checkpoints_whose_difference_may_be_0_are_not_told_apart(tmp_path):
     assert "but it cannot be told apart from sft" in said and "[-0.200, 0.010], holds 0" in said
 
 
+def test_a_difference_that_three_decimals_do_not_show_is_no_lead(tmp_path):
+    evaluation = read_evaluation(evaluation_at(tmp_path))
+    said = sentence.answer_of(changed(evaluation, value=-2e-6, low=-3e-6, high=-1e-6))
+    assert "and sft has the same to three decimals; a uniform guess" in said
+
+
 def test_a_difference_taken_the_other_way_is_turned(tmp_path):
     evaluation = read_evaluation(evaluation_at(tmp_path))
     turned = [

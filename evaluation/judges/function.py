@@ -38,8 +38,8 @@ class FunctionJudge:
     def scores(self, responses: Sequence[Answered | tuple[Prompt, str]]) -> list[float | None]:
         """The function's value for each response; a reference answer is not handed to it. Raises UserError
         where it raises, or gives no finite number."""
-        given = tqdm(responses, desc=f"{self.name}: scores", unit="response", disable=not responses)
-        return list(self.values(given))
+        with tqdm(responses, desc=f"{self.name}: scores", unit="response", disable=not responses) as given:
+            return list(self.values(given))  # an error begins a line of its own, below the closed bar
 
     def values(self, responses: Iterable[Answered | tuple[Prompt, str]]) -> list[float]:
         """As `scores`, without a bar."""
