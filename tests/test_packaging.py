@@ -27,6 +27,7 @@ OTHERS = {
     "tests",
     "benchmarks",
     "docs",
+    "results",
     "train_scripts",
     "outputs",
     "wandb",
