@@ -94,7 +94,7 @@ def test_a_model_whose_attention_cannot_be_replaced_is_named(tmp_path):
     config = GPTNeoConfig(hidden_size=8, num_layers=2, num_heads=2, attention_types=[[["global"], 2]])
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="transformers .* has one fixed attention for it") as caught:
-        models.load_policy(models.PolicySpec(str(tmp_path)), CPU)
+        models.load_policy(models.PolicySpec(str(tmp_path)), DEVICE)
     assert "\n" not in str(caught.value)
 
 
