@@ -150,9 +150,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 class FreedMemory:
-    """What the allocator of a CPU keeps, given back once a minute: a run's memory stays near what a step
-    needs, for about a hundredth of its time.
-    """
+    """What the allocator of a CPU keeps, given back once a minute, so that it does not grow without end."""
 
     def __init__(self, world: World):
         self._keeps = world.device.type == "cpu"
