@@ -47,13 +47,13 @@ def test_dpo_is_log_2_where_policy_and_reference_agree():
 
 @settings(max_examples=50, deadline=None)
 @given(NATS, NATS, NATS, st.integers(1, 60), st.floats(0.01, 3))
-def test_dpo_with_the_preferred_responses_likelihood_and_its_gradient(w, l, ref_w, tokens, weight):  # noqa: E741
-    scores = make([[w, l]], [[ref_w, 0.0]], length=torch.tensor([[float(tokens), 7.0]]))
+def test_dpo_with_the_preferred_responses_likelihood_and_its_gradient(won, lost, ref_won, tokens, weight):
+    scores = make([[won, lost]], [[ref_won, 0.0]], length=torch.tensor([[float(tokens), 7.0]]))
     scores.policy.requires_grad_()
     loss = losses.dpo(scores, 0.1, nll_weight=weight)
     loss.sum().backward()
-    h = 0.1 * ((w - ref_w) - l)
-    assert loss.item() == pytest.approx(-logsigmoid(h) - weight * w / tokens, rel=1e-9, abs=1e-12)
+    h = 0.1 * ((won - ref_won) - lost)
+    assert loss.item() == pytest.approx(-logsigmoid(h) - weight * won / tokens, rel=1e-9, abs=1e-12)
     slope = -0.1 * sigmoid(-h)
     assert scores.policy.grad.tolist()[0] == pytest.approx([slope - weight / tokens, -slope], rel=1e-9)
 
