@@ -66,11 +66,6 @@ def warmup_steps(settings: TrainSettings, num_steps: int) -> int:
     return math.ceil(settings.warmup_ratio * num_steps)
 
 
-def is_constant(settings: TrainSettings) -> bool:
-    """Is the rate the same after the warm-up, however long the run?"""
-    return _schedule_name(settings.lr_schedule) == CONSTANT
-
-
 def _schedule_name(given: str) -> str:
     """The name by which transformers knows a schedule. Raises UserError where it does not."""
     names = [kind.value for kind in TYPE_TO_SCHEDULER_FUNCTION if kind.value not in FOLLOW_METRICS]

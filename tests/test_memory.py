@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from bench import forked
 from data_helpers import prepared
+from helpers import CPU
 
 import schedule
+from runs import meters
 
 QUICK = ["eval_fraction=0.01", "n_eval_examples=4", "responses=pairs.best_vs_worst"]
 MOST = 20e6  # bytes
@@ -95,3 +97,14 @@ def test_memory_while_data_is_prepared_is_that_of_small_data(tmp_path):
         grown[count] = int((tmp_path / f"grown{count}").read_text())
     # 12,000 prompts as Python objects are 100 MB; allocators that take huge pages hold up to 20 more or fewer
     assert grown[16_000] - grown[4_000] < 2 * MOST, grown
+
+
+def test_freed_memory_is_given_back_once_a_minute(monkeypatch):
+    now, given = [0.0], []
+    monkeypatch.setattr(meters.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(meters, "give_back_freed_memory", lambda: given.append(now[0]))
+    memory = meters.FreedMemory(CPU)
+    for second in range(150):
+        now[0] = float(second)
+        memory.give_back()
+    assert given == [61.0, 122.0]
