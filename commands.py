@@ -40,4 +40,5 @@ def export() -> None:
 
 def _open(door: str) -> None:
     sys.path.insert(0, str(HERE))
+    importlib.import_module("environment").end_in_one_line()
     importlib.import_module(door).command()

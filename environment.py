@@ -1,15 +1,18 @@
 """Where the project runs at all: the system, the Python and the packages that every command needs.
 
 Contract: importing this ends the process with one line and exit code 2 where a command could only fail with
-a traceback; so it is the first import of every door, and holds nothing that an older Python cannot read.
+a traceback, and from then on Ctrl-C ends a command with one line, too; so it is the first import of every
+door, and holds nothing that an older Python cannot read.
 Nothing is imported but the standard library.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -52,4 +55,25 @@ def require() -> None:
         sys.exit(2)
 
 
+def end_in_one_line() -> None:
+    """Let Ctrl-C end the process without a traceback while imports run; `utils.run_entry` takes it over then.
+    A signal that somebody else handles, or ignores, is left to them."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def _end(_signum: int, _frame: object) -> None:
+    sys.stderr.write("stopped by SIGINT\n")
+    sys.stderr.flush()
+    os._exit(130)  # an exception would have to pass through half-made imports
+
+
+def is_command() -> bool:
+    """Is one of the project's own files what Python was started with?"""
+    started = getattr(sys.modules["__main__"], "__file__", None)
+    return started is not None and Path(started).resolve().parent == HERE
+
+
 require()
+if is_command():
+    end_in_one_line()

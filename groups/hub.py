@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from groups.rows import Row
 from groups.tables import Table, choose_split
 from groups.values import plain
+from network import prepare_for_hub
 from utils import UserError, is_name
 
 ALIASES = {
@@ -87,6 +88,7 @@ def _config_and_member(name: str, parts: HubName) -> tuple[str | None, str]:
 
 def _ask(name: str, question: Callable[[Any], Any]) -> Any:
     """What a function of the package `datasets` answers. Raises UserError where the hub does not."""
+    prepare_for_hub(name)
     import datasets
 
     try:

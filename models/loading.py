@@ -40,6 +40,7 @@ from models.weights import (
     refuse_strangers,
     weight_files,
 )
+from network import prepare_for_hub
 from ranks import World, on_main
 from utils import UserError
 
@@ -57,6 +58,7 @@ def load_policy(spec: PolicySpec, device: torch.device, empty: bool = False) -> 
     attention = choose_attention(spec.attention, device)
     register_attention()
     source = resolve_name(spec.model_name)
+    prepare_for_hub(source)
     with _loading(source):
         model = (
             _empty_model(source, spec, attention) if empty else _whole_model(source, spec, attention, device)
@@ -256,6 +258,7 @@ def load_tokenizer(name_or_path: str, trust_remote_code: bool = False) -> PreTra
     Raises UserError for one that cannot be loaded or has no end-of-sequence token.
     """
     source = resolve_name(name_or_path)
+    prepare_for_hub(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError) as error:

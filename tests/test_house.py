@@ -16,7 +16,7 @@ from synthesis.config import SynthesisSettings
 
 # floors, the lowest first: a module imports from floors below its own, or from its own wing
 FLOORS = [
-    ["environment", "machine", "utils", "elsewhere", "commented"],
+    ["environment", "machine", "network", "utils", "elsewhere", "commented"],
     ["checking", "functions", "reference_cache", "constraints"],
     ["settings", "ranks", "rewards", "objectives", "doorway"],
     ["trees", "losses", "chat"],

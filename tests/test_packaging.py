@@ -147,6 +147,24 @@ def test_a_door_outside_the_environment_says_in_one_line_how_to_enter_it(door):
     assert "has no package hydra" in done.stderr and ".venv/bin/activate" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train.py"],
+        ["synthesize.py"],
+        ["-m", "experiments.ranked"],
+        ["-c", "import commands; commands.evaluate()"],
+    ],
+)
+def test_ctrl_c_while_imports_run_ends_a_command_in_one_line(tmp_path, words):
+    interrupted = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    (tmp_path / "omegaconf.py").write_text(interrupted)
+    unignored = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    (tmp_path / "sitecustomize.py").write_text(unignored)  # what a shell runs in the background ignores it
+    done = command(sys.executable, *words, code=130, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert done.stderr == "stopped by SIGINT\n"
+
+
 def test_the_way_in_is_what_is_there(tmp_path):
     project = tmp_path / "my project"
     (project / "train_scripts").mkdir(parents=True)

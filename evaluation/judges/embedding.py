@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from evaluation.judges.record import Verdict
 from evaluation.policies import DAMAGE
+from network import prepare_for_hub
 from utils import UserError
 
 
@@ -27,6 +28,7 @@ class EmbeddingJudge:
 
     def __init__(self, model: str | None = None):
         source = _source_of(model)
+        prepare_for_hub(source)
         transformers_logging.disable_progress_bar()  # ours is the one that moves
         from sentence_transformers import SentenceTransformer
 

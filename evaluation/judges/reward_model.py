@@ -24,6 +24,7 @@ import models
 from chat import Reply, Store
 from evaluation.judges.record import Answered, Compared, prefer_by_score
 from groups import Prompt
+from network import prepare_for_hub
 from utils import UserError, cache_dir, log, one_line
 
 BATCH_TOKENS = 16 * 1024  # of one pass, padding included
@@ -43,6 +44,7 @@ class RewardModelJudge:
     def __init__(self, source: str):
         self.source = source
         self.name = f"reward model {Path(source).absolute().name if Path(source).is_dir() else source}"
+        prepare_for_hub(source)
         with _loading(source):
             self.config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
