@@ -6,6 +6,7 @@ between their marks of `elsewhere`; a test holds both current.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -44,10 +45,10 @@ def configuration() -> str:
 
 def _of_part(part: Part) -> Iterator[str]:
     if part.title:
-        yield from (f"### {part.title[0].upper()}{part.title[1:]}", "")
+        yield from (f"### {_linked(part.title[0].upper() + part.title[1:])}", "")
     if part.title or not any(key.name in ("model", "task") for key in part.keys):
         for note in part.notes:
-            yield from (note[0].upper() + note[1:], "")
+            yield from (_linked(note[0].upper() + note[1:]), "")
     yield from ("| key | default | |", "|---|---|---|")
     yield from (_row(key) for key in part.keys if key.default or key.comment)
     yield ""
@@ -55,7 +56,12 @@ def _of_part(part: Part) -> Iterator[str]:
 
 def _row(key: Key) -> str:
     default = f"`{key.default}`" if key.default else ""
-    return f"| `{key.name}` | {default} | {_cell(key.comment)} |"
+    return f"| `{key.name}` | {default} | {_linked(_cell(key.comment))} |"
+
+
+def _linked(text: str) -> str:
+    """The pages that a comment names, docs/data.md, as links."""
+    return re.sub(r"\bdocs/(\w+\.md)", r"[\1](\1)", text)
 
 
 def _cell(text: str) -> str:

@@ -109,6 +109,9 @@ def make(
             auditor = Auditor()
             taken = _shown(compared.parts(member, settings, needs), naming, pool)
             yield from _encode(member, before, taken, settings, tokenizer, writer, auditor)
+            for first in range(0, len(member.groups), WRITTEN_AT_ONCE):
+                some = member.groups[first : first + WRITTEN_AT_ONCE]
+                auditor.add_groups([naming.named(group) for group in some])
             audit.setdefault(member.name, {})[name] = auditor.audit(member.dropped)
             before += len(member.groups)
         digests[name] = writer.close().digest
@@ -150,8 +153,6 @@ def _encode(
             auditor.add_trees(trees)
             bar.update(some.count)
             yield
-    for first in range(0, len(member.groups), WRITTEN_AT_ONCE):
-        auditor.add_groups(member.groups[first : first + WRITTEN_AT_ONCE])
     if no_room and writer.examples == written:
         raise UserError(no_room)
 

@@ -110,6 +110,18 @@ def test_runs_see_the_name_and_hold_out_the_prompts_that_they_would_hold_out_wit
     assert held and not held & trained
 
 
+def test_one_question_of_two_groups_is_one_prompt_twice_but_where_names_stand_in_prompts(tmp_path):
+    both = write(tmp_path / "both.jsonl", *rows_of("Owls"), *rows_of("Larks", shift=1))
+    plain, named = (
+        prepared(f"datasets=[{both}]", f"group_in_prompt={said}", "eval_fraction=0.4", loss="gdpo")
+        for said in ("false", "true")
+    )
+    (plain_audit,), (named_audit,) = ([of["train"] for of in data.audit.values()] for data in (plain, named))
+    assert plain_audit["duplicate_prompts"] == plain_audit["prompts"] / 2 > 0
+    assert named_audit["prompts"] == plain_audit["prompts"]
+    assert named_audit["duplicate_prompts"] == 0
+
+
 @pytest.mark.parametrize(
     "overrides,words",
     [
