@@ -22,8 +22,11 @@ def test_a_policy_pt_of_the_dpo_repository_loads(tmp_path, run):
     run("loss=dpo", f"model.archive={archive}")
 
 
-def test_the_embedded_model_has_a_short_name():
+def test_the_embedded_model_has_a_short_name(monkeypatch):
+    made = []
+    monkeypatch.setattr(models.embedded, "_dequantize", lambda *of: made.append(of))
     assert models.embedded_model("smollm2") == models.embedded_model("smollm2-135m-instruct")
+    assert len(made) == 1
 
 
 def embed(monkeypatch, package, module):

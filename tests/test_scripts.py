@@ -105,6 +105,7 @@ def report_of_script(tmp_path, name, data_set, *overrides):
         DATASET=data_set,
         OUTPUT_DIR=str(out),
         NPROC="0",
+        SFT="yes" if name == "sft" else "no",
     )
     (report,) = out.glob(f"{name}-*/report/report.json")
     return done.stdout, json.loads(report.read_text()), report.parent.parent.name
@@ -135,12 +136,12 @@ def test_the_sft_script_goes_from_a_prompt_and_a_response_to_a_report_on_its_eva
         (["dpo", "lrr=1"], {}, "lrr"),
         (["dpo", "exp_name=x"], {}, "this script names its runs"),
         (["dpo"], {"NPROC": "two"}, "NPROC=two: must be a number"),
-        (["dpo"], {"EVAL": "split=nowhere"}, "no split nowhere"),
+        (["dpo"], {"SFT": "no", "EVAL": "split=nowhere"}, "no split nowhere"),
         (["dpo"], {"EVAL": "ckpt=x"}, "this script names what it evaluates"),
-        (["swepo"], {"DATASET": "PAIRS"}, "needs a reward on each"),
-        (["dpo"], {"DATASET": "SINGLE"}, "responses=pairs needs two or more responses"),
-        (["gdpo"], {"DATASET": "PAIRS"}, "belief"),
-        (["dpo"], {"OUTPUT_DIR": "FILE/out"}, "cannot be written"),
+        (["swepo"], {"SFT": "no", "DATASET": "PAIRS"}, "needs a reward on each"),
+        (["dpo"], {"SFT": "no", "DATASET": "SINGLE"}, "responses=pairs needs two or more responses"),
+        (["gdpo"], {"SFT": "no", "DATASET": "PAIRS"}, "belief"),
+        (["dpo"], {"SFT": "no", "OUTPUT_DIR": "FILE/out"}, "cannot be written"),
     ],
 )
 def test_a_script_refuses_at_its_beginning_what_would_fail_at_its_end(tmp_path, arguments, env, message):

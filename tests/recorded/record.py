@@ -1,8 +1,8 @@
 """Trajectories of tiny runs, recorded: `python tests/recorded/record.py` writes trajectories.json anew.
 
-Contract: five losses on one and on two processes, each a run of five steps and its evaluation, as numbers
-that compare to the bit on one kind of machine. Record anew only where a change is meant to change them, and
-say so in its commit.
+Contract: five losses on one process, two of them on two as well, each a run of five steps, and evaluations,
+as numbers that compare to the bit on one kind of machine. Record anew only where a change is meant to change
+them, and say so in its commit.
 
     python tests/recorded/record.py            # write trajectories.json beside this file
     python tests/recorded/record.py out.json   # write another file, to compare two commits
@@ -39,7 +39,8 @@ from helpers import lines, save_tiny, weights  # noqa: E402
 from worlds import run_jobs  # noqa: E402
 
 LOSSES = ("sft", "dpo", "kto", "swepo", "gdpo")
-WORLDS = (1, 2)
+RUNS = [*((loss, 1) for loss in LOSSES), ("kto", 2), ("gdpo", 2)]  # and on how many processes
+REPORTS = [("beliefs", 1), ("order", 1), ("beliefs", 2)]
 TRAINING = [
     "datasets=[opinions/republican]",
     "n_eval_examples=12",
@@ -58,18 +59,23 @@ EVALUATION = ["n_prompts=8", "n_samples=2", "max_new_tokens=6", "batch_size=5"]
 EXACT = ("loss/train", "loss/eval", "grad_norm", "lr", "kl_mismatched_train", "js_distance_eval")
 
 
-def calls_of(folder: Path, tiny: str) -> list[tuple[str, list[str]]]:
+def calls_of(folder: Path, tiny: str, size: int) -> list[tuple[str, list[str]]]:
     """(door, overrides) of everything that a world does, each in a process group of its own."""
     calls = []
-    for loss in LOSSES:
+    for loss in of_size(RUNS, size):
         names = [f"model.name_or_path={tiny}", f"output_dir={folder}", f"exp_name={loss}", f"loss={loss}"]
         calls.append(("train", [*names, *TRAINING]))
-    beliefs = [f"ckpt=[{tiny},{folder}/gdpo]", f"output={folder}/beliefs"]
-    calls.append(("evaluate", [*beliefs, *EVALUATION]))
-    order = [f"ckpt=[{tiny},{folder}/swepo]", f"output={folder}/order"]
     ranked = [f"datasets=[{folder.parent}/ranked.jsonl]", "split=all", "n_prompts=9", "max_length=64"]
-    calls.append(("evaluate", [*order, *ranked]))
+    asked = {"beliefs": ("gdpo", EVALUATION), "order": ("swepo", ranked)}
+    for kind in of_size(REPORTS, size):
+        loss, own = asked[kind]
+        calls.append(("evaluate", [f"ckpt=[{tiny},{folder}/{loss}]", f"output={folder}/{kind}", *own]))
     return calls
+
+
+def of_size(recorded: list[tuple[str, int]], size: int) -> list[str]:
+    """What is done on so many processes."""
+    return [name for name, on in recorded if on == size]
 
 
 def trajectory(folder: Path) -> dict:
@@ -124,13 +130,13 @@ def record() -> dict:
             responses = [{"text": f"It is {j}.", "reward": j} for j in range(2 + i % 3)]
             rows.append(json.dumps({"id": str(i), "prompt": f"Say {i}", "responses": responses}))
         (base / "ranked.jsonl").write_text("\n".join(rows) + "\n")
-        for size in WORLDS:
+        for size in (1, 2):
             folder = base / str(size)
             folder.mkdir()
-            run_jobs([[size, [call]] for call in calls_of(folder, tiny)])
-            for loss in LOSSES:
+            run_jobs([[size, [call]] for call in calls_of(folder, tiny, size)])
+            for loss in of_size(RUNS, size):
                 result["runs"][f"{loss} on {size}"] = trajectory(folder / loss)
-            for kind in ("beliefs", "order"):
+            for kind in of_size(REPORTS, size):
                 result["reports"][f"{kind} on {size}"] = report(folder / kind)
     return result
 
