@@ -22,7 +22,7 @@ from groups.options import read_option_map
 from groups.own import parse_group
 from groups.prompts import encode_prompt
 from groups.record import CLASSES, Belief, Example, Group, Prompt, Response
-from groups.rows import Drops, Reader, Rows, Source, add_drops, why_dropped
+from groups.rows import Drops, Reader, Rows, Source, add_drops, left_out, why_dropped
 from groups.shots import response_text, with_shots
 from groups.splits import Loaded, keep_apart
 from groups.tokens import (
@@ -74,6 +74,7 @@ __all__ = [
     "cut_prompt",
     "draw_pairs",
     "encode_prompt",
+    "left_out",
     "ending_ids",
     "keep_apart",
     "mismatch",

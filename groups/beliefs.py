@@ -39,7 +39,7 @@ def read_opinions(
     if party not in OPINION_GROUPS:
         known = ", ".join(f"opinions/{group}" for group in OPINION_GROUPS)
         raise UserError(f"data set {name}: no such group; choose one of {known}")
-    if split not in OPINION_SPLITS:
+    if split not in (*OPINION_SPLITS, "all"):
         raise UserError(f"data set {name}: no split {split}; choose one of {', '.join(OPINION_SPLITS)}")
     lacking = [label for label in CLASSES if label not in classes]
     if lacking:
@@ -51,7 +51,7 @@ def read_opinions(
     groups = []
     for row in read_rows(DATA / "opinions" / "language.jsonl"):
         question = questions[row["id"]]
-        if row["split"] == split and party in question["groups"]:
+        if split in (row["split"], "all") and party in question["groups"]:
             group = _opinion_group(row, question, party, classes)
             groups.append(group._replace(pairs=draw_pairs(group, classes, pairs_per_prompt, seed)))
     return groups

@@ -17,7 +17,7 @@ from groups.hub import ALIASES, hub_name, is_saved, open_hub, saved_splits
 from groups.parsing import KINDS, read_values
 from groups.rows import Row
 from groups.streams import CODECS
-from groups.tables import FILE_SPLITS, SPLIT_NAMES, Table, choose_split
+from groups.tables import FILE_SPLITS, OF_SPLITS, Table, choose_split
 from groups.waves import is_wave, read_wave, wave_files
 from utils import UserError
 
@@ -33,7 +33,6 @@ NO_DATA = re.compile(
     r"[._].*|(README|LICENSE|NOTICE|CITATION)\b.*|.*\.(md|lock|crc)|dataset_infos?\.json", re.I
 )
 SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-\w+)?")  # as the hub's tools name the files of a split
-OF_SPLITS = {usual for names in SPLIT_NAMES.values() for usual in names} | {"test_questions"}
 
 
 def open_table(name: str, split: str) -> Table:
@@ -160,7 +159,9 @@ def _open_folder(folder: Path, split: str, member: str) -> Table:
     if "" in splits:
         return _open_files(str(folder), splits[""], split, member)
     chosen = choose_split(str(folder), split, list(splits))
-    return _table(f"{folder}/{chosen.split}", splits[chosen.split], chosen.whole, member)
+    place = str(folder) if len(chosen.splits) > 1 else f"{folder}/{chosen.splits[0]}"
+    paths = [path for name in chosen.splits for path in splits[name]]
+    return _table(place, paths, chosen.whole, member)
 
 
 def _open_wave(folder: Path, split: str, member: str) -> Table:

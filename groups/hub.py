@@ -53,7 +53,7 @@ def hub_name(name: str) -> HubName | None:
 
 
 def open_hub(name: str, parts: HubName, split: str) -> Table:
-    """A split of a hub data set; what stands behind the colon is a config where it has that, else a member.
+    """A split of a hub data set, or all; behind the colon stands a config where it has that, else a member.
 
     Raises UserError where the hub has no such data set, config or split, or cannot be reached.
     """
@@ -65,17 +65,27 @@ def open_hub(name: str, parts: HubName, split: str) -> Table:
     chosen = choose_split(name, split, present)
 
     @functools.cache
-    def dataset() -> Any:
-        options = {"split": chosen.split, **parts.options()}
+    def dataset(of_split: str) -> Any:
+        options = {"split": of_split, **parts.options()}
         return _ask(name, lambda hub: hub.load_dataset(parts.repo, *chosen_config, **options))
 
     def identity() -> str:
         # the fingerprint changes with the files that `datasets` made the split from
-        contents = [parts.repo, config, parts.revision, chosen.split, dataset()._fingerprint]
+        contents = [parts.repo, config, parts.revision]
+        for of_split in chosen.splits:
+            contents += [of_split, dataset(of_split)._fingerprint]
         return hashlib.blake2b(json.dumps(contents).encode(), digest_size=16).hexdigest()
 
     place = f"{name}/{split}"
-    return Table(place, lambda: _rows(place, dataset()), chosen.whole, member, identity)
+    places = {
+        of_split: place if len(chosen.splits) == 1 else f"{name}/{of_split}" for of_split in chosen.splits
+    }
+
+    def rows() -> Iterator[tuple[str, Row]]:
+        for of_split, where in places.items():
+            yield from _rows(where, dataset(of_split))
+
+    return Table(place, rows, chosen.whole, member, identity)
 
 
 def _config_and_member(name: str, parts: HubName) -> tuple[str | None, str]:

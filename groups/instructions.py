@@ -49,10 +49,11 @@ def read_instructions(split: str | None = None) -> list[Instruction]:
 
 
 def read_ranked_instructions(split: str, path: Path = RESPONSES) -> list[Group]:
-    """The groups of a split: a user's turn with eight rewarded responses, and what it asks for. Raises
-    UserError as above.
+    """The groups of a split, or of all: a user's turn with eight rewarded responses, and what it asks for.
+
+    Raises UserError as above.
     """
-    asked = constraints_by_id(split)
+    asked = constraints_by_id(None if split == "all" else split)
     groups = (parse_group(row, f"{INSTRUCTIONS}, {row['id']}") for row in read_rows(path))
     return [group._replace(constraints=asked[group.id]) for group in groups if group.id in asked]
 

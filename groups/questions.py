@@ -24,6 +24,7 @@ class Question(NamedTuple):
     options: list[str]
     labels: list[str]  # the options' classes; []: the row states none
     shares: dict[str, Any]  # {group of people: the options' shares or counts}
+    asked: int | None = None  # people of one group who answered, without weights; None: the rows do not say
 
 
 def is_named(name: str, member: str) -> bool:

@@ -18,6 +18,8 @@ Row = dict[str, Any]  # raw JSON: column -> value
 Rows = Sequence[tuple[str, Row]]  # (file and row, columns)
 
 NOTE = "note: "  # begins the name of a count that left nothing out
+# counts that say nothing of what is left out
+NO_DROPS = {"rows_read", "in_other_splits", "prompts_truncated", "responses_truncated"}
 LARGEST_REWARD = 1e15  # so that its square fits single precision, and sums of many do
 
 
@@ -41,6 +43,15 @@ def add_drops(dropped: Counter, others: Drops) -> None:
     dropped.update(others)
     if isinstance(dropped, Drops):
         dropped.first = {**others.first, **dropped.first}
+
+
+def left_out(dropped: Counter) -> dict[str, int]:
+    """What was left out, by reason, without counts of what was not."""
+    return {
+        reason: count
+        for reason, count in dropped.items()
+        if count and reason not in NO_DROPS and not reason.startswith(NOTE)
+    }
 
 
 def why_dropped(dropped: Drops) -> str:

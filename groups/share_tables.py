@@ -24,10 +24,11 @@ class _Option(NamedTuple):
     weight: float | None
     is_count: bool
     label: str | None  # of its class, where the row states it
+    asked: int | None  # people who answered the question, where the row states it
 
 
 def read_shares(rows: Rows, source: Source) -> list[Group]:
-    """A plain table: question, option, share or count, and where they are: group, weight, class.
+    """A plain table: question, option, share or count, and where they are: group, weight, class, n.
 
     The rows of one question and group of people are a `Group`, its options in their order. A weight
     multiplies the share or count. Counts of an option that comes again add up, and so do weighted shares;
@@ -82,7 +83,14 @@ def _option(where: str, row: Row, classes: Sequence[str]) -> _Option:
     label = None
     if not is_absent(row.get("class")):
         (label,) = known_labels([row["class"]], where, "class", classes)
-    return _Option(where, str(words), mass, weight, field == "count", label)
+    asked = parsed(row.get("n"))
+    if is_absent(asked):
+        asked = None
+    elif not is_share(asked) or not float(asked).is_integer():
+        raise UserError(
+            f"{where}: field n: {clipped(row['n'])} is no number of people; correct the row, or leave n out"
+        )
+    return _Option(where, str(words), mass, weight, field == "count", label, asked)
 
 
 def _merged(text: str, name: str, members: Sequence[_Option]) -> Question:
@@ -108,4 +116,28 @@ def _merged(text: str, name: str, members: Sequence[_Option]) -> Question:
             raise UserError(
                 f"{option.where}: field class: {clipped(option.words)} has two classes; correct the row"
             )
-    return Question(first.where, text, list(masses), list(labels.values()), {name: list(masses.values())})
+    shares = {name: list(masses.values())}
+    return Question(first.where, text, list(masses), list(labels.values()), shares, _asked(members))
+
+
+def _asked(members: Sequence[_Option]) -> int | None:
+    """How many people answered: as the rows state it in n, else by their counts, without weights.
+
+    Differing numbers of an option that comes again add up. Raises UserError where the options' differ.
+    """
+    stated: dict[str, int] = {}
+    for option in members:
+        if option.asked is not None:
+            stated[option.words] = stated.get(option.words, 0) + int(option.asked)
+    numbers = sorted({int(option.asked) for option in members if option.asked is not None})
+    if len(numbers) > 1:
+        numbers = sorted(set(stated.values()))
+    if len(numbers) > 1:
+        raise UserError(
+            f"{members[0].where}: field n: is {numbers[0]} and {numbers[-1]} for one question; give how many "
+            "people answered it, in all of its rows, or leave n out"
+        )
+    if numbers:
+        return numbers[0]
+    counts = [option.mass for option in members if option.is_count and float(option.mass).is_integer()]
+    return int(sum(counts)) if len(counts) == len(members) else None

@@ -20,7 +20,7 @@ from groups.loading import Reading
 from groups.pieces import pieces, printable
 from groups.prompts import encode_prompts
 from groups.record import Example, Group
-from groups.rows import Drops, add_drops
+from groups.rows import Drops, add_drops, left_out
 from groups.shots import response_text
 from groups.tokens import Encoder, Limits, encode_examples
 from groups.views import view
@@ -34,8 +34,6 @@ AT_ONCE = 256  # groups
 EXAMPLES = 3
 WIDTH, LABEL = 110, 14  # characters of a line, and of what stands before its text
 MOST_TOKENS, MOST_CHARACTERS = 120, 800  # of a text that is shown whole
-# counts that say nothing of what is left out
-NO_DROPS = {"rows_read", "in_other_splits", "prompts_truncated", "responses_truncated"}
 
 
 class Asked(NamedTuple):
@@ -197,11 +195,10 @@ def _reading(dropped: Drops, of_split: str) -> Iterator[str]:
 
 
 def _left_out(dropped: Drops) -> Iterator[str]:
-    for reason, count in sorted(dropped.items()):
-        if count and reason not in NO_DROPS and not reason.startswith(NOTE):
-            place = dropped.first.get(reason)
-            first = f" (first: {printable(place)})" if place else ""
-            yield from _line("left out", f"{count} for {reason.replace('_', ' ')}{first}")
+    for reason, count in sorted(left_out(dropped).items()):
+        place = dropped.first.get(reason)
+        first = f" (first: {printable(place)})" if place else ""
+        yield from _line("left out", f"{count} for {reason.replace('_', ' ')}{first}")
 
 
 def _lengths(looks: Sequence[Look]) -> Iterator[str]:

@@ -18,6 +18,7 @@ SPLIT_NAMES = {  # our name of a split: its usual names, the first one that is t
     "eval": ("eval", "validation", "valid", "val", "dev", "test_prefs", "test_sft", "test"),
     "test": ("test", "test_prefs", "test_sft", "eval", "validation", "valid", "val", "dev"),
 }
+OF_SPLITS = {usual for names in SPLIT_NAMES.values() for usual in names} | {"test_questions"}
 
 
 class Table(NamedTuple):
@@ -31,21 +32,27 @@ class Table(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A split of data that has splits of its own."""
+    """What is read of data that has splits of its own."""
 
-    split: str  # by its name there
-    whole: bool  # whether it holds all splits of ours
+    splits: tuple[str, ...]  # by their names there
+    whole: bool  # whether they are one split that holds all of ours
 
 
 def choose_split(name: str, split: str, present: Sequence[str]) -> Choice:
     """Which of the splits that are present is ours: eval is eval, validation, ..., test_prefs or test.
 
-    Data with none of these is all in its train split. Raises UserError where there is no such split.
+    Data with none of these is all in its train split. `all` is every split of a usual name, but train_sft and
+    test_sft beside train_prefs and test_prefs, whose prompts they hold again. Raises UserError where there is
+    no such split.
     """
     has_eval = any(usual in present for usual in SPLIT_NAMES["eval"])
+    ours = [usual for usual in present if usual in OF_SPLITS]
+    if split == "all" and split not in present and ours:
+        of_pairs = {usual.replace("_prefs", "_sft") for usual in ours if usual.endswith("_prefs")}
+        return Choice(tuple(usual for usual in ours if usual not in of_pairs), not has_eval)
     whole = split in FILE_SPLITS and not has_eval
     wanted = "train" if whole else split
     for usual in SPLIT_NAMES.get(wanted, (wanted,)):
         if usual in present:
-            return Choice(usual, whole)
+            return Choice((usual,), whole)
     raise UserError(f"data set {name}: no split {split}; it has {', '.join(present)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from groups import left_out
 from synthesis.combining import read_all
 from synthesis.config import SynthesisSettings
 from synthesis.duplicates import near_pairs
@@ -51,7 +52,7 @@ def _described(of: Entries, settings: SynthesisSettings) -> dict[str, Json]:
         "responses": len(texts),
         "exact_duplicates": len(groups) - len({said(entry) for entry in of.entries}),
         "near_duplicates": len({other for _, other in near_pairs(different, settings.near)}),
-        "left_out": sum(count for reason, count in of.dropped.items() if not reason.startswith("note: ")),
+        "left_out": sum(left_out(of.dropped).values()),
         "prompt_words": _summary([len(prompt.split()) for prompt in prompts]),
         "response_words": _summary([len(text.split()) for text in texts]),
         "responses_a_prompt": _summary([len(group.responses) for group in groups]),

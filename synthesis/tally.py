@@ -11,7 +11,7 @@ from typing import NamedTuple
 from groups import choose_format, open_table
 from groups.questions import Question, is_named
 from groups.rows import is_share
-from groups.surveys import MEMBERS, questions_of
+from groups.surveys import MEMBERS, MOST_NAMED, questions_of
 from settings import DataSet
 from synthesis.record import Origin
 from utils import UserError
@@ -20,6 +20,7 @@ EVERYBODY = "everybody"
 COLUMNS_OF_PEOPLE = (
     "where a file has a row for each person, name its columns: question= and answer=, or questions=a,b"
 )
+TABLES = ("shares", "counts")  # formats of a row an option
 ROUNDING = 0.03  # shares that were rounded sum to 1, or to 100, up to this part of it
 
 
@@ -62,14 +63,17 @@ def read_published(source: DataSet, countries: Sequence[str] | None, classes: Se
     member = "+".join(countries) if countries else table.member
     tallies = []
     present: dict[str, None] = {}
+    numbers: dict[str, int] = {}
     for number, question in enumerate(questions_of(known.name, rows, classes), 1):
         present.update(dict.fromkeys(question.shares))
         named = [name for name in question.shares if is_named(name, member)]
+        if known.name in TABLES:  # where each group of people has the question in rows of its own
+            number = numbers.setdefault(question.text, len(numbers) + 1)
         tallies += [_tally(f"{number:05d}", question, name, known.name) for name in named]
     for name in countries or [member]:
         if name and not any(is_named(there, name) for there in present):
-            some = ", ".join(list(present)[:5])
-            raise UserError(f"{table.place}: no group {name}; it has {some}, ...")
+            some = ", ".join(list(present)[:MOST_NAMED]) + (", ..." if len(present) > MOST_NAMED else "")
+            raise UserError(f"{table.place}: no group {name}; it has {some}")
     return Survey(Origin(source.name, table.identity(), len(rows)), tuple(tallies))
 
 
@@ -90,8 +94,7 @@ def _tally(key: str, question: Question, name: str, known: str) -> Tally:
             raise UserError(
                 f"{question.where}: field share: the question's shares sum to {total:.4g}; correct them"
             )
-    n = int(total) if known == "counts" and all(float(share).is_integer() for share in shares) else None
-    return Tally(key, question.text, group, options, tuple(map(float, shares)), n, labels, fault)
+    return Tally(key, question.text, group, options, tuple(map(float, shares)), question.asked, labels, fault)
 
 
 def _is_whole(total: float) -> bool:

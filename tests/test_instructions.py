@@ -159,7 +159,7 @@ def test_the_splits_hold_all_prompts_once():
         assert all(response.reward is not None for response in group.responses)
 
 
-@pytest.mark.parametrize("split", ["dev", "test_questions", "all"])
+@pytest.mark.parametrize("split", ["dev", "test_questions"])
 def test_an_unknown_split_is_one_line(split):
     with pytest.raises(UserError, match=f"instructions: no split {split}; choose one of train, eval, test"):
         data.load_groups("instructions", split)

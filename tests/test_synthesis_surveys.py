@@ -164,6 +164,49 @@ def test_a_table_of_counts_says_its_n_and_a_table_of_shares_does_not(tmp_path):
     assert (row["n"], row["selections"], row["group"]) == (None, [0.75, 0.25], "everybody")
 
 
+def shares_of(group, **more):
+    """A question of a plain table in a group of people."""
+    return [
+        {"question": "Good?", "option": o, "group": group, "share": s, **more}
+        for o, s in (("Yes", 0.75), ("No", 0.25))
+    ]
+
+
+def test_a_table_of_shares_may_say_how_many_were_asked(tmp_path):
+    path = write_csv(tmp_path / "s.csv", [*shares_of("N", n=40), *shares_of("S", n=12)])
+    (row,), record = survey(tmp_path / "one", path)
+    assert (row["group"], row["n"]) == ("N", 40)
+    assert record["rejects"] == {"00001/S": "fewer answers than min_n=30: 12"}
+
+
+def test_one_question_of_a_table_has_one_id_in_all_groups(tmp_path):
+    path = write_csv(tmp_path / "s.csv", [*shares_of("N"), *shares_of("S")])
+    rows, _ = survey(tmp_path / "one", path)
+    assert [(row["question_id"], row["id"]) for row in rows] == [("00001", "00001/N"), ("00001", "00001/S")]
+
+
+def test_people_of_a_weighted_table_of_counts_count_as_one_each(tmp_path):
+    counts = [
+        {"question": "Good?", "option": o, "group": "N", "count": c, "weight": w}
+        for o, c, w in (("Yes", 10, 1), ("No", 60, 2))
+    ]
+    (row,), _ = survey(tmp_path / "one", write_csv(tmp_path / "c.csv", counts))
+    assert (row["n"], row["selections"]) == (70, [0.076923, 0.923077])
+
+
+@pytest.mark.parametrize(
+    "n,message",
+    [
+        (["a few", 40], "row 1: field n: a few is no number of people; correct the row"),
+        ([4.5, 4.5], "row 1: field n: 4.5 is no number of people"),
+        ([30, 10], "row 1: field n: is 10 and 30 for one question; give how many people answered it"),
+    ],
+)
+def test_a_table_that_contradicts_itself_on_n_is_refused(tmp_path, n, message):
+    rows = [{**row, "n": of_row} for row, of_row in zip(shares_of("N"), n)]
+    assert message in refused(tmp_path / "out", write(tmp_path / "s.jsonl", *rows))
+
+
 def test_training_reads_the_distributions_as_they_were_written(tmp_path):
     rows, _ = survey(tmp_path / "out", write(tmp_path / "g.jsonl", GOQA))
     groups = data.load_groups(str(tmp_path / "out" / "distributions.jsonl"), "all")

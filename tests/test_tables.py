@@ -9,6 +9,7 @@ import pytest
 from file_helpers import COMPRESSIONS, SUFFIXES, write_rows
 
 from groups import contents, open_table
+from groups.tables import choose_split
 from utils import UserError
 
 ROWS = [{"prompt": f"Question {i}?", "chosen": "yes,\nor so", "rejected": 'no "never"'} for i in range(50)]
@@ -179,8 +180,25 @@ def test_files_that_are_named_by_splits_give_these_splits(tmp_path, train, valid
     table = open_table(str(tmp_path), "train")
     assert [row for _, row in table.rows()] == ROWS[:5] + ROWS[20:25] and not table.whole
     assert prompts(tmp_path, "eval") == [row["prompt"] for row in ROWS[5:10] + ROWS[25:30]]
-    with pytest.raises(UserError, match="no split all; it has "):
-        open_table(str(tmp_path), "all")
+    assert sorted(prompts(tmp_path)) == sorted(row["prompt"] for row in ROWS[:10] + ROWS[20:30])
+    assert not open_table(str(tmp_path), "all").whole
+    with pytest.raises(UserError, match="no split dev_2; it has "):
+        open_table(str(tmp_path), "dev_2")
+
+
+@pytest.mark.parametrize(
+    "present,splits",
+    [
+        (["train", "test"], ("train", "test")),
+        (["train", "test_questions"], ("train", "test_questions")),
+        (["test_gen", "test_prefs", "test_sft", "train_prefs", "train_sft"], ("test_prefs", "train_prefs")),
+        (["train_sft", "test_sft"], ("train_sft", "test_sft")),
+        (["all", "test", "train"], ("all",)),
+        (["train", "other"], ("train",)),
+    ],
+)
+def test_all_is_every_split_of_a_usual_name(present, splits):
+    assert choose_split("d", "all", present).splits == splits
 
 
 def test_a_folder_with_a_train_split_alone_holds_all_splits(tmp_path):
