@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from doorway import Door, enter
 from synthesis.config import SynthesisSettings, synthesis_settings
+from synthesis.keys import check_keys
 from utils import UserError, atomic_path, setup_logging
 
 DOOR = Door(
@@ -62,6 +63,7 @@ DEFAULT_OUTPUTS = {  # of the tasks that make the embedded data, which write one
 def main(config: DictConfig) -> None:
     """Do the task that the config names."""
     settings = synthesis_settings(OmegaConf.to_container(config, resolve=True))
+    check_keys(settings)
     if settings.task == "check":
         import synthesis  # after the config is known to be right
 

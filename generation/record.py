@@ -34,6 +34,7 @@ class Written(NamedTuple):
     text: str
     finish: str  # "stop": it ended by itself; "length": at the limit; "filtered": the server withheld it
     tokens: int  # that were generated, what ended it included
+    prompt_tokens: int = 0  # that a server says it read; 0: nobody says
 
 
 OnWritten = Callable[

@@ -60,7 +60,8 @@ class ServedGenerator:
         def on_reply(index: int, reply: Reply | None) -> None:
             if reply is not None:
                 texts.setdefault(draws[index].prompt, []).append(reply.text)
-                done(draws[index], Written(reply.text, reply.finish, reply.completion_tokens))
+                used = reply.completion_tokens, reply.prompt_tokens
+                done(draws[index], Written(reply.text, reply.finish, *used))
 
         chat.ask_all(self.endpoint, requests, self.counts, on_reply, self.store)
         self._check(len(requests) - sum(map(len, texts.values())), len(requests))

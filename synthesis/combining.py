@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from groups import left_out
 from synthesis.config import SynthesisSettings
 from synthesis.duplicates import Joined, near_pairs
 from synthesis.entries import Entries, Entry, read_entries, rows_of, said
@@ -27,12 +28,12 @@ Chosen = list[tuple[Entries, Entry]]
 
 
 def read_all(settings: SynthesisSettings) -> list[Entries]:
-    """All sources. Raises UserError as `read_entries`, and for a name that is there twice."""
-    given = settings.sources or []
-    for number, source in enumerate(given):
-        if source.name in [earlier.name for earlier in given[:number]]:
-            raise UserError(f"sources: {source.name} is named twice; name each source once")
-    return [read_entries(source, settings) for source in tqdm(given, "sources", unit="source")]
+    """All sources, each named once. Raises UserError as `read_entries`."""
+    found = []
+    with tqdm(settings.sources, "sources", unit="source") as bar:  # closed before an error is said
+        for source in bar:
+            found.append(read_entries(source, settings))
+    return found
 
 
 def _facts(sources: Sequence[Entries], settings: SynthesisSettings, *keys: str) -> dict[str, Json]:
@@ -59,7 +60,7 @@ def mix(settings: SynthesisSettings, folder: Path) -> str:
         chosen = _drawn(kept, sources, settings)
         by_source = Counter(of.name for of, _ in chosen)
         counts: dict[str, Json] = {"rows": len(chosen), "by_source": dict(by_source), **dropped}
-        counts["left_out_by_reader"] = {of.name: dict(of.dropped) for of in sources if of.dropped}
+        counts["left_out_by_reader"] = {of.name: lost for of in sources if (lost := left_out(of.dropped))}
         origins = tuple(of.origin for of in sources)
         work.finish({MIXED: rows_of(chosen)}, Provenance(origins, (), {}, counts, settings.licence))
     parts = ", ".join(f"{count} of {name}" for name, count in by_source.items())

@@ -79,10 +79,10 @@ def check_dialogues(settings: SynthesisSettings, folder: Path) -> str:
         left = [one for one in checked if one.item.key in missing]
         for start in range(0, len(left), JUDGED_AT_ONCE):
             _judge(work, left[start : start + JUDGED_AT_ONCE], judge)
-        makers = () if judge is None else (judge.maker,)
+        makers, prompts = ((), {}) if judge is None else ((judge.maker,), judge.prompts)
         counts = _counts(work, checked)
         work.finish(
-            {FAULTS: _faults(work, checked)}, Provenance(origins, makers, {}, counts, settings.licence)
+            {FAULTS: _faults(work, checked)}, Provenance(origins, makers, prompts, counts, settings.licence)
         )
         return _summary(work, checked, folder)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -123,6 +124,19 @@ def split_dialogues(
         sides |= dict(zip(drawn, names))
     parts = {split: [d for d in dialogues if sides[d.id] == split] for split in SPLITS}
     return {split: part for split, part in parts.items() if part}
+
+
+def without_all_held_out(parts: Mapping[str, Sequence[Dialogue]], settings: SynthesisSettings) -> int:
+    """Of how many questions fewer phrasings are held out than `eval_phrasings` and `test_phrasings` ask for.
+
+    parts: of `split_dialogues`; one phrasing of each question stays in train.
+    """
+    trained = {dialogue.question.key for dialogue in parts.get("train", ())}
+    lacking: set[str] = set()
+    for split, asked in (("eval", settings.eval_phrasings), ("test", settings.test_phrasings)):
+        held_out = Counter(dialogue.question.key for dialogue in parts.get(split, ()))
+        lacking |= {key for key in trained if held_out[key] < asked}
+    return len(lacking)
 
 
 def _draw(seed: int, name: str) -> bytes:

@@ -17,7 +17,7 @@ from synthesis.briefs import AS_IT_STANDS, STYLES, TEMPLATES, Brief, answer_brie
 from synthesis.config import SynthesisSettings
 from synthesis.desk import Desk
 from synthesis.dialogue_check import check_dialogues
-from synthesis.dialogue_rows import Dialogue, Row, mmoqa_rows, own_row, split_dialogues
+from synthesis.dialogue_rows import Dialogue, Row, mmoqa_rows, own_row, split_dialogues, without_all_held_out
 from synthesis.questions import Questions, read_questions
 from synthesis.record import Json, Provenance
 from synthesis.text_checks import VERSION
@@ -42,6 +42,7 @@ def make_dialogues(settings: SynthesisSettings, folder: Path) -> str:
     if settings.check:
         return check_dialogues(settings, folder)
     check_judge(settings)
+    _check_styles(settings.styles)
     asked = read_questions(settings)
     judge = open_judge(settings)
     with contextlib.closing(open_writer(settings, folder)) as writer:
@@ -49,11 +50,23 @@ def make_dialogues(settings: SynthesisSettings, folder: Path) -> str:
             desk = Desk(work, writer, judge, settings)
             chosen = _write(desk, asked, settings)
             dialogues = _whole(desk, chosen)
-            files = _files(dialogues, asked, settings)
+            parts = split_dialogues(dialogues, settings)
+            files = _files(parts, asked, settings)
             provenance = _provenance(asked, writer, judge, settings)
             counts = {**provenance.counts, **_counts(work, chosen, dialogues, files)}
+            counts["questions_without_all_held_out"] = without_all_held_out(parts, settings)
             work.finish(files, provenance._replace(counts=counts))
-            return _summary(work, folder, counts, files)
+            return _summary(work, folder, counts, files) + _lacking(counts, settings)
+
+
+def _check_styles(styles: Sequence[str]) -> None:
+    """Raises UserError for a style whose phrasings would be named as the answers to another one's are."""
+    for style in styles:
+        other, _, number = style.rpartition("/")
+        if other in styles and number.isdecimal():
+            raise UserError(
+                f"config key styles: {style} is the name of an answer to style {other}; say it in other words"
+            )
 
 
 def _facts(settings: SynthesisSettings, writer: Writer) -> dict[str, Json]:
@@ -99,12 +112,12 @@ def _whole(desk: Desk, chosen: Chosen) -> list[Dialogue]:
 
 
 def _files(
-    dialogues: Sequence[Dialogue], asked: Questions, settings: SynthesisSettings
+    parts: Mapping[str, Sequence[Dialogue]], asked: Questions, settings: SynthesisSettings
 ) -> dict[str, list[Row]]:
     """The rows of every group and split by the file's name, GROUP/SPLIT.jsonl."""
     names = folder_names(asked.groups)
     files: dict[str, list[Row]] = {}
-    for split, part in split_dialogues(dialogues, settings).items():
+    for split, part in parts.items():
         for group in asked.groups:
             rows: list[Row] = []
             for dialogue in part:
@@ -140,6 +153,7 @@ def _provenance(
     asked: Questions, writer: Writer, judge: VoiceJudge | None, settings: SynthesisSettings
 ) -> Provenance:
     makers = (writer.maker,) if judge is None else (writer.maker, judge.maker)
+    of_judge = {} if judge is None else judge.prompts
     known = {**STYLES, AS_IT_STANDS: "the survey's own words"}
     ways = {f"style {style}": known.get(style, style) for style in settings.styles}
     counts: dict[str, Json] = {
@@ -150,7 +164,7 @@ def _provenance(
         "left_out_by_reader": dict(asked.left_out),
         "written_as": {key: vars(settings)[key] for key in OF_ROWS},
     }
-    return Provenance(asked.origins, makers, {**TEMPLATES, **ways}, counts, settings.licence)
+    return Provenance(asked.origins, makers, {**TEMPLATES, **ways, **of_judge}, counts, settings.licence)
 
 
 def _counts(
@@ -182,6 +196,15 @@ def _passed(work: Work, briefs: Sequence[Brief]) -> dict[str, Json]:
     return {"asked": len(briefs), "passed": tries.total(), "passed_at_try": by_try}
 
 
+def _lacking(counts: Mapping[str, Json], settings: SynthesisSettings) -> str:
+    """What was not held out, as a line for the screen; "" where all was."""
+    lacking = counts["questions_without_all_held_out"]
+    if not lacking:
+        return ""
+    asked = f"eval_phrasings={settings.eval_phrasings} and test_phrasings={settings.test_phrasings}"
+    return f"\n{lacking} questions have too few phrasings for {asked}; one of each stays in train"
+
+
 def _summary(work: Work, folder: Path, counts: Mapping[str, Json], files: Mapping[str, Sequence[Row]]) -> str:
     """Some lines for the screen. Raises UserError where no dialogue passed."""
     reasons = work.reasons()
@@ -202,6 +225,7 @@ def _summary(work: Work, folder: Path, counts: Mapping[str, Json], files: Mappin
     if not files:
         raise UserError(
             f"{folder}: no phrasing has an answer for every option ({'; '.join(map(str.strip, lines))}); "
-            f"see {folder / 'synthesis.json'}, and give a stronger writer, more tries, or another judge"
+            f"see {folder / 'synthesis.json'}, and give a stronger writer, more tries, or another judge, "
+            "with overwrite=true or another output"
         )
     return "\n".join(lines)

@@ -25,7 +25,7 @@ from synthesis.option_classes import (
     user_map,
 )
 from synthesis.people import ARCHIVES
-from synthesis.record import NO_TOKENS, Item, Json, Maker, Provenance, digest
+from synthesis.record import NO_TOKENS, Item, Json, Maker, Provenance, digest, key_apart
 from synthesis.scales import scales_identity
 from synthesis.tally import COLUMNS_OF_PEOPLE, Survey, Tally, read_published
 from synthesis.work import RECORD, Work, open_work
@@ -87,12 +87,15 @@ def _read(settings: SynthesisSettings, number: int) -> Survey:
 def _items(surveys: Sequence[Survey]) -> list[tuple[Item, Tally]]:
     """Every tally with its item, named by its source where there are several."""
     items = []
+    taken: set[str] = set()
     for number, survey in enumerate(surveys, 1):
         prefix = f"{number}/" if len(surveys) > 1 else ""
         for tally in survey.tallies:
             inputs: list[Json] = [tally.question, list(tally.options), list(tally.counts), tally.n]
             inputs += [list(tally.labels), tally.fault]
-            items.append((Item(f"{prefix}{tally.key}/{tally.group}", digest(inputs)), tally))
+            key = key_apart(f"{prefix}{tally.key}/{tally.group}", taken)  # "a/b" of "c", and "a" of "b/c"
+            taken.add(key)
+            items.append((Item(key, digest(inputs)), tally))
     return items
 
 

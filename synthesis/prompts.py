@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from groups.values import is_absent
 from rewards import constraints_of
 from settings import DataSet
 from synthesis.config import SynthesisSettings
-from synthesis.record import Origin
+from synthesis.record import Origin, key_apart
 from utils import UserError
 
 LOOKED_AT = 20  # rows that tell whether a file holds prompts alone
@@ -70,12 +69,11 @@ def _some(groups: Sequence[Group], count: int | None, seed: int, name: str) -> l
 
 def _named_apart(groups: Sequence[Group]) -> list[Group]:
     """The groups under ids that differ."""
-    seen: Counter[str] = Counter()
+    taken: set[str] = set()
     named = []
     for group in groups:
-        seen[group.id] += 1
-        times = seen[group.id]
-        named.append(group if times == 1 else group._replace(id=f"{group.id} ({times})"))
+        named.append(group._replace(id=key_apart(group.id, taken)))
+        taken.add(named[-1].id)
     return named
 
 

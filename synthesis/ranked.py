@@ -134,11 +134,20 @@ def _parts(of_prompts: Sequence[Ranked]) -> dict[str, list[dict[str, Json]]]:
             group = one.group._replace(responses=one.responses)
             parts.setdefault(name, []).append(own_row(group, group.dataset))
     if not parts[RANKED]:
-        raise UserError(
-            f"task=ranked: the rewards of all {len(of_prompts)} prompts are equal, so none has an order; "
-            "give more samples, a higher temperature or another reward (the samples are kept)"
-        )
+        raise UserError(f"task=ranked: {_why_none(of_prompts)}")
     return parts
+
+
+def _why_none(of_prompts: Sequence[Ranked]) -> str:
+    """Why no prompt has an order, and what helps."""
+    unscored = sum(one.without_score for one in of_prompts)
+    if unscored and not any(one.responses for one in of_prompts):
+        return f"all {unscored} responses have no score; give another reward (the samples are kept)"
+    also = f" ({unscored} responses have no score)" if unscored else ""
+    return (
+        f"the rewards of all {len(of_prompts)} prompts are equal{also}, so none has an order; give more "
+        "samples or another reward (the samples are kept), or a higher temperature with overwrite=true"
+    )
 
 
 def _counts(of_prompts: Sequence[Ranked], asked: Asked, made_by: Mapping[str, Json]) -> dict[str, Json]:
@@ -163,7 +172,7 @@ def _provenance(
     policy: Policy, scorer: Scorer, asked: Asked, counts: Mapping[str, Json], settings: SynthesisSettings
 ) -> Provenance:
     makers = [policy.maker] + ([scorer.maker] if scorer.maker else [])
-    return Provenance(asked.origins, tuple(makers), {}, counts, settings.licence)
+    return Provenance(asked.origins, tuple(makers), scorer.prompts, counts, settings.licence)
 
 
 def _said(folder: Path, parts: Mapping[str, Sequence[object]], counts: Mapping[str, Json]) -> str:

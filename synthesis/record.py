@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import NamedTuple
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
@@ -72,6 +72,15 @@ class Provenance(NamedTuple):
     prompts: Mapping[str, str] = {}  # by their role, the templates that were sent
     counts: Mapping[str, Json] = {}  # of what is in the data, and of what was left out
     licence: str | None = None  # of the sources, as the user says
+
+
+def key_apart(key: str, taken: Set[str]) -> str:
+    """The key, or where it is taken the first of `key (2)`, `key (3)`, ... that is not."""
+    number, apart = 1, key
+    while apart in taken:
+        number += 1
+        apart = f"{key} ({number})"
+    return apart
 
 
 def digest(value: object) -> str:

@@ -138,17 +138,28 @@ def _prompt(row: Mapping[str, object], settings: SynthesisSettings, where: str) 
     """What is asked of an item. Raises UserError for a template that names no column."""
     fields = {column: "" if is_absent(value) else str(value) for column, value in row.items()}
     fields["item"] = fields[settings.item]
-    try:
-        named = [
-            name for _, name, _, _ in string.Formatter().parse(settings.review_prompt) if name is not None
-        ]
-    except ValueError as error:
-        raise UserError(f"config key review_prompt: {error}; write a brace as two") from error
-    for name in named:
-        if name not in fields:
+    texts = []
+    for literal, name in _parts(settings.review_prompt):
+        if name is not None and name not in fields:
             there = ", ".join(fields)
             raise UserError(f"{where}: review_prompt names {{{name}}}, which is none of {there}")
-    return settings.review_prompt.format_map(fields)
+        texts += [literal, "" if name is None else fields[name]]
+    return "".join(texts)
+
+
+def _parts(template: str) -> list[tuple[str, str | None]]:
+    """The words of a template and the column behind each of them. Raises UserError for one that is broken."""
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UserError(f"config key review_prompt: {error}; write a brace as two") from error
+    for _, name, form, conversion in parsed:
+        if form or conversion:
+            raise UserError(
+                f"config key review_prompt: {{{name}}} has a format or conversion behind it; a column's name "
+                "stands alone in its braces"
+            )
+    return [(literal, name) for literal, name, _, _ in parsed]
 
 
 def _some(sources: Sources, settings: SynthesisSettings) -> Sequence[Reviewed]:

@@ -113,7 +113,7 @@ def write_missing(
     with work.bar(missing, f"sampling {generator.name}", "response") as bar:
 
         def done(draw: Draw, written: Written) -> None:
-            tokens = Tokens(0, written.tokens)
+            tokens = Tokens(written.prompt_tokens, written.tokens)
             if written.text.strip():
                 value = {"text": written.text, "finish": written.finish}
                 work.keep(of_draw[draw], value, tokens)

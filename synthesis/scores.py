@@ -6,12 +6,13 @@ response on which a chat model gives no score has None.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import chat
 from evaluation.judges import Answered, ChatJudge, FunctionJudge, RewardModelJudge, ScoreJudge
 from evaluation.judges.making import KEYS
+from evaluation.judges.prompts import template
 from groups import Group
 from rewards import reward
 from synthesis.config import SynthesisSettings
@@ -30,6 +31,7 @@ class Scorer(NamedTuple):
     name: str
     scores: Callable[[Responses], Scores]
     maker: Maker | None = None  # where a model says it
+    prompts: Mapping[str, str] = {}  # by their role, the templates that it is sent
 
 
 def scorer_of(settings: SynthesisSettings) -> Scorer:
@@ -52,7 +54,8 @@ def scorer_of(settings: SynthesisSettings) -> Scorer:
         return Scorer(judge.name, _by_judge(judge), Maker("scores", model, ""))
     endpoint = chat.endpoint_of(settings.judge_api, settings.api, KEYS)
     judge = ChatJudge(endpoint, model)
-    return Scorer(judge.name, _by_judge(judge), Maker("scores", model, endpoint.server))
+    prompts = {"judge": template("score").template}
+    return Scorer(judge.name, _by_judge(judge), Maker("scores", model, endpoint.server), prompts)
 
 
 def check_prompts(groups: Sequence[Group], settings: SynthesisSettings) -> None:

@@ -6,12 +6,13 @@ with the answer, "" where it voices its option.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import chat
 from evaluation.judges import ChatJudge, EmbeddingJudge, Stated
 from evaluation.judges.making import KEYS
+from evaluation.judges.prompts import template
 from settings import ApiSettings
 from synthesis.config import SynthesisSettings
 from synthesis.record import Json, Maker
@@ -37,6 +38,7 @@ class VoiceJudge(Protocol):
     """Says whether answers voice their options."""
 
     maker: Maker
+    prompts: Mapping[str, str]  # by their role, the templates that are sent
 
     def faults(self, claims: Sequence[Claim]) -> list[str]:
         """For each claim "", OTHER_VOICE, UNCLEAR or NO_VERDICT."""
@@ -52,6 +54,7 @@ class EmbeddingVoice:
     def __init__(self, judge: EmbeddingJudge):
         self.judge = judge
         self.maker = Maker("judges", judge.name, "")
+        self.prompts: Mapping[str, str] = {}
 
     def faults(self, claims: Sequence[Claim]) -> list[str]:
         """Nothing is wrong where no other option is nearer."""
@@ -69,6 +72,7 @@ class ChatVoice:
     def __init__(self, judge: ChatJudge):
         self.judge = judge
         self.maker = Maker("judges", judge.model, judge.endpoint.server)
+        self.prompts: Mapping[str, str] = {"judge": template("belief").template}
 
     def faults(self, claims: Sequence[Claim]) -> list[str]:
         """What the model says; the rest of the scale is not shown to it.

@@ -186,6 +186,7 @@ class Work:
             "tokens": tokens._asdict(),
             "reasons": dict(self.reasons().most_common()),
             "rejects": dict(list(rejects.items())[:MOST_LISTED]),
+            "rejects_not_listed": max(0, len(rejects) - MOST_LISTED),
         }
 
     def _check_replaced(self, contents: Mapping[str, bytes]) -> None:
@@ -208,7 +209,8 @@ class Work:
             there = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
         if ITEMS in there:
             facts, lines = _read(self.path)
-            reason = _difference(facts, self.facts)
+            is_claimed = bool(lines) or RECORD in there  # not by a command that failed before its first item
+            reason = _difference(facts, self.facts) if is_claimed else ""
         else:
             lines, reason = [], f"{there[0]} is there, and no {ITEMS}" if there else ""
         if reason and not self.overwrite:

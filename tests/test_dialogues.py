@@ -213,6 +213,7 @@ def test_an_answer_that_voices_another_option_is_drawn_again(tmp_path):
         record = dialogues(tmp_path / "out", *JUDGED, url=s.url)
     assert record["counts"]["answers"]["passed_at_try"] == {"1": 2, "2": 1}
     assert [model["role"] for model in record["models"]] == ["writes", "judges"]
+    assert record["prompts"]["judge"].startswith(OF_JUDGE)
 
 
 def test_where_the_judge_does_not_answer_an_answer_waits_for_another_time(tmp_path):

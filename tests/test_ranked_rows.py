@@ -221,6 +221,21 @@ def test_bad_input_is_one_line_and_what_was_sampled_stays(tmp_path, model, funct
     assert make(tmp_path / "out", prompts, *given, f"reward={functions}:length")[0]["train"]
 
 
+def test_a_judge_without_a_number_leaves_responses_without_a_score(tmp_path):
+    prompts = write(tmp_path / "p.jsonl", {"prompt": "Say a"})
+    given = ["reward=openai", "judge_model=j", "ckpt=openai:m", "n_samples=2"]
+    replies = iter(["one fish", "two birds", "Good.", "Fair."])
+    with server(lambda asked: next(replies)) as s:
+        message = refused(tmp_path / "out", prompts, *given, f"api.base_url={s.url}", "api.concurrency=1")
+    assert message.startswith("task=ranked: all 2 responses have no score; give another reward")
+    with server(lambda asked: next(replies)) as s:
+        given += [f"api.base_url={s.url}", "api.concurrency=1", "overwrite=true"]
+        replies = iter(["one fish", "two birds", "4", "9"])
+        _, record = make(tmp_path / "out", prompts, *given)
+    assert record["tokens"] == {"prompt": 14, "completion": 6}
+    assert "$response" in record["prompts"]["judge"]
+
+
 @pytest.mark.parametrize(
     "overrides,words",
     [

@@ -65,8 +65,8 @@ def draws_of(prompts, numbers):
 def test_a_text_is_a_message_of_the_user_and_messages_stay_as_they_are():
     with server() as s:
         texts = written(generator(s.url), [group("Say it."), group(TALK)], draws_of(2, 1))
-    assert texts[Draw(0, 0)] == Written("you said: Say it.", "stop", 3)
-    assert texts[Draw(1, 0)] == Written("you said: Bye", "stop", 3)
+    assert texts[Draw(0, 0)] == Written("you said: Say it.", "stop", 3, 7)
+    assert texts[Draw(1, 0)] == Written("you said: Bye", "stop", 3, 7)
     asked = sorted((asked.body for asked in s.asked), key=lambda body: len(body["messages"]))
     assert [body["messages"] for body in asked] == [[{"role": "user", "content": "Say it."}], TALK]
     for body in asked:
@@ -91,10 +91,10 @@ def test_a_seed_is_a_function_of_seed_prompt_and_number_alone():
 @pytest.mark.parametrize(
     "answer,expected",
     [
-        (says("half", finish="length"), Written("half", "length", 3)),
-        (says("done", finish="stop"), Written("done", "stop", 3)),
-        (refuses("No."), Written("No.", "filtered", 3)),
-        (says(None, finish="content_filter"), Written("", "filtered", 3)),
+        (says("half", finish="length"), Written("half", "length", 3, 7)),
+        (says("done", finish="stop"), Written("done", "stop", 3, 7)),
+        (refuses("No."), Written("No.", "filtered", 3, 7)),
+        (says(None, finish="content_filter"), Written("", "filtered", 3, 7)),
     ],
 )
 def test_a_finish_is_what_the_server_says(answer, expected):

@@ -179,6 +179,29 @@ def test_embedded_data_can_be_described_and_mixed(tmp_path):
     assert len(groups) == 39 and all(group.belief_probs for group in groups)
 
 
+@pytest.mark.parametrize("task", ["stats", "mix"])
+def test_what_was_read_is_not_left_out(tmp_path, task):
+    said = "\n\nHuman: Name fruit {}.\n\nAssistant: {}"
+    pairs = [{"chosen": said.format(n, "Fig."), "rejected": said.format(n, "No.")} for n in range(7)]
+    path = write(tmp_path / "hh.jsonl", *pairs)
+    files, record = do(task, tmp_path / "out", f"sources=[{path}]")
+    if task == "stats":
+        assert files["stats"][0]["left_out"] == 0
+    else:
+        assert record["counts"]["left_out_by_reader"] == {}
+
+
+def test_without_a_name_all_splits_are_taken(tmp_path):
+    (tmp_path / "d").mkdir()
+    for number, split in enumerate(("train", "eval", "test_questions")):
+        write(tmp_path / "d" / f"{split}.jsonl", row(number))
+    sources = f"sources=[{tmp_path / 'd'},opinions/democrat,instructions]"
+    files, _ = do("stats", tmp_path / "stats", sources)
+    assert [found["prompts"] for found in files["stats"]] == [3, 245, 381]
+    files, _ = do("mix", tmp_path / "mix", f"sources=[{{name: {tmp_path / 'd'}, split: eval}}]")
+    assert [found["id"] for found in files["train"]] == ["r1"]
+
+
 # --- bad input ----------------------------------------------------------------------------------------------
 
 

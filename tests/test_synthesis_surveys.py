@@ -207,6 +207,14 @@ def test_a_table_that_contradicts_itself_on_n_is_refused(tmp_path, n, message):
     assert message in refused(tmp_path / "out", write(tmp_path / "s.jsonl", *rows))
 
 
+def test_a_question_and_a_group_that_read_as_another_pair_are_kept_apart(tmp_path):
+    asked = [("How?", "Yes", "A/B"), ("How?", "No", "A/B"), ("How?/A", "Yes", "B"), ("How?/A", "No", "B")]
+    path = write_csv(tmp_path / "s.csv", [dict(zip(("q", "a", "party"), row)) for row in asked])
+    rows, _ = survey(tmp_path / "out", path, *COLUMNS)
+    assert [row["id"] for row in rows] == ["How?/A/B", "How?/A/B (2)"]
+    assert [row["group"] for row in rows] == ["A/B", "B"]
+
+
 def test_training_reads_the_distributions_as_they_were_written(tmp_path):
     rows, _ = survey(tmp_path / "out", write(tmp_path / "g.jsonl", GOQA))
     groups = data.load_groups(str(tmp_path / "out" / "distributions.jsonl"), "all")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from synthesis.record import Item, Maker, Origin, Provenance, Tokens
-from synthesis.work import ITEMS, RECORD, open_work
+from synthesis.work import ITEMS, MOST_LISTED, RECORD, open_work
 from utils import UserError, locked
 
 FACTS = {"seed": 0, "temperature": 0.8}
@@ -99,6 +99,29 @@ def test_a_reason_never_holds_a_secret(tmp_path, monkeypatch):
         work.fail(THREE[1], "refused: key Zx81-not-to-be-shown")
         work.finish({}, Provenance())
     assert not any("Zx81" in path.read_text() for path in tmp_path.iterdir())
+
+
+def test_a_command_that_failed_before_its_first_item_does_not_claim_the_folder(tmp_path):
+    make(tmp_path, most=0)
+    assert make(tmp_path, facts={**FACTS, "seed": 1}) == ["q0", "q1", "q2"]
+    assert not list(tmp_path.glob("items.replaced-*"))
+
+
+def test_a_finished_work_without_items_claims_its_folder(tmp_path):
+    make(tmp_path, items=[])
+    with pytest.raises(UserError, match="holds items of seed=0, and it is 1 now"):
+        make(tmp_path, items=[], facts={**FACTS, "seed": 1})
+
+
+def test_the_record_says_how_many_rejects_it_does_not_list(tmp_path):
+    many = [Item(f"q{i}") for i in range(MOST_LISTED + 2)]
+    with open_work(tmp_path, "survey", FACTS, False) as work:
+        work.expect(many)
+        for item in many:
+            work.reject(item, "no class")
+        work.finish({}, Provenance())
+    record = json.loads((tmp_path / RECORD).read_text())
+    assert (len(record["rejects"]), record["rejects_not_listed"]) == (MOST_LISTED, 2)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
