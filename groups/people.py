@@ -34,7 +34,8 @@ class Naming(NamedTuple):
         if not people:
             raise UserError(
                 f"{group.where}: names no group of people, and group_in_prompt=true; add a field group, "
-                "write datasets=[{name: ..., group: ...}], or set group_in_prompt=false"
+                f"write {{name: {group.dataset or '...'}, group: ...}} where the config names it, or "
+                "set group_in_prompt=false"
             )
         prompt = _behind(self.template.replace(NAME, people), group.prompt)
         return group._replace(people=people, prompt=prompt, plain=group.prompt)

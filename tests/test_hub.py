@@ -61,6 +61,17 @@ def test_rows_may_be_asked_for_again_and_are_loaded_once(asked):
     assert [name for name, *_ in asked].count("load_dataset") == 2
 
 
+def test_all_is_every_split_one_behind_the_other(asked):
+    table = open_table("org/name", "all")
+    places = [
+        f"org/name/{split}, row {n + 1}"
+        for split in ("train", "validation", "test")
+        for n in range(len(ROWS))
+    ]
+    assert [where for where, _ in table.rows()] == places and not table.whole
+    assert table.identity() != open_table("org/name", "train").identity()
+
+
 def test_unknown_splits_and_empty_ones_are_said(asked, monkeypatch):
     with pytest.raises(UserError, match="org/name: no split dev2; it has train, validation, test"):
         open_table("org/name", "dev2")

@@ -71,8 +71,9 @@ def test_the_config_may_name_the_people_of_a_data_set():
 
 
 def test_data_of_nobody_in_particular_is_refused_where_names_are_asked_for():
-    with pytest.raises(UserError, match="here: names no group of people.*add a field group"):
-        naming_of("{group}", []).named(data.parse_group(GOOD, "here"))
+    words = "here: names no group of people.*add a field group, write {name: a.jsonl, group: ...} where the"
+    with pytest.raises(UserError, match=words):
+        naming_of("{group}", []).named(data.parse_group(GOOD, "here")._replace(dataset="a.jsonl"))
 
 
 @given(people=st.text(min_size=1), prompt=st.text(min_size=1))

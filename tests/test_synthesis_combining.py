@@ -179,6 +179,14 @@ def test_embedded_data_can_be_described_and_mixed(tmp_path):
     assert len(groups) == 39 and all(group.belief_probs for group in groups)
 
 
+def test_a_smaller_n_may_follow_in_the_same_folder(tmp_path):
+    sources = f"sources=[{write(tmp_path / 's.jsonl', *[row(n) for n in range(7)])}]"
+    assert "give a smaller n" in refused("mix", tmp_path / "out", sources, "n=400")
+    files, _ = do("mix", tmp_path / "out", sources, "n=5")
+    assert len(files["train"]) == 5
+    assert "holds items of n=5, and it is 4 now" in refused("mix", tmp_path / "out", sources, "n=4")
+
+
 @pytest.mark.parametrize("task", ["stats", "mix"])
 def test_what_was_read_is_not_left_out(tmp_path, task):
     said = "\n\nHuman: Name fruit {}.\n\nAssistant: {}"

@@ -62,7 +62,7 @@ def test_a_source_is_named_once(tmp_path, task):
     assert f"sources: {path} is named twice" in refused(*given)
 
 
-# --- keys of dialogues ---------------------------------------------------------------------------------------
+# --- keys of dialogues --------------------------------------------------------------------------------------
 
 
 def test_a_style_that_names_an_answer_to_another_is_refused(tmp_path):
