@@ -19,6 +19,7 @@ SCORER = Rule(
     r"constraints|reward_model|openai|[\w.]+:[\w.]+",
 )
 STYLES = Rule("must be a list of different styles, styles=casual,formal", distinct=True)
+COLUMNS = Rule("must be a list of different columns, questions=trust,vote", distinct=True)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class SynthesisSettings:
     answer: str | None
     group: str | None
     weight: str | None
-    questions: list[str] | None
+    questions: Annotated[list[str] | None, COLUMNS]
     wordings: str | None
     options: str | None
     options_model: str | None

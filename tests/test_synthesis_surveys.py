@@ -291,6 +291,7 @@ def test_what_a_killed_command_was_told_is_not_asked_again(tmp_path):
         (["questions=[nothing]"], "no column nothing; it has q, a, party, w"),
         (["question=q"], "config key answer"),
         (["question=q", "answer=a", "group=side"], "no column side"),
+        (["questions=[q,q]"], "must be a list of different columns"),
         (["question=q", "answer=a", "weight=a"], "row 1: field a: Yes is no number"),
         (["questions=[a]"], "question a: has no words; give them in a JSON file, wordings="),
         (["questions=[a]", "wordings=/nowhere.json"], "wordings=/nowhere.json: cannot be read"),
