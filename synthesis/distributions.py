@@ -165,7 +165,7 @@ def _provenance(
     how = Counter(row["classed_by"] for row in rows if isinstance(row, dict))
     groups = Counter(row["group"] for row in rows if isinstance(row, dict))
     unmapped = {
-        f"{q} [{' | '.join(o)}]": result.how for (q, o), result in mapped.items() if not result.labels
+        f"{q} [{' | '.join(o)}]": result.how for (q, o, _), result in mapped.items() if not result.labels
     }
     return Provenance(
         tuple(survey.origin for survey in surveys),

@@ -136,7 +136,8 @@ def _tallied(key: str, words: str, answers: Sequence[Answer], order: Sequence[st
     for group, of_group in counts.items():
         weighed = tuple(of_group.values())
         fault = "" if sum(weighed) > 0 else "no answers: all weights are 0"
-        yield Tally(key, words, group, tuple(options), weighed, numbers[group], (), fault)
+        scale = tuple(dict.fromkeys([*order, *options])) if order else ()
+        yield Tally(key, words, group, tuple(options), weighed, numbers[group], (), fault, scale)
 
 
 def _in_order(options: Sequence[str]) -> list[str]:

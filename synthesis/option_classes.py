@@ -30,7 +30,7 @@ about: agreement, support, satisfaction, importance, or yes.
 Reply with a JSON list of the {count} classes in the order of the options, and nothing else."""
 REPLY_TOKENS = 200
 
-Asked = tuple[str, tuple[str, ...]]  # a question's words and its options
+Asked = tuple[str, tuple[str, ...], tuple[str, ...]]  # a question's words, its options, and its whole scale
 
 
 class Mapped(NamedTuple):
@@ -81,7 +81,7 @@ def map_options(
 
 
 def asked_of(tally: Tally) -> Asked:
-    return tally.question, tally.options
+    return tally.question, tally.options, tally.scale
 
 
 def _known(tally: Tally, given: Mapping[str, str], classes: Sequence[str]) -> Mapped:
@@ -93,18 +93,24 @@ def _known(tally: Tally, given: Mapping[str, str], classes: Sequence[str]) -> Ma
     left = [option for option in options if option not in labels]
     how = "options="
     if left and set(CLASSES) <= set(classes):  # what the scales mean by a class
-        found, how = _by_scales(options, left)
+        found, how = _by_scales(options, left, tally.scale)
         labels |= found
     unknown = [option for option in options if option not in labels]
     if unknown:
-        return Mapped((), how if how.startswith("its options") else f"no class for {unknown[0]!r}")
+        is_whole = how.startswith(
+            ("its options", "no class for")
+        )  # it says more than the first option's name
+        return Mapped((), how if is_whole else f"no class for {unknown[0]!r}")
     return _different(tuple(labels[option] for option in options), how)
 
 
-def _by_scales(options: Sequence[str], left: Sequence[str]) -> tuple[dict[str, str], str]:
-    """The classes of the options that the map leaves, and who says so: read with all others, or else without
-    those of the map, or else each by itself."""
-    for read in (options, left):
+def _by_scales(
+    options: Sequence[str], left: Sequence[str], scale: Sequence[str]
+) -> tuple[dict[str, str], str]:
+    """The classes of the options that the map leaves, and who says so: read with all that the source names,
+    those that nobody chose, too; or else with the others that were chosen; or else without those of the map;
+    or else each by itself."""
+    for read in filter(None, (scale, options, left)):
         labels, how = classes_of(read)
         if None not in labels:
             known = zip(read, labels)
@@ -134,7 +140,7 @@ def _ask(unknown: Sequence[Asked], model: Model, store: Store) -> dict[Asked, Ma
 
 
 def _request(asked: Asked, model: Model) -> Request:
-    question, options = asked
+    question, options, _ = asked
     listed = "\n".join(f"{number}. {option}" for number, option in enumerate(options, 1))
     content = PROMPT.format(question=question, options=listed, count=len(options))
     return Request(model.name, [{"role": "user", "content": content}], REPLY_TOKENS, 0.0, model.seed)

@@ -52,6 +52,7 @@ DEGREES = {  # of one thing, "very X" to "not at all X"
     "only slightly": "2",
     "not at all": "1",
 }
+NO_DEGREE = "1"  # "no trust"
 FIVE_DEGREES = {
     "extremely": "5",
     "very": "4",
@@ -62,6 +63,7 @@ FIVE_DEGREES = {
 }
 DEGREE = re.compile(f"({'|'.join(sorted(DEGREES, key=len, reverse=True))})\\b ?(.*)")
 NEGATIONS = {"not", "no", "never"}
+NOT_KNOWN = "no class for one of its options"
 AUXILIARIES = {"do", "does", "did", "yes"}
 
 
@@ -136,6 +138,11 @@ def classes_of(options: Sequence[str]) -> Classes:
             if chosen:
                 how = RULES[rule.__name__]
                 break
+    if not chosen and _points([options[place] for place in places]):
+        how = "its options are numbers, and no scale has the words at both ends"
+    if how == NOT_KNOWN:
+        unknown = next(place for place, said in zip(places, words) if class_of(said) is None)
+        how = f"no class for {options[unknown]!r}"
     for place, label in zip(places, chosen or ()):
         labels[place] = label
     return Classes(tuple(labels), how)
@@ -169,9 +176,8 @@ def _by_scale(words: Sequence[str]) -> tuple[list[str], str]:
         labels, scales = next(iter(readings.items()))
         return _if_different(labels), f"scale {scales[0].name}"
     alone = [class_of(word) for word in words]
-    unknown = [word for word, label in zip(words, alone) if label is None]
-    if unknown:
-        return [], f"no class for {unknown[0]!r}"
+    if None in alone:
+        return [], NOT_KNOWN
     return _if_different([label for label in alone if label is not None]), "every option by itself"
 
 
@@ -187,8 +193,9 @@ def _if_different(labels: Sequence[str]) -> list[str]:
 def _by_numbers(options: Sequence[str]) -> list[str]:
     """Points of a scale of numbers, from its least (class 1) to its largest (5); 2 to 4 where it has three.
 
-    The first and the last option may be words alone. Where the words at the ends are of a known scale and say
-    the reverse, so are the classes.
+    The first and the last option may be words alone. The words at the ends say which end is the positive one;
+    numbers without any are a scale from 0 or 1 to 10, and of no other: 1 to 4 may be regions, and 1 to 4 of a
+    scale to 5 that nobody chose.
     """
     points = _points(options)
     if len(points) < 3:
@@ -197,15 +204,23 @@ def _by_numbers(options: Sequence[str]) -> list[str]:
     least, most = min(numbers), max(numbers)
     if sorted(numbers) != list(range(least, most + 1)):
         return []
+    said = [spelled(words) for _, words in points]
+    if all(said):  # the words count: the last number that was chosen may not be the scale's last
+        labels = _by_scale(said)[0] or _by_degrees(said)
+        if labels:
+            return labels
+    ends = dict(points)
+    rises = _rises(spelled(ends[least]), spelled(ends[most]))
+    if not any(words for _, words in points) and least in (0, 1) and most == 10:
+        rises = True
+    if rises is None:
+        return []
     if len(numbers) == 3:
         labels = [str(number - least + 2) for number in numbers]
     else:
         # halves away from the middle, so that 1 to 10 has two points a class, and both ends are alike
         labels = [str(1 + _nearest(4 * (number - least), most - least)) for number in numbers]
-    ends = dict(points)
-    if _falls(spelled(ends[least]), spelled(ends[most])):
-        labels = [str(6 - int(label)) for label in labels]
-    return labels
+    return labels if rises else [str(6 - int(label)) for label in labels]
 
 
 def _points(options: Sequence[str]) -> list[tuple[int, str]]:
@@ -226,10 +241,24 @@ def _points(options: Sequence[str]) -> list[tuple[int, str]]:
     return points
 
 
-def _falls(low: str, high: str) -> bool:
-    """Do all scales that have the words of both ends say that the low one is the more positive?"""
+def _rises(low: str, high: str) -> bool | None:
+    """Is the end of the larger numbers the more positive one, by the words of both ends? None where no scale
+    and no degree knows both, or two differ."""
     both = [scale.labels for scale in _known()[0] if low in scale.labels and high in scale.labels]
-    return bool(both) and all(labels[low] > labels[high] for labels in both)
+    said = {labels[low] < labels[high] for labels in both if labels[low] != labels[high]}
+    if not said:
+        of_low, of_high = _degree(low), _degree(high)
+        if of_low and of_high and of_low != of_high:
+            said = {of_low < of_high}
+    return said.pop() if len(said) == 1 else None
+
+
+def _degree(words: str) -> str | None:
+    """The class of a degree of whatever it is of, "not at all happy"; None for words of no degree."""
+    if words.split(" ")[0] in ("no", "none"):
+        return NO_DEGREE
+    match = DEGREE.fullmatch(words)
+    return DEGREES[match[1]] if match else None
 
 
 def _nearest(numerator: int, denominator: int) -> int:

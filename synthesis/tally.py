@@ -35,6 +35,7 @@ class Tally(NamedTuple):
     n: int | None  # people who answered; None: the source does not say
     labels: tuple[str, ...] = ()  # the options' classes, where the source states them
     fault: str = ""  # why it cannot be used, as its source stands
+    scale: tuple[str, ...] = ()  # all options that the source names, those that nobody chose, too; (): none
 
 
 class Survey(NamedTuple):

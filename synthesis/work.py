@@ -136,12 +136,16 @@ class Work:
     def finish(self, files: Mapping[str, Iterable[Row]], provenance: Provenance) -> None:
         """Write the data, one JSON object a line, and `synthesis.json` behind it.
 
-        files: rows by the file's name. Raises UserError, and leaves all as it is, where a file of that name
-        is there that no earlier command wrote so, unless overwrite.
+        files: rows by the file's name. What an earlier command wrote and this one does not goes: its rows
+        stand elsewhere now. Raises UserError, and leaves all as it is, where a file of either kind was
+        changed since it was written, unless overwrite.
         """
         contents = {name: _lines(rows) for name, rows in files.items()}
         self._check_replaced(contents)
+        left = self._left_over(contents)
         with writing(self.folder):
+            for path in left:  # before the new ones are there: what is held out never stands beside its copy
+                path.unlink()
             for name, content in contents.items():
                 with atomic_path(self.folder / name) as temporary:
                     temporary.write_bytes(content)
@@ -201,6 +205,20 @@ class Work:
             if there != content and _described(there) != written.get(name):
                 raise UserError(f"{path}: was changed since it was written; {REMEDY}")
 
+    def _left_over(self, contents: Mapping[str, bytes]) -> list[Path]:
+        """Files that an earlier command wrote and this one does not. Raises UserError for a changed one."""
+        left = []
+        for name, described in _files_of(self.folder / RECORD).items():
+            path = self.folder / name
+            if name in contents or not _is_inside(path, self.folder) or not path.is_file():
+                continue
+            with writing(self.folder):
+                is_changed = _described(path.read_bytes()) != described
+            if is_changed and not self.overwrite:
+                raise UserError(f"{path}: was changed since it was written; {REMEDY}")
+            left.append(path)
+        return left
+
     # --- the file of items ----------------------------------------------------------------------------------
 
     def _take_up(self) -> None:
@@ -208,9 +226,16 @@ class Work:
         with writing(self.folder):
             there = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
         if ITEMS in there:
-            facts, lines = _read(self.path)
-            is_claimed = bool(lines) or RECORD in there  # not by a command that failed before its first item
-            reason = _difference(facts, self.facts) if is_claimed else ""
+            try:
+                facts, lines = _read(self.path)
+                is_claimed = (
+                    bool(lines) or RECORD in there
+                )  # not by a command that failed before its first item
+                reason = _difference(facts, self.facts) if is_claimed else ""
+            except UserError as error:
+                if not self.overwrite:
+                    raise
+                lines, reason = [], str(error)
         else:
             lines, reason = [], f"{there[0]} is there, and no {ITEMS}" if there else ""
         if reason and not self.overwrite:
@@ -275,6 +300,11 @@ def _files_of(path: Path) -> Mapping[str, Json]:
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
     return files if isinstance(files, dict) else {}
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Not where a record names a file of another place."""
+    return folder.resolve() in path.resolve().parents
 
 
 def _difference(there: Mapping[str, Json], now: Mapping[str, Json]) -> str:

@@ -60,6 +60,9 @@ HAND = [
     ("Very happy|Pretty happy|Not too happy", "542"),
     ("A very big problem|A moderately big problem|A small problem|Not a problem at all", "5421"),
     ("Major threat|Minor threat|Not a threat", "542"),
+    ("Major problem|Minor problem|Not a problem", "521"),
+    ("Definitely|Probably|Probably not|Definitely not", "5421"),
+    ("Very fair|Fair|Unfair|Very unfair", "5421"),
     ("Legal in all cases|Legal in most cases|Illegal in most cases|Illegal in all cases", "5421"),
     ("Always wrong|Almost always wrong|Wrong only sometimes|Not wrong at all", "1245"),
     ("Morally acceptable|Morally unacceptable", "42"),
@@ -84,12 +87,13 @@ HAND = [
     ("1|2|3|4|5|6|7|8|9|10", "1122334455"),
     ("10|9|8|7|6|5|4|3|2|1|No answer", "55443322110"),
     ("0|1|2|3|4|5|6|7|8|9|10", "11223334455"),
-    ("1|2|3|4|5|6|7", "1223445"),
     ("1 - Completely dissatisfied|2|3|4|5|6|7|8|9|10 - Completely satisfied", "1122334455"),
     ("Never justifiable|2|3|4|5|6|7|8|9|Always justifiable", "1122334455"),
     ("Completely satisfied|2|3|4|Completely dissatisfied", "54321"),
     ("Mentioned|Not mentioned|Missing; Not available", "420"),
-    ("1.0|2.0|3.0|4.0", "1245"),
+    ("1 (not important at all)|2|3|4|5|6|7 (very important)", "1223445"),
+    ("1 - Extremely|2|3|4|5 - Not at all", "54321"),
+    ("1 - Very satisfied|2 - Somewhat satisfied|3 - Somewhat dissatisfied", "542"),
     ("1 (very important)|2|3|4 (not at all important)", "5421"),
 ]
 
@@ -137,6 +141,23 @@ def test_an_option_alone_has_a_class_only_where_all_scales_agree():
 )
 def test_no_opinion_is_known_however_it_is_worded(option):
     assert is_no_opinion(option)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "1|2|3|4",  # regions, say, or a scale to 5 that nobody chose the end of
+        "3|4|5|6|7|8",
+        "1 (not at all)|2|3|4",
+        "1 - Best|2|3|4|5 - Worst",
+        "1 - Trust fully|2|3|4|5 - No trust",
+        "1 - Stark dafür|2|3|4|5 - Stark dagegen",
+    ],
+)
+def test_numbers_without_known_words_at_both_ends_are_no_scale(options):
+    found = classes_of(options.split("|"))
+    assert set(found.labels) == {None}
+    assert found.how.startswith("its options are numbers")
 
 
 def test_the_order_of_the_options_does_not_matter():

@@ -107,6 +107,21 @@ def test_every_kind_of_file_gives_the_same_distributions(tmp_path, suffix):
     assert rows[0]["question"] == "Do you trust it?" and record["sources"][0]["rows"] == 5
 
 
+def test_an_option_that_nobody_chose_counts_for_the_classes_of_the_others(tmp_path):
+    answers = {str(point): str(point) for point in range(2, 7)}
+    answers |= {"1": "1 - Not at all happy", "7": "7 - Very happy"}
+    ordered = {code: answers[code] for code in sorted(answers)}
+    wordings = tmp_path / "w.json"
+    wordings.write_text(json.dumps({"mood": {"question": "How happy are you?", "answers": ordered}}))
+    table = pandas.DataFrame({"mood": ["1", "3", "4", "4"]})
+    table.to_csv(tmp_path / "s.csv", index=False)
+    (row,), _ = survey(
+        tmp_path / "out", tmp_path / "s.csv", "questions=[mood]", f"wordings={wordings}", "min_n=1"
+    )
+    assert row["options"] == ["1 - Not at all happy", "3", "4"]
+    assert row["option_class"] == ["1", "2", "3"]
+
+
 def test_answers_that_are_named_as_missing_count_nowhere(tmp_path):
     path = write_csv(tmp_path / "s.csv", [*LONG, {"q": "Is it good?", "a": "-1", "party": "D", "w": "1"}])
     with_it, _ = survey(tmp_path / "one", path, *COLUMNS, "missing=[-1]")

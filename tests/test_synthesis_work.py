@@ -152,6 +152,53 @@ def test_a_folder_of_other_things_is_refused(tmp_path):
     assert make(tmp_path, overwrite=True) and (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def finish(folder, *names, overwrite=False):
+    """Write the same three rows under other names."""
+    with open_work(folder, "survey", FACTS, overwrite) as work:
+        work.expect(THREE)
+        for item in work.missing(THREE):
+            work.keep(item, {})
+        work.finish({name: [{"id": name}] for name in names}, PROVENANCE)
+
+
+def test_files_of_an_earlier_command_go_where_the_next_one_writes_none(tmp_path):
+    finish(tmp_path, "a/train.jsonl", "a/eval.jsonl", "b/train.jsonl")
+    (tmp_path / "mine.jsonl").write_text("by hand")
+    finish(tmp_path, "a/train.jsonl")
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jsonl")) == [
+        "a/train.jsonl",
+        ITEMS,
+        "mine.jsonl",
+    ]
+
+
+def test_a_file_that_nothing_writes_any_more_and_somebody_changed_is_not_lost(tmp_path):
+    finish(tmp_path, "train.jsonl", "eval.jsonl")
+    (tmp_path / "eval.jsonl").write_text("by hand")
+    with pytest.raises(UserError, match="eval.jsonl: was changed since it was written"):
+        finish(tmp_path, "train.jsonl")
+    assert (tmp_path / "eval.jsonl").read_text() == "by hand"
+    finish(tmp_path, "train.jsonl", overwrite=True)
+    assert not (tmp_path / "eval.jsonl").exists()
+
+
+def test_a_record_that_names_files_elsewhere_takes_none_away(tmp_path):
+    (tmp_path / "mine.jsonl").write_text("by hand")
+    finish(tmp_path / "out", "train.jsonl")
+    record = json.loads((tmp_path / "out" / RECORD).read_text())
+    record["files"]["../mine.jsonl"] = {}
+    (tmp_path / "out" / RECORD).write_text(json.dumps(record))
+    finish(tmp_path / "out", "train.jsonl", overwrite=True)
+    assert (tmp_path / "mine.jsonl").exists()
+
+
+def test_a_damaged_file_of_items_is_set_aside_on_request(tmp_path):
+    make(tmp_path, most=2)
+    (tmp_path / ITEMS).write_text("{\n")
+    assert make(tmp_path, overwrite=True) == ["q0", "q1", "q2"]
+    assert (tmp_path / "items.replaced-1.jsonl").read_text() == "{\n"
+
+
 def test_a_data_file_that_somebody_changed_is_not_lost(tmp_path):
     make(tmp_path)
     (tmp_path / "train.jsonl").write_text("by hand\n")
