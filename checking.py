@@ -211,6 +211,7 @@ def meant(key: str, known: Iterable[str]) -> str:
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """A question that names the known key nearest to `key`; "" where nothing is near."""
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.7)
-    return f"did you mean {near[0]}? " if near else ""
+    """A question that names the known key nearest to `key`, capitals aside; "" where nothing is near."""
+    by_plain = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(key.lower(), list(by_plain), n=1, cutoff=0.7)
+    return f"did you mean {by_plain[near[0]]}? " if near else ""
