@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from data_helpers import GOOD, write
@@ -302,7 +304,7 @@ def test_comments_that_go_on_and_notes_stand_where_they_belong():
 
 @pytest.mark.parametrize(
     "script",
-    sorted([*(ROOT / "train_scripts").glob("[rt]*.sh"), *(ROOT / "experiments").glob("*.sh")]),
+    sorted([*(ROOT / "train_scripts").glob("*.s[hb]*"), *(ROOT / "experiments").glob("*.sh")]),
     ids=lambda p: p.name,
 )
 def test_scripts_say_what_they_do_and_do_nothing(script, tmp_path):
@@ -312,6 +314,35 @@ def test_scripts_say_what_they_do_and_do_nothing(script, tmp_path):
     done = subprocess.run(["bash", script, "--help"], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) > 8 and not done.stderr
+    assert "SBATCH" not in done.stdout
+    is_of_training = script.name.startswith("run_") and "run.sh" in script.read_text()
+    assert not is_of_training or "python train.py --help; all keys: config/config.yaml" in done.stdout
+
+
+@pytest.mark.parametrize("tool", [["-m", "docs.make"], ["commented.py"]], ids=str)
+def test_tools_say_what_they_do_and_do_nothing(tool):
+    pages = [ROOT / "docs" / "configuration.md", ROOT / "docs" / "from_dpo.md"]
+    before = [path.stat().st_mtime_ns for path in pages]
+    for argument, code in (("--help", 0), ("/nowhere", 2)):
+        line = [sys.executable, *tool, argument]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == code and "Traceback" not in done.stderr
+        assert ("usage:" in done.stdout) == (code == 0)
+    assert [path.stat().st_mtime_ns for path in pages] == before
+
+
+# --- the end ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "debug,words", [(True, "debug=true: nothing was written"), (False, "checkpoint: x/best")]
+)
+def test_the_last_line_names_no_checkpoint_that_was_not_written(monkeypatch, debug, words):
+    said = []
+    monkeypatch.setattr(train.log, "info", lambda text, *values: said.append(text % values))
+    chosen = settings.train_settings(plain(f"debug={debug}"))
+    train.say_end(SimpleNamespace(examples=64, best=0.5), chosen, Path("x"))
+    assert said == [f"finished 64 examples; best loss/eval 0.5000; {words}"]
 
 
 # --- model files --------------------------------------------------------------------------------------------
