@@ -215,11 +215,12 @@ def meant(key: str, known: Iterable[str]) -> str:
 
 
 def nearest(key: str, known: Iterable[str], shown: str = "", cutoff: float = 0.7) -> str:
-    """A question that names the known key nearest to `key`, or the first that goes on from it, whatever its
-    capitals; "" where nothing is near. shown: what to write before the key; cutoff: difflib's ratio."""
+    """A question that names the known key nearest to `key`, or the first that ends or begins with it; "" for
+    none near. Capitals do not count. shown: what to write before the key; cutoff: difflib's ratio."""
     by_plain = {elsewhere.plain(name): name for name in known}
     plain = elsewhere.plain(key)
     near = difflib.get_close_matches(plain, list(by_plain), n=1, cutoff=ALMOST)
+    near = near or [name for name, full in by_plain.items() if elsewhere.plain(full.split(".")[-1]) == plain]
     near = near or [name for name in by_plain if len(plain) >= 4 and name.startswith(plain)]
     near = near or difflib.get_close_matches(plain, list(by_plain), n=1, cutoff=cutoff)
     return f"did you mean {shown}{by_plain[near[0]]}? " if near else ""

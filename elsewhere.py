@@ -112,6 +112,8 @@ def hint(key: str, known: Collection[str]) -> str:
     is_command = here.startswith("`python ")  # it names the command itself
     is_here = is_command or not named or any(name.partition(".")[0] in sections for name in named)
     text = here.replace("`", "")
+    if not is_here and text.startswith("none"):
+        return "a key of other repositories, of training alone"
     return f"a key of other repositories, {'here' if is_here else 'in train.py'} {text}"
 
 

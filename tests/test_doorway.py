@@ -137,6 +137,8 @@ def said(door, *arguments):
         (train.DOOR, ["LR=1"], "did you mean lr?"),
         (train.DOOR, ["warmup=1"], "did you mean warmup_steps?"),
         (train.DOOR, ["batch=1"], "did you mean batch_size?"),
+        (train.DOOR, ["rank=4"], "did you mean lora.rank?"),
+        (evaluate.DOOR, ["gradient_accumulation_steps=4"], "a key of other repositories, of training alone;"),
         (train.DOOR, ["betas=1"], "did you mean optimizer_keys={betas: [0.9, 0.95]}?"),
         (evaluate.DOOR, ["checkpoint=x"], "did you mean ckpt?"),
         (evaluate.DOOR, ["model=x"], "did you mean ckpt?"),
