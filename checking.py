@@ -18,6 +18,7 @@ import elsewhere
 from utils import UserError, environment_secrets, is_name, named_as_secret, texts_in, without_secrets
 
 Record = TypeVar("Record")
+ALMOST = 0.9  # difflib's ratio of what is surely a slip of the finger
 
 
 class AtLeast(NamedTuple):
@@ -205,12 +206,33 @@ def _keys_that(wants: Callable[[tuple], bool], record: type, prefix: str = "") -
 
 def meant(key: str, known: Iterable[str]) -> str:
     """What somebody who typed `key` may have meant, with a semicolon behind it; "" where nothing is near."""
-    if other := elsewhere.hint(key):
+    names = list(known)
+    if other := elsewhere.hint(key, names):
         return f"{other}; "
-    return nearest(key, known)
+    if other := elsewhere.synonym(key, names):
+        return f"did you mean {other}? "
+    return nearest(key, names)
 
 
-def nearest(key: str, known: Iterable[str]) -> str:
-    """A question that names the known key nearest to `key`; "" where nothing is near."""
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.7)
-    return f"did you mean {near[0]}? " if near else ""
+def nearest(key: str, known: Iterable[str], shown: str = "", cutoff: float = 0.7) -> str:
+    """A question that names the known key nearest to `key`, or the first that ends or begins with it; "" for
+    none near. Capitals do not count. shown: what to write before the key; cutoff: difflib's ratio."""
+    by_plain = {elsewhere.plain(name): name for name in known}
+    plain = elsewhere.plain(key)
+    near = difflib.get_close_matches(plain, list(by_plain), n=1, cutoff=ALMOST)
+    near = near or [name for name, full in by_plain.items() if elsewhere.plain(full.split(".")[-1]) == plain]
+    near = near or [name for name in by_plain if len(plain) >= 4 and name.startswith(plain)]
+    near = near or difflib.get_close_matches(plain, list(by_plain), n=1, cutoff=cutoff)
+    return f"did you mean {shown}{by_plain[near[0]]}? " if near else ""
+
+
+def check_options(words: Iterable[str], options: Iterable[str]) -> None:
+    """Raises UserError for an option that is typed as the keys of other commands are, `responses=pairs`."""
+    names = {option.replace("_", "-") for option in options}
+    for word in words:
+        key, equals, value = word.partition("=")
+        name = key.strip("-").replace("_", "-")
+        if equals and name in names:
+            raise UserError(
+                f"{word}: options of this command are written with dashes; write --{name} {value}"
+            )

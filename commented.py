@@ -8,9 +8,9 @@ A key is one line, `name: default  # comment`; indented comment lines go on; `# 
 
 from __future__ import annotations
 
+import argparse
 import re
 import signal
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -117,4 +117,9 @@ def _shown_key(key: Key) -> Iterator[str]:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it
-    print(help_of_file(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(description="Print what an experiment does, and its first ten keys.")
+    parser.add_argument("file", type=Path, help="its file of keys, experiments/opinions.yaml")
+    file = parser.parse_args().file
+    if not file.is_file():
+        parser.error(f"{file}: no such file")
+    print(help_of_file(file))

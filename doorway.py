@@ -15,8 +15,11 @@ from typing import Any, NamedTuple
 import hydra
 import yaml
 from hydra.errors import OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from checking import list_keys, meant, text_keys
+import elsewhere
+from checking import list_keys, meant, nearest, text_keys
 from commented import help_text, keys_of
 from environment import CONFIGS
 from utils import UserError, guarded, one_line, run_entry
@@ -29,6 +32,9 @@ HYDRA_OPTIONS = (  # a test holds them against hydra's own parser
     "--help --hydra-help --version --cfg --resolve --package --run --multirun --shell-completion "
     "--config-path --config-name --config-dir --experimental-rerun --info"
 ).split()
+SHORT_OPTIONS = "-h -c -p -r -m -sc -cp -cn -cd -i".split()  # likewise
+GLOBAL = "# @package _global_"
+MOST_SHOWN = 3  # losses that have a key, in a message
 
 
 class Door(NamedTuple):
@@ -47,12 +53,23 @@ def enter(door: Door, main: Callable[[Any], Any]) -> None:
     if HELP & set(arguments):
         run_entry(lambda: print(help_of(door)))
         return
-    start = hydra.main(version_base=None, config_path=CONFIGS, config_name=door.config)(guarded(main))
+
+    def checked(config: DictConfig) -> Any:
+        check_loss_file(config, arguments)
+        try:
+            return main(config)
+        except OmegaConfBaseException as error:  # hydra would print a line of its own
+            raise UserError(explained(error, door, arguments)) from error
+
+    start = hydra.main(version_base=None, config_path=CONFIGS, config_name=door.config)(guarded(checked))
 
     def read_and_start() -> None:
         check_dashes(arguments, door)
         sys.argv[1:] = as_hydra_reads(arguments, door.settings)
-        start()
+        try:
+            start()
+        except yaml.MarkedYAMLError as error:
+            raise UserError(no_yaml(error)) from error
 
     run_entry(read_and_start, lambda error: explained(error, door, arguments))
 
@@ -121,7 +138,7 @@ def check_dashes(arguments: Sequence[str], door: Door) -> None:
     with a page about its own options."""
     for argument in arguments:
         option, equals, value = argument.partition("=")
-        if not option.startswith("--") or any(known.startswith(option) for known in HYDRA_OPTIONS):
+        if not re.match("-+[A-Za-z]", option) or _is_hydras(option):
             continue
         key = option.strip("-").replace("-", "_")
         known = list(keys_of(Path(CONFIGS) / f"{door.config}.yaml"))
@@ -132,13 +149,37 @@ def check_dashes(arguments: Sequence[str], door: Door) -> None:
         raise UserError(f"option {option}: keys are written key=value, without dashes; {named}")
 
 
+def _is_hydras(option: str) -> bool:
+    """Is it an option of hydra's, or the beginning of a long one?"""
+    if option.startswith("--"):
+        return any(known.startswith(option) for known in HYDRA_OPTIONS)
+    return option in SHORT_OPTIONS
+
+
+def check_loss_file(config: DictConfig, arguments: Sequence[str]) -> None:
+    """Raises UserError for a loss's file whose keys hydra has put below `loss`, itself included."""
+    chosen = config.get("loss")
+    if isinstance(chosen, DictConfig) and "loss" in chosen:
+        file = _file_of("loss", _chosen_loss(arguments), arguments)
+        raise UserError(
+            f"{_shown(file)}: its first line must be `{GLOBAL}`, so that its keys are the config's own"
+        )
+
+
+def no_yaml(error: yaml.MarkedYAMLError) -> str:
+    """The place and the problem of a file of keys that is no YAML, on one line."""
+    mark = error.problem_mark or error.context_mark
+    place = f"{_shown(Path(mark.name))}, line {mark.line + 1}" if mark else "config"
+    return f"{place}: no YAML, {one_line(error.problem or error.context)}; correct the file"
+
+
 def explained(error: Exception, door: Door, arguments: Sequence[str]) -> str:
     """Hydra's error on one line, with what was meant where it is a key or a file that is not there."""
     text = one_line(error)
     if unknown := re.search(r"Could not override '([^'=]+)'", text):
         return _unknown_key(unknown[1], door, arguments)
     if missing := re.search(r"Could not find '(\w+)/([^']+)'", text):
-        return _unknown_choice(missing[1], missing[2])
+        return _unknown_choice(missing[1], missing[2], arguments)
     if isinstance(error, OverrideParseException):
         return (
             f"config: {error.override} is not read as key=value; write it as one word, without spaces "
@@ -149,25 +190,85 @@ def explained(error: Exception, door: Door, arguments: Sequence[str]) -> str:
 
 def _unknown_key(key: str, door: Door, arguments: Sequence[str]) -> str:
     known = list(keys_of(Path(CONFIGS) / f"{door.config}.yaml"))
-    place = f"config/{door.config}.yaml"
-    if key.startswith("loss."):
-        file = _loss_file(arguments)
-        place = f"config/loss/{file.name}"
-        known = [f"loss.{name}" for name in yaml.safe_load(file.read_text(encoding="utf-8"))["loss"]]
-    return f"config key {key}: unknown; {meant(key, known)}the keys stand in {place}"
+    if key.startswith("loss.") and "loss" in known:
+        return _unknown_key_of_loss(key, arguments)
+    return f"config key {key}: unknown; {meant(key, known)}the keys stand in config/{door.config}.yaml"
 
 
-def _loss_file(arguments: Sequence[str]) -> Path:
-    """The file of the loss that was chosen; where it is no file of ours, DPO's, which most resemble."""
+# --- files of config/loss/ and config/model/, and of a folder of one's own ----------------------------------
+
+
+def _unknown_key_of_loss(key: str, arguments: Sequence[str]) -> str:
+    chosen = _chosen_loss(arguments)
+    keys = {name: _keys_of_loss(name, arguments) for name in _choices("loss", arguments)}
+    known = [name for name in keys.get(chosen, []) if name != "loss.name"]
+    if key in known:  # a section, {} in the file: hydra takes no entries that it has not
+        return f"config key {key}: entries are added to it one by one; write +{key}.NAME=VALUE"
+    hint = meant(key, known)
+    others = [name for name, of_loss in keys.items() if key in of_loss]
+    if others:
+        listed = ", ".join(others[:MOST_SHOWN]) + (", ..." if len(others) > MOST_SHOWN else "")
+        hint = f"it is a key of loss={listed}, and the loss is {chosen}; "
+    place = _shown(_file_of("loss", chosen, arguments))
+    return f"config key {key}: unknown; {hint}the keys stand in {place}"
+
+
+def _chosen_loss(arguments: Sequence[str]) -> str:
+    """The loss that the command line names last, or the default one."""
     chosen = [argument.partition("=")[2] for argument in arguments if argument.startswith("loss=")]
-    files = [Path(CONFIGS) / "loss" / f"{name}.yaml" for name in [*chosen[-1:], "dpo"]]
-    return next(file for file in files if file.is_file())
+    return chosen[-1] if chosen else keys_of(Path(CONFIGS) / "config.yaml")["loss"].default
 
 
-def _unknown_choice(group: str, name: str) -> str:
-    known = sorted(path.stem for path in (Path(CONFIGS) / group).glob("*.yaml"))
-    choices = [f"{group}={stem}" for stem in known]
+def _keys_of_loss(name: str, arguments: Sequence[str]) -> list[str]:
+    """The keys of a loss's file and of the files that it builds on; none of a file that cannot be read."""
+    file = _file_of("loss", name, arguments)
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return []
+    if not isinstance(values, dict):
+        return []
+    own = values.get("loss")
+    keys = [f"loss.{key}" for key in own] if isinstance(own, dict) else []
+    for base in values.get("defaults") or []:
+        if isinstance(base, str) and base not in ("_self_", name):
+            keys += _keys_of_loss(base, arguments)
+    return list(dict.fromkeys(keys))
+
+
+def _folders(arguments: Sequence[str]) -> list[Path]:
+    """Where hydra looks for files: the project's folder, and that of --config-dir."""
+    folders = [Path(CONFIGS)]
+    for argument, follower in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
+        if option == "-cd" or (option.startswith("--config-d") and "--config-dir".startswith(option)):
+            folders.append(Path(value if equals else follower))
+    return folders
+
+
+def _choices(group: str, arguments: Sequence[str]) -> list[str]:
+    """The names of a group's files, those that build on others last."""
+    files = {path.stem: path for folder in _folders(arguments) for path in (folder / group).glob("*.yaml")}
+    return sorted(files, key=lambda name: ("\ndefaults:" in files[name].read_text(errors="replace"), name))
+
+
+def _file_of(group: str, name: str, arguments: Sequence[str]) -> Path:
+    """The file of a choice; where there is none, the one that the project would have."""
+    files = [folder / group / f"{name}.yaml" for folder in _folders(arguments)]
+    return next((file for file in files if file.is_file()), files[0])
+
+
+def _shown(file: Path) -> str:
+    """A file's path as a reader of the project knows it."""
+    configs = Path(CONFIGS)
+    return str(file.relative_to(configs.parent)) if file.is_relative_to(configs) else str(file)
+
+
+def _unknown_choice(group: str, name: str, arguments: Sequence[str]) -> str:
+    if group == "model" and "/" in name:
+        return f"model={name}: a folder or a hub name is given as model.name_or_path={name}"
+    known = sorted(_choices(group, arguments))
+    other = elsewhere.hint(f"{group}={name}", known)
+    hint = f"{other}; " if other else nearest(name, known, f"{group}=", cutoff=0.6)
     listed = f"choose one of {', '.join(known)}, or add the file"
-    return (
-        f"{group}={name}: there is no config/{group}/{name}.yaml; {meant(f'{group}={name}', choices)}{listed}"
-    )
+    return f"{group}={name}: there is no config/{group}/{name}.yaml; {hint}{listed}"

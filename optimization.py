@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, get_scheduler
 
+from checking import nearest
 from settings import TrainSettings
 from utils import UserError, log
 
@@ -28,12 +29,11 @@ TRIED = 200  # rates of a schedule that are looked at before it is used
 EIGHT_BIT = ("AdamW8bit", "PagedAdamW8bit")  # of bitsandbytes: moments of one byte a weight
 OWN_KEYS = ("lr", "weight_decay")  # of the config
 NOT_ARGUMENTS = ("self", "params", "differentiable", "maximize", "args", *OWN_KEYS)  # of an optimizer here
-NOT_OPTIMIZERS = (
-    "LBFGS",
-    "Optimizer",
-    "Muon",
-    "SparseAdam",
-)  # of torch.optim's names: not usable on any model
+UNFIT = {  # of torch.optim's classes: why they train no model here
+    "LBFGS": "it needs a closure that computes the loss again",
+    "Muon": "it takes matrices alone, and a model has other weights too",
+    "SparseAdam": "it takes sparse gradients alone",
+}
 
 
 # --- the learning rate --------------------------------------------------------------------------------------
@@ -192,9 +192,13 @@ def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     if name in EIGHT_BIT:
         return _eight_bit_class(name)
     kind = getattr(torch.optim, name, None)
-    if name in NOT_OPTIMIZERS or not isinstance(kind, type):
-        known = f"AdamW, RMSprop or {EIGHT_BIT[0]}"
-        raise UserError(f"config key optimizer={name}: no such class in torch.optim; use {known}")
+    known = f"use AdamW, RMSprop or {EIGHT_BIT[0]}"
+    if name in UNFIT:
+        raise UserError(f"config key optimizer={name}: cannot be used here, {UNFIT[name]}; {known}")
+    if name == "Optimizer" or not isinstance(kind, type):
+        classes = [key for key, value in vars(torch.optim).items() if isinstance(value, type)]
+        near = nearest(name, [*EIGHT_BIT, *(key for key in classes if key not in (*UNFIT, "Optimizer"))])
+        raise UserError(f"config key optimizer={name}: no such class in torch.optim; {near}{known}")
     return kind
 
 

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from checking import check_options
 from groups import (
     CLASSES,
     DATA,
@@ -236,7 +237,9 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--belief-classes", default=classes, help="class labels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the audit of every split as JSON")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    check_options(arguments.splits, set(vars(arguments)) - {"name", "splits", "json"})
+    return arguments
 
 
 if __name__ == "__main__":

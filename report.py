@@ -12,6 +12,7 @@ import argparse
 import os
 from pathlib import Path
 
+from checking import check_options
 from utils import run_entry
 
 
@@ -33,6 +34,7 @@ def main() -> None:
         "without one, compared/ beside several",
     )
     given = parser.parse_args()
+    check_options([path for path in given.paths if not os.path.exists(path)], ["output"])
     import reporting.writing
 
     page = reporting.writing.write_page(given.paths, given.output)

@@ -166,7 +166,7 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
     if settings.sample_during_eval:
         run.sample_from(policy, prompts_of(views["eval"].trees, settings), settings.seed)
     final = trainers.train(learner, views["train"], views["eval"], run, settings)
-    say_end(final, settings.eval_metric, claim.path)
+    say_end(final, settings, claim.path)
 
 
 def loss_of(settings: TrainSettings, policy: models.Scorer, is_checked: bool) -> Callable:
@@ -202,11 +202,11 @@ def say_audit(audit: dict) -> None:
         log.info("%s", line)
 
 
-def say_end(final: runs.run.State, metric: str, path: Path) -> None:
+def say_end(final: runs.run.State, settings: TrainSettings, path: Path) -> None:
     """What the run came to."""
     best = float("nan") if final.best is None else final.best
-    text = "finished %d examples; best %s %.4f; checkpoint: %s"
-    log.info(text, final.examples, metric, best, path / "best")
+    kept = "debug=true: nothing was written" if settings.debug else f"checkpoint: {path / 'best'}"
+    log.info("finished %d examples; best %s %.4f; %s", final.examples, settings.eval_metric, best, kept)
 
 
 def prompts_of(trees: Sequence[forest.TokenTree], settings: TrainSettings) -> Sequence[forest.Ids]:

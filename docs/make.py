@@ -6,6 +6,7 @@ between their marks of `elsewhere`; a test holds both current.
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -94,6 +95,10 @@ def pages() -> dict[Path, str]:
 
 def main() -> None:
     """Write them."""
+    argparse.ArgumentParser(
+        prog="python -m docs.make",
+        description="Write docs/configuration.md, and the tables of docs/from_dpo.md.",
+    ).parse_args()
     for path, text in pages().items():
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -14,7 +14,7 @@ from pathlib import PurePath
 import yaml
 
 from handoff.config import ExportSettings
-from handoff.papers import bibtex, papers_of
+from handoff.papers import Paper, bibtex, papers_of
 from handoff.place import MARK
 from handoff.story import SIZES, Story, summaries_of
 from reporting.facts import in_words
@@ -128,7 +128,7 @@ def _body(story: Story, settings: ExportSettings) -> Iterator[str]:
         yield _table(["data set", "split", *SIZES], rows)
     if story.loss:
         yield "## Training"
-        yield f"Loss: {escaped(story.loss)}{_by_papers(story.loss)}."
+        yield f"Loss: {escaped(story.loss)}{_by_papers(story)}."
         yield _pairs({**{f"loss.{key}": value for key, value in story.loss_keys.items()}, **story.keys})
     yield from _evaluation(story)
     yield "## Versions"
@@ -137,7 +137,7 @@ def _body(story: Story, settings: ExportSettings) -> Iterator[str]:
     yield _licence(settings)
     yield "## Citation"
     own = OWN.replace("{VERSION}", "{" + story.versions["grove"].split(",")[0] + "}")
-    entries = [*(bibtex(paper) for paper in papers_of(story.loss or "")), own]
+    entries = [*(bibtex(paper) for paper in _papers(story)), own]
     yield "```bibtex\n" + "\n\n".join(entries) + "\n```"
 
 
@@ -174,8 +174,12 @@ def _use(settings: ExportSettings) -> str:
     return "```python\n" + "\n".join(lines) + "\n```"
 
 
-def _by_papers(loss: str) -> str:
-    found = [f"[arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" for paper in papers_of(loss)]
+def _papers(story: Story) -> tuple[Paper, ...]:
+    return papers_of(story.loss or "", story.loss_keys)
+
+
+def _by_papers(story: Story) -> str:
+    found = [f"[arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" for paper in _papers(story)]
     return f" ({', '.join(found)})" if found else ""
 
 

@@ -31,20 +31,35 @@ SIZES = ("prompts", "responses", "examples")
 KEYS = (  # of a run's config, beside the loss's own
     "responses",
     "optimizer",
+    "optimizer_keys",
+    "weight_decay",
     "lr",
+    "lr_schedule",
+    "lr_schedule_keys",
     "warmup_steps",
+    "warmup_ratio",
+    "max_grad_norm",
     "batch_size",
     "n_epochs",
     "n_examples",
     "max_length",
     "max_prompt_length",
+    "max_responses",
+    "icf_shots",
+    "group_in_prompt",
     "seed",
     "model.policy_dtype",
     "model.compute_dtype",
     "lora.rank",
     "lora.alpha",
     "lora.targets",
+    "lora.dropout",
+    "lora.quantize",
 )
+OVERRIDDEN = {
+    "warmup_steps": "warmup_ratio",
+    "n_epochs": "n_examples",
+}  # does not count where the other is set
 REPORTS = (f"*/{REPORT}", f"../{REPORT}", f"../*/{REPORT}", f"../*/*/{REPORT}")  # from a run's folder
 REMEDY = "it is left out of the card"
 
@@ -78,15 +93,11 @@ def story_of(checkpoint: Checkpoint) -> Story:
     loss = dict(config.get("loss", {}))
     audit = read_audit(checkpoint.run)
     evaluation, row = newest_evaluation(checkpoint)
-    flat = flatten(config)
-    keys = {key: flat[key] for key in KEYS if flat.get(key) is not None}
-    if flat.get("lora.rank") is None:
-        keys = {key: value for key, value in keys.items() if not key.startswith("lora.")}
     return Story(
         name=checkpoint.name,
         loss=loss.pop("name", None),
         loss_keys=loss,
-        keys={**keys, **state_of(checkpoint)},
+        keys={**keys_that_count(config), **state_of(checkpoint)},
         sizes=list(sizes_of(audit)),
         has_beliefs=any("preferred_beliefs" in split.values for _, _, split in _splits(audit)),
         stages=stages_of(checkpoint),
@@ -94,6 +105,21 @@ def story_of(checkpoint: Checkpoint) -> Story:
         row=row,
         versions=versions(),
     )
+
+
+def keys_that_count(config: Mapping[str, object]) -> dict[str, object]:
+    """What a run's config says of its training, without the keys that others override; sections, such as
+    `optimizer_keys`, by their entries."""
+    flat = {key: value for key, value in flatten(config).items() if value is not None}
+    keys = {
+        name: value
+        for key in KEYS
+        for name, value in flat.items()
+        if (name == key or name.startswith(f"{key}.")) and OVERRIDDEN.get(key) not in flat
+    }
+    if "lora.rank" not in flat:
+        keys = {key: value for key, value in keys.items() if not key.startswith("lora.")}
+    return keys
 
 
 # --- data and start -----------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from models.spec import Lora
 from models.weights import local_part
 from utils import UserError
 
+ALL_LINEAR = "all-linear"
+
 
 def add_adapters(policy: Scorer, lora: Lora) -> None:
     """Freeze the model and add adapters beside the layers that `lora.targets` names.
@@ -32,7 +34,7 @@ def add_adapters(policy: Scorer, lora: Lora) -> None:
     policy.adapters = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
-        target_modules=lora.targets,
+        target_modules=_layers(lora.targets),
         lora_dropout=lora.dropout,
         task_type="CAUSAL_LM",
     )
@@ -46,6 +48,11 @@ def add_adapters(policy: Scorer, lora: Lora) -> None:
         if "lora_" in name:
             parameter.data = parameter.data.float()
     evaluate(policy)  # new modules are in training mode, and would drop inputs
+
+
+def _layers(targets: str | list[str]) -> str | list[str]:
+    """As peft reads them: to it, a lone text that is not `all-linear` is a regular expression."""
+    return [targets] if isinstance(targets, str) and targets != ALL_LINEAR else targets
 
 
 def merging(twin: Scorer, lora: Lora) -> Merging:

@@ -54,6 +54,12 @@ def test_what_is_saved_computes_what_the_policy_does(tmp_path, family, targets):
     assert not torch.allclose(plain(ids).logits, base(ids).logits, atol=1e-3)
 
 
+def test_a_lone_name_is_a_list_of_one(tmp_path):
+    policy = adapted(tmp_path, "llama", "q_proj")
+    trained = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    assert trained and all("q_proj" in name for name in trained)
+
+
 @pytest.mark.parametrize("family,targets,problem", REFUSED)
 def test_what_cannot_be_adapted_is_refused_before_training(tmp_path, family, targets, problem):
     with pytest.raises(UserError, match=f"lora.targets=.*{problem}"):

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 from data_helpers import write
@@ -15,7 +16,7 @@ import elsewhere
 import preference_datasets as data
 import settings
 from commented import keys_of
-from docs import make
+from docs import links, make
 
 
 def test_the_table_names_tests_that_exist():
@@ -36,6 +37,19 @@ def test_the_own_row_of_the_page_is_read_as_every_view(tmp_path):
     (group,) = data.load_groups(path, "all")
     for name in data.VIEWS:
         assert data.view([group], name), name
+
+
+def test_links_of_the_tutorial_lead_to_pages_in_its_folder_and_on_the_site():
+    notebook = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text())
+    text = "".join(line for cell in notebook["cells"] for line in cell["source"])
+    named = re.findall(r"\]\((\w+)\.md\)", text)
+    assert named and all((ROOT / "docs" / f"{name}.md").is_file() for name in named)
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="tutorial.ipynb"))
+    shown = "".join(f'<a href="{name}.md">' for name in named)
+    assert links.on_post_page(shown, page, None) == "".join(f'<a href="../{name}/">' for name in named)
+    page.file.src_uri = "data.md"
+    assert links.on_post_page(shown, page, None) == shown
+    assert OmegaConf.load(ROOT / "mkdocs.yml").hooks == ["docs/links.py"]
 
 
 # --- what is made, and keys ---------------------------------------------------------------------------------

@@ -52,8 +52,6 @@ def shells():
     return [shell for shell in SHELLS if shutil.which(shell)]
 
 
-OF_ROUNDS = ("rounds", "prompts", "samples")  # keys of run_iterative_swepo.sh itself
-
 # --- what a block asks for ----------------------------------------------------------------------------------
 
 
@@ -76,10 +74,8 @@ def check_call(words, monkeypatch):
         check_overrides(script, arguments)
     elif SCRIPTS_OF_TRAINING.fullmatch(script):
         assert not [word for word in arguments if not re.match(r"[\w.]+=|\w+$", word)]
-        overrides = [word for word in arguments if "=" in word]
-        if script.endswith("/run_iterative_swepo.sh"):
-            overrides = [word for word in overrides if word.partition("=")[0] not in OF_ROUNDS]
-        check_overrides("train.py", overrides)
+        own = ("rounds=", "prompts=", "samples=") if "iterative" in script else ()  # of that script itself
+        check_overrides("train.py", [word for word in arguments if "=" in word and not word.startswith(own)])
     elif script.startswith("experiments/"):
         known = keys_of((ROOT / script).with_suffix(".yaml"))
         assert {word.partition("=")[0] for word in arguments} <= set(known)

@@ -160,6 +160,8 @@ def test_synthesis_looks_at_its_place_first(tmp_path, monkeypatch, place):
         (["opinions/republican", "--belief-classes", ""], "must be different labels"),
         (["opinions/republican", "--belief-classes", "0,0"], "must be different labels"),
         (["opinions/republican", "nowhere"], "no split nowhere"),
+        (["opinions/republican", "responses=pairs"], "written with dashes; write --responses pairs"),
+        (["opinions/republican", "max_length=64"], "write --max-length 64"),
         ([LONG], "a name that the system takes"),
         (["a\udcffb"], "a name that the system takes"),
     ],

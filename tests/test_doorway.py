@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from data_helpers import GOOD, write
@@ -112,7 +114,47 @@ def said(door, *arguments):
             "did you mean loss.beta? the keys stand in config/loss/dpo.yaml",
         ),
         (train.DOOR, ["loss=swepo", "loss.aplha=1"], "did you mean loss.alpha?"),
-        (train.DOOR, ["model.name=x"], "config key model.name: unknown"),
+        (
+            train.DOOR,
+            ["loss.betta=1"],
+            "config key loss.betta: unknown; the keys stand in config/loss/sft.yaml",
+        ),
+        (
+            train.DOOR,
+            ["loss.beta=1"],
+            "loss.beta: unknown; it is a key of loss=dpo, gdpo, infonca, ..., and the loss is sft; the keys",
+        ),
+        (train.DOOR, ["loss=cdpo", "loss.betta=1"], "did you mean loss.beta?"),
+        (train.DOOR, ["loss=orpo", "loss.gamma=1"], "it is a key of loss=simpo, and the loss is orpo;"),
+        (
+            train.DOOR,
+            ["loss=gdpo", "loss.preference_keys={label_smoothing: 0.1}"],
+            "write +loss.preference_keys.NAME=VALUE",
+        ),
+        (train.DOOR, ["model.name=x"], "config key model.name: unknown; did you mean model.name_or_path?"),
+        (train.DOOR, ["model_name=x"], "did you mean model.name_or_path?"),
+        (train.DOOR, ["learningrate=1"], "here lr;"),
+        (train.DOOR, ["LR=1"], "did you mean lr?"),
+        (train.DOOR, ["warmup=1"], "did you mean warmup_steps?"),
+        (train.DOOR, ["batch=1"], "did you mean batch_size?"),
+        (train.DOOR, ["rank=4"], "did you mean lora.rank?"),
+        (evaluate.DOOR, ["gradient_accumulation_steps=4"], "a key of other repositories, of training alone;"),
+        (train.DOOR, ["betas=1"], "did you mean optimizer_keys={betas: [0.9, 0.95]}?"),
+        (evaluate.DOOR, ["checkpoint=x"], "did you mean ckpt?"),
+        (evaluate.DOOR, ["model=x"], "did you mean ckpt?"),
+        (evaluate.DOOR, ["beta=1"], "a key of other repositories, in train.py loss.beta;"),
+        (evaluate.DOOR, ["loss.beta=1"], "the keys stand in config/evaluate.yaml"),
+        (evaluate.DOOR, ["dataset_name=x"], "here datasets;"),
+        (train.DOOR, ["loss=foo"], "there is no config/loss/foo.yaml; choose one of"),
+        (train.DOOR, ["model=tiny"], "there is no config/model/tiny.yaml; choose one of"),
+        (train.DOOR, ["loss=NCA"], "did you mean loss=nca?"),
+        (train.DOOR, ["loss=InfoNCA"], "did you mean loss=infonca?"),
+        (
+            train.DOOR,
+            ["model=/a/folder"],
+            "model=/a/folder: a folder or a hub name is given as model.name_or_path=",
+        ),
+        (train.DOOR, ["model=org/name"], "model.name_or_path=org/name"),
         (train.DOOR, ["loss=dop"], "loss=dop: there is no config/loss/dop.yaml; did you mean loss=dpo?"),
         (train.DOOR, ["model=blank_model"], "a key of other repositories, here model.name_or_path=FOLDER"),
         (train.DOOR, ["loss=mpo"], "here loss=gdpo"),
@@ -141,6 +183,8 @@ def test_an_override_in_pieces_is_told_to_be_one_word(override):
         (train.DOOR, ["--loss", "dpo"], "write loss=VALUE"),
         (train.DOOR, ["--loss.beta=0.2"], "write loss.beta=0.2"),
         (train.DOOR, ["--learning_rate=1e-4"], "here lr; they stand in config/config.yaml"),
+        (train.DOOR, ["-lr=1"], "option -lr: keys are written key=value, without dashes; write lr=1"),
+        (train.DOOR, ["-seed", "1"], "write seed=VALUE"),
         (train.DOOR, ["--exp-nam=a"], "did you mean exp_name?"),
         (evaluate.DOOR, ["--ckpt=outputs/a"], "write ckpt=outputs/a"),
         (export.DOOR, ["--zzz"], "they stand in config/export.yaml"),
@@ -155,12 +199,16 @@ def test_the_options_that_are_let_through_are_those_of_hydra():
     parser = get_args_parser()
     theirs = {option for option in parser._option_string_actions if option.startswith("--")}
     assert set(doorway.HYDRA_OPTIONS) == theirs
-    doorway.check_dashes([*theirs, "--config-dir=a", "--multi", "-m", "loss=dpo"], train.DOOR)
+    short = {option for option in parser._option_string_actions if not option.startswith("--")}
+    assert set(doorway.SHORT_OPTIONS) == short
+    doorway.check_dashes([*theirs, *short, "--config-dir=a", "--multi", "loss=dpo", "-1"], train.DOOR)
 
 
 @pytest.mark.parametrize("key", [*elsewhere.DPO, *elsewhere.NCA])
 def test_a_key_of_another_repository_is_told_what_stands_here(key):
-    assert elsewhere.hint(key) in said(train.DOOR, f"{key}=1")
+    known = keys_of(ROOT / "config" / "config.yaml")
+    assert elsewhere.hint(key, known) in said(train.DOOR, f"{key}=1")
+    assert "in train.py" not in elsewhere.hint(key, known)
 
 
 def test_added_keys_and_keys_of_losses_name_their_nearest():
@@ -169,6 +217,58 @@ def test_added_keys_and_keys_of_losses_name_their_nearest():
     with pytest.raises(ValueError, match="dpo takes no such key; did you mean beta?"):
         losses.bind("dpo", {"betta": 1})
     assert checking.meant("colour", ["lora", "loss"]) == ""
+
+
+# --- files of one's own -------------------------------------------------------------------------------------
+
+OWN = """# @package _global_
+responses: pairs
+loss:
+  name: dpo
+  beta: 0.1
+  gimma: 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder for --config-dir: a loss, files that are no YAML, and a loss without its first line."""
+    for name, text in {
+        "loss/mine": OWN,
+        "loss/bare": OWN.partition("\n")[2],
+        "loss/bad": "# @package _global_\nloss: {name: [dpo\n",
+        "model/bad": "name_or_path: [x\n",
+    }.items():
+        path = tmp_path / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def test_files_of_ones_own_folder_count_too(own):
+    for option in ([f"--config-dir={own}"], ["--config-dir", str(own)], ["-cd", str(own)]):
+        words = doorway._unknown_choice("loss", "min", option)
+        assert "did you mean loss=mine?" in words and "mine, nca" in words
+        words = doorway._unknown_key("loss.gimmma", train.DOOR, [*option, "loss=mine"])
+        assert f"did you mean loss.gimma? the keys stand in {own}/loss/mine.yaml" in words
+        words = doorway._unknown_key("loss.gimma", train.DOOR, [*option, "loss=dpo"])
+        assert "it is a key of loss=bare, mine, and the loss is dpo" in words
+
+
+@pytest.mark.parametrize(
+    "override,words",
+    [
+        ("loss=bad", "loss/bad.yaml, line 3: no YAML, "),
+        ("model=bad", "model/bad.yaml, line 2: no YAML, "),
+        ("loss=bare", "loss/bare.yaml: its first line must be `# @package _global_`"),
+        ("exp_name=${foo}", "Interpolation key 'foo' not found"),
+    ],
+)
+def test_a_file_that_cannot_be_composed_is_named_on_one_line(own, override, words):
+    line = [sys.executable, ROOT / "train.py", f"--config-dir={own}", override]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and words in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 # --- help ---------------------------------------------------------------------------------------------------
@@ -206,7 +306,7 @@ def test_comments_that_go_on_and_notes_stand_where_they_belong():
 
 @pytest.mark.parametrize(
     "script",
-    sorted([*(ROOT / "train_scripts").glob("[rt]*.sh"), *(ROOT / "experiments").glob("*.sh")]),
+    sorted([*(ROOT / "train_scripts").glob("*.s[hb]*"), *(ROOT / "experiments").glob("*.sh")]),
     ids=lambda p: p.name,
 )
 def test_scripts_say_what_they_do_and_do_nothing(script, tmp_path):
@@ -216,6 +316,35 @@ def test_scripts_say_what_they_do_and_do_nothing(script, tmp_path):
     done = subprocess.run(["bash", script, "--help"], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) > 8 and not done.stderr
+    assert "SBATCH" not in done.stdout
+    is_of_training = script.name.startswith("run_") and "run.sh" in script.read_text()
+    assert not is_of_training or "python train.py --help; all keys: config/config.yaml" in done.stdout
+
+
+@pytest.mark.parametrize("tool", [["-m", "docs.make"], ["commented.py"]], ids=str)
+def test_tools_say_what_they_do_and_do_nothing(tool):
+    pages = [ROOT / "docs" / "configuration.md", ROOT / "docs" / "from_dpo.md"]
+    before = [path.stat().st_mtime_ns for path in pages]
+    for argument, code in (("--help", 0), ("/nowhere", 2)):
+        line = [sys.executable, *tool, argument]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == code and "Traceback" not in done.stderr
+        assert ("usage:" in done.stdout) == (code == 0)
+    assert [path.stat().st_mtime_ns for path in pages] == before
+
+
+# --- the end ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "debug,words", [(True, "debug=true: nothing was written"), (False, "checkpoint: x/best")]
+)
+def test_the_last_line_names_no_checkpoint_that_was_not_written(monkeypatch, debug, words):
+    said = []
+    monkeypatch.setattr(train.log, "info", lambda text, *values: said.append(text % values))
+    chosen = settings.train_settings(plain(f"debug={debug}"))
+    train.say_end(SimpleNamespace(examples=64, best=0.5), chosen, Path("x"))
+    assert said == [f"finished 64 examples; best loss/eval 0.5000; {words}"]
 
 
 # --- model files --------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 from helpers import command
 from report_helpers import write_evaluation, write_run
 
+import report
 from reporting.writing import write_page
 from utils import UserError
 
@@ -78,6 +79,12 @@ def test_an_older_evaluation_has_a_page_of_what_it_has(tmp_path):
     (folder / "report.json").write_text(json.dumps(found))
     page = write_page([str(folder)]).read_text()
     assert '<table class="results">' in page and 'class="questions"' not in page
+
+
+def test_an_option_typed_as_a_key_is_told_how_it_is_written(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["report.py", "outputs/gdpo", "output=foo"])
+    with pytest.raises(UserError, match="output=foo: .* write --output foo"):
+        report.main()
 
 
 @pytest.mark.parametrize("path", ["nowhere", "."])

@@ -10,6 +10,7 @@
 #   OUTPUT_DIR=outputs         runs go to $OUTPUT_DIR/<loss>, those of another model or data set to $OUTPUT_DIR/<loss>-<MODEL>-<DATASET>
 #   NPROC=<number of GPUs>     processes; more than one goes through torchrun
 #   EVAL="split=test_questions n_samples=16"   overrides of evaluate.py
+# Overrides: python train.py --help; all keys: config/config.yaml
 # Overrides reach every training stage, loss.* only the last one. All stages are checked before the first one trains.
 # Learning rates, batches, epochs and the like are those of experiments/recipes.yaml: for the embedded model sized for
 # two CPU cores, for other models the GDPO paper's.

