@@ -111,7 +111,7 @@ def test_vllm_gets_our_token_ids_and_inherits_no_setting(tmp_path, tiny, fake_vl
     for (prompt, param), response in zip(zip(prompts, params), sum(written["t1"][:2], [])):
         number = param.seed % 3
         assert response.text == tokenizer.decode(prompt["prompt_token_ids"][-1:] * number)
-        assert response == (response.text, "length" if number == 2 else "stop", min(number + 1, 2))
+        assert response[:3] == (response.text, "length" if number == 2 else "stop", min(number + 1, 2))
     assert json.loads(json.dumps(identity)) == identity and identity["vllm"] == "0.33"
 
 
