@@ -18,6 +18,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from doorway import Door, enter
+from provenance import own_version
 from settings import TrainSettings, train_settings
 from utils import Stopped, UserError, keep_freed_memory, log, setup_logging
 
@@ -149,7 +150,7 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
     state = resumed(claim, policy, optimizer, world, settings)
     if state is None and world.is_main and not settings.debug:
         runs.run.write_start(claim, settings, prepared.audit)
-        runs.start.write_start(claim.path, start._replace(fingerprint=fingerprint))
+        runs.start.write_start(claim.path, start._replace(fingerprint=fingerprint, code=own_version()))
     if state is not None:
         runs.run.check_same_start(claim.path, state, fresh, settings)
         if runs.run.is_finished(claim.path, state, settings, settings.total_examples(num_train)):

@@ -19,6 +19,7 @@ from evaluation.differences import Difference
 from evaluation.folder import writing
 from evaluation.kinds import BELIEFS, Prompts, in_words
 from metrics import Summary
+from provenance import own_version
 from reporting.group_tables import group_table, steering_table
 from reporting.groups import PeopleGroups, as_json
 from reporting.reading import DISTRIBUTIONS, PREDICTIONS, REPORT
@@ -109,6 +110,7 @@ def _facts_of(
         "prompts_of_kind": prompts.counts(),
         "without_preference": {"left_out": prompts.left_out, "by_target": prompts.without_preference},
         "sources": {checkpoint.name: checkpoint.source for checkpoint in checkpoints},
+        "grove": own_version(),
         **models.versions(),
     }
 

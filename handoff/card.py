@@ -13,6 +13,7 @@ from pathlib import PurePath
 
 import yaml
 
+from environment import VERSION
 from handoff.config import ExportSettings
 from handoff.papers import Paper, bibtex, papers_of
 from handoff.place import MARK
@@ -136,7 +137,7 @@ def _body(story: Story, settings: ExportSettings) -> Iterator[str]:
     yield "## Licence"
     yield _licence(settings)
     yield "## Citation"
-    own = OWN.replace("{VERSION}", "{" + story.versions["grove"].split(",")[0] + "}")
+    own = OWN.replace("{VERSION}", f"{{{VERSION}}}")
     entries = [*(bibtex(paper) for paper in _papers(story)), own]
     yield "```bibtex\n" + "\n\n".join(entries) + "\n```"
 

@@ -6,18 +6,17 @@ another checkpoint, or of one that stood in its place before, is none of it.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import models
-from environment import HERE, VERSION
 from evaluation import Checkpoint
 from evaluation.checkpoints import saved_config
 from handoff.weights import state_of
 from measures.summaries import Summary
+from provenance import own_version
 from reporting.files import Fields, read_object
 from reporting.reading import REPORT, read_evaluation
 from reporting.record import Evaluation
@@ -103,7 +102,7 @@ def story_of(checkpoint: Checkpoint) -> Story:
         stages=stages_of(checkpoint),
         evaluation=evaluation,
         row=row,
-        versions=versions(),
+        versions=versions(checkpoint.run),
     )
 
 
@@ -215,27 +214,9 @@ def summaries_of(story: Story) -> Mapping[str, Summary]:
 # --- versions -----------------------------------------------------------------------------------------------
 
 
-def versions() -> dict[str, str]:
-    """What exports: this project, its commit where it is a clone, Python and what computes."""
-    commit = commit_of(HERE)
-    own = f"{VERSION}, commit {commit}" if commit else VERSION
-    return {"grove": own, "python": sys.version.split()[0], **models.versions()}
-
-
-def commit_of(folder: Path) -> str | None:
-    """The commit of a clone, with + behind it where files differ from it; None where the folder is none."""
-    try:
-        top = _git(folder, "rev-parse", "--show-toplevel")
-        if Path(top).resolve() != folder.resolve():  # installed below another project
-            return None
-        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
-        return _git(folder, "rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20
-    )
-    return done.stdout.strip()
+def versions(run: Path | None) -> dict[str, str]:
+    """What trained, where its run recorded it, and what exports: this project with the commit of its clone,
+    Python and what computes."""
+    start = read_start(run) if run is not None else None
+    trained = {"grove, training": start.code} if start is not None and start.code else {}
+    return {**trained, "grove, export": own_version(), "python": sys.version.split()[0], **models.versions()}

@@ -24,6 +24,7 @@ class Start(NamedTuple):
     name: str  # as the config calls it
     source: str  # the folder or file that this was, or a hub name
     fingerprint: str = ""  # of its weights, see `models.fingerprint`; "": an older run, which recorded none
+    code: str = ""  # what began it: this project's version and commit; "": as above
 
 
 def start_of(run: Path, model: ModelSettings) -> Start:

@@ -20,6 +20,7 @@ from utils import write_json
 
 HOSTILE = "a: b\n---\n# \"c\" | `d` \u2028 </script> ](javascript:x) 'e' {f} %g &h *i"
 NUMBERS = {"js_distance_probability": {"value": 0.25, "low": 0.125, "high": 0.375, "n": 39}}
+CODE = "0.2.0, commit 0123abc"  # what a run was begun by
 
 
 def exported(*overrides: str) -> None:
@@ -37,7 +38,7 @@ def run_with_audit(folder: Path, data_set: str = "opinions/republican") -> Path:
     write_json(state / "state.json", {"step": 1, "examples": 64})
     sizes = {"prompts": 117, "responses": 363, "examples": 234}
     write_json(run / "data_audit.json", {data_set: {"train": sizes}})
-    write_json(run / "start.json", {"name": model, "source": model, "fingerprint": "0"})
+    write_json(run / "start.json", {"name": model, "source": model, "fingerprint": "0", "code": CODE})
     return run
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from export_helpers import (
+    CODE,
     HOSTILE,
     evaluated,
     exported,
@@ -27,6 +28,7 @@ import export
 import models
 from handoff import card, hub, place, story
 from handoff.config import export_settings
+from provenance import own_version
 from utils import UserError, one_line
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -142,7 +144,8 @@ def test_the_card_tells_what_the_run_and_its_newest_evaluation_recorded(tmp_path
     assert ("opinions/republican", "train", "117", "363", "234") in table
     assert ("JSD (probability)", "0.250", "[0.125, 0.375]", "39") in table
     assert ("loss.beta", "0.1") in table and ("examples", "64") in table
-    assert "arXiv 2305.18290" in text and "commit" in text and transformers.__version__ in text
+    assert "arXiv 2305.18290" in text and transformers.__version__ in text
+    assert ("grove, training", CODE) in table and ("grove, export", own_version()) in table
     huggingface_hub.ModelCard.load(to / "README.md")
 
 

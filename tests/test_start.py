@@ -9,6 +9,7 @@ from helpers import assert_equal, lines, save_tiny, state_of, weights
 
 import models
 import trainers
+from provenance import own_version
 from runs import start
 from utils import UserError
 
@@ -92,6 +93,7 @@ def test_a_run_goes_back_to_the_step_that_it_started_from(bench):
 def test_every_run_knows_its_starting_weights(bench, loss, lora):
     run = bench.go("run", f"loss={loss}", "n_examples=4", *lora)
     assert len(start.read_start(run).fingerprint) == 32
+    assert start.read_start(run).code == own_version()
     assert start.read_start(run).fingerprint == state_of(run)["reference"]
     save_tiny(bench.model, seed=4, num_hidden_layers=1)
     with pytest.raises(UserError, match="the starting weights .* changed since this run began"):
