@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments import findings, paper
 from experiments.belief_figures import figures_of
 from experiments.numbers import Numbers, Part
-from experiments.pages import FROM_SFT, cost, listed, made_line, override_lines, write_page
+from experiments.pages import FROM_SFT, cost, folded, listed, made_line, override_lines, write_page
 from experiments.results import Results, refusing_damage
 from experiments.rows import DPO, GDPO, SFT, title_of
 from experiments.tables import Names, differences, means, measured, spreads
@@ -38,11 +38,11 @@ TABLES = {
 }
 OF_TABLES = Names(NAMES, title_of)
 COMPARED = (SFT, DPO)  # what every row is compared with
+ON_WHAT = "on validations where there are several, else on the training steps' own"
 CAPTIONS = {
     "margins": "Figure 1. Margins of implied rewards of majority (solid) and minority (dashed) pairs over "
-    "training; on validations where there are several, else on the training steps' own pairs. Mean over "
-    "seeds, band from the least to the most.",
-    "jsd": "Figure 2. JSD to the group over training; mean and range over seeds.",
+    f"training; {ON_WHAT} pairs. Mean over seeds, band from the least to the most.",
+    "jsd": f"Figure 2. JSD to the group over training; {ON_WHAT} prompts. Mean and range over seeds.",
     "collapse": "Figure 3. The collapse of DPO: its population optimum pi_ref(b) p\\*(b)^(1/beta) as a line, "
     "trained DPO models as points, over beta.",
 }
@@ -72,8 +72,8 @@ def _page(results: Results, numbers: Numbers, name: str, figures: Sequence[str])
     yield _head(results)
     yield "## The paper's findings"
     yield _findings_overview(numbers)
-    yield "The rules: " + "; ".join(f"*{rule} 0* - {text}" for rule, text in findings.RULES.items()) + "."
-    yield _findings_table(numbers)
+    rules = "The rules: " + "; ".join(f"*{rule} 0* - {text}" for rule, text in findings.RULES.items()) + "."
+    yield folded("Every part of every finding, with its number", f"{rules}\n\n{_findings_table(numbers)}")
     for figure in figures:
         yield f"![{figure}]({name}-{figure}.svg)\n\n{CAPTIONS[figure]}"
     if settings["paper"]:
@@ -82,7 +82,7 @@ def _page(results: Results, numbers: Numbers, name: str, figures: Sequence[str])
         yield as_markdown(_beside_paper(numbers))
     yield f"## All rows\n\n{ABOUT}"
     for part in numbers.parts:
-        yield from _part(numbers, part)
+        yield from _part(numbers, part, has_spread=len(settings["seeds"]) > 1)
     yield from _answers(results["answers"])
     if results["collapse"] is not None:
         yield from _collapse(results["collapse"])
@@ -155,7 +155,7 @@ def _four(values: Sequence[float | None]) -> str:
 # --- one population and split -------------------------------------------------------------------------------
 
 
-def _part(numbers: Numbers, part: Part) -> Iterator[str]:
+def _part(numbers: Numbers, part: Part, has_spread: bool) -> Iterator[str]:
     yield f"### {place_of(part)}"
     yield f"{numbers.prompts[part]} prompts on {len(numbers.weights[part])} questions."
     for title, metrics in TABLES.items():
@@ -163,11 +163,14 @@ def _part(numbers: Numbers, part: Part) -> Iterator[str]:
         if table.rows:
             yield f"{title}:"
             yield as_markdown(table)
-    yield "Spread of the seeds' means: standard deviation (least to most):"
     known = measured(numbers, part, TABLES)
-    yield as_markdown(spreads(numbers, part, known, OF_TABLES))
-    yield "Paired differences (p by sign flips of questions; Holm over all comparisons of a measure):"
-    yield as_markdown(differences(numbers, part, known, COMPARED, OF_TABLES))
+    if has_spread:
+        table = as_markdown(spreads(numbers, part, known, OF_TABLES))
+        yield folded("Spread of the seeds' means: standard deviation (least to most)", table)
+    table = as_markdown(differences(numbers, part, known, COMPARED, OF_TABLES))
+    yield folded(
+        "Paired differences (p by sign flips of questions; Holm over all comparisons of a measure)", table
+    )
 
 
 # --- answers, the collapse, and what it took ----------------------------------------------------------------

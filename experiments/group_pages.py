@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.group_collecting import HELD_OUT, TRAINED, UNNAMED, mean_matrix
 from experiments.numbers import Numbers, Part
-from experiments.pages import FROM_SFT, cost, listed, made_line, override_lines, write_page
+from experiments.pages import FROM_SFT, cost, folded, listed, made_line, override_lines, write_page
 from experiments.results import Results, refusing_damage
 from experiments.rows import DPO, SFT, title_of
 from experiments.tables import Names, differences
@@ -62,9 +62,9 @@ def _page(results: Results, numbers: Numbers, name: str) -> Iterator[str]:
         yield _overview(numbers, split)
         yield ABOUT
         yield _by_group(results, numbers, split)
-        yield "Paired differences, by question (Holm over all comparisons of a measure):"
         part = Part(TRAINED, split)
-        yield as_markdown(differences(numbers, part, list(NAMES), (SFT, DPO), Names(NAMES, row_title)))
+        table = as_markdown(differences(numbers, part, list(NAMES), (SFT, DPO), Names(NAMES, row_title)))
+        yield folded("Paired differences, by question (Holm over all comparisons of a measure)", table)
         yield f"![{split}]({name}-{split}.svg)"
         yield MATRIX
         yield from _matrices(results, split)

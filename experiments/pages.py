@@ -59,12 +59,15 @@ def override_lines(settings: Results) -> list[str]:
     return [f"- overrides: {listed(overrides)}"] if overrides else []
 
 
+def folded(summary: str, content: str) -> str:
+    """What a reader opens on demand; Markdown in it stays Markdown, on the site and in a repository."""
+    return f'<details markdown="1"><summary>{summary}</summary>\n\n{content}\n\n</details>'
+
+
 def cost(cells: Sequence[Results]) -> Iterator[str]:
     """Every command of a results' file, with its seconds."""
     yield "## What it took"
     total = sum(cell["seconds"] for cell in cells)
     yield f"{len(cells)} cells, {total / 3600:.2f} hours of their own time together."
     commands = "\n".join(f"{cell['seconds']:8.1f} s  {cell['command']}" for cell in cells)
-    yield "<details><summary>Every command, with its seconds</summary>\n\n"
-    yield "\n".join("    " + line for line in commands.splitlines())
-    yield "</details>"
+    yield folded("Every command, with its seconds", f"```text\n{commands}\n```")

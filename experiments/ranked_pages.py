@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from experiments.numbers import Numbers, Part
-from experiments.pages import made_line, override_lines, write_page
+from experiments.pages import folded, made_line, override_lines, write_page
 from experiments.ranked_figures import figures_of
 from experiments.ranked_methods import DPO, SWEPO, row_of, title_of
 from experiments.results import Results, refusing_damage
@@ -93,9 +93,11 @@ def _page(results: Results, numbers: Numbers, part: Part, metric: str) -> Iterat
     yield f"![Paired differences]({name}-differences.svg)"
     yield f"Figure 2. {NAMES[metric]}; filled: the interval excludes 0."
     known = measured(numbers, part, TABLES)
-    yield as_markdown(differences(numbers, part, known, compared_to(numbers, part), OF_TABLES))
-    yield "## Spread of the seeds' means: standard deviation (least to most)"
-    yield as_markdown(spreads(numbers, part, known, OF_TABLES))
+    table = as_markdown(differences(numbers, part, known, compared_to(numbers, part), OF_TABLES))
+    yield folded("All of them (p by sign flips of prompts; Holm over all comparisons of a measure)", table)
+    if len(settings["seeds"]) > 1:
+        yield "## Spread of the seeds' means: standard deviation (least to most)"
+        yield as_markdown(spreads(numbers, part, known, OF_TABLES))
     if results["equal"]:
         yield "## Rows that are one run"
         yield _equal(results["equal"])
