@@ -29,21 +29,32 @@ def figures_of(
     }
 
 
+def has_level(numbers: Numbers, part: Part, metric: str) -> bool:
+    """Was the base model measured by it, so that rows are seen beside it?"""
+    return numbers.summary(part, BASE, metric) is not None
+
+
 def _over_k(numbers: Numbers, part: Part, metric: str, equal: Mapping[str, str]) -> Figure:
-    """A line a method, with intervals over prompts; the base model as a level."""
+    """A line a method, with intervals over prompts: what it gains on the base model, prompt by prompt, where
+    that was measured; else its own level."""
     figure, (axis,) = new_axes(1, 7.2, 4.4)
     held = [name for name in numbers.methods(part) if name != BASE]
     rows = {row_of(name) for name in held} | {row_of(name) for name in equal}
     counts = sorted({row.k for row in rows})
-    base = numbers.summary(part, BASE, metric)
-    if base is not None:
-        axis.axhline(base["value"], color="#999999", lw=1, ls="--", label="base")
+    has_base = has_level(numbers, part, metric)
+    if has_base:
+        axis.axhline(0, color="#999999", lw=1, ls="--", label="base")
     shown = [method for method in METHODS if any(row.method == method for row in rows)]
     for number, method in enumerate(shown):
         points = []
         for place, k in enumerate(counts):
             name = Row(method, k).name
-            found = numbers.summary(part, equal.get(name, name), metric)
+            row = equal.get(name, name)
+            found = (
+                numbers.difference(part, row, BASE, metric)
+                if has_base
+                else numbers.summary(part, row, metric)
+            )
             if found is not None:
                 points.append((place + 0.04 * (number - len(shown) / 2), found))
         at, means = [x for x, _ in points], [found["value"] for _, found in points]
@@ -56,26 +67,29 @@ def _over_k(numbers: Numbers, part: Part, metric: str, equal: Mapping[str, str])
     axis.set_xticks(range(len(counts)), [str(k) for k in counts])
     axis.set_xlim(-0.5, len(counts) - 0.5)
     axis.set_xlabel("k: responses of a prompt", fontsize=9)
-    axis.set_ylabel({**TITLES[REWARD], **TITLES[PREFERENCE]}[metric], fontsize=9)
+    what = {**TITLES[REWARD], **TITLES[PREFERENCE]}[metric]
+    axis.set_ylabel(f"{what}, minus the base model's" if has_base else what, fontsize=9)
     figure.legend(loc="outside right upper", fontsize=7, frameon=False)
     return figure
 
 
 def _differences(numbers: Numbers, part: Part, metric: str, compared: list[str]) -> Figure:
     """A forest plot: every row against each of `compared`, paired by prompt."""
-    present = [name for name in compared if name in numbers.methods(part)]
-    found = numbers.compared(part, metric, present)
-    figure, axes = new_axes(max(1, len(present)), 4.8, 0.9 + 0.24 * len(numbers.methods(part)))
+    held = numbers.methods(part)
+    present = [name for name in compared if name in held]
+    figure, axes = new_axes(max(1, len(present)), 3.4, 0.9 + 0.24 * len(held))
     for axis, to, color in zip(axes, present, COLORS):
-        of_axis = [one for one in found if one.b == to]
         axis.axvline(0, color="#999999", lw=0.8, ls="--")
-        for place, one in enumerate(of_axis):
-            d = one.difference
+        for place, row in enumerate(held):
+            d = numbers.difference(part, row, to, metric) if row != to else None
+            if d is None:
+                continue
             is_sure = d["low"] is not None and (d["low"] > 0 or d["high"] < 0)
             if d["low"] is not None:
                 axis.plot([d["low"], d["high"]], [place, place], color=color, lw=1.6)
             axis.plot(d["value"], place, "o", color=color, mfc=color if is_sure else "white", ms=4.5)
-        axis.set_yticks(range(len(of_axis)), [title_of(one.a) for one in of_axis], fontsize=7)
-        axis.invert_yaxis()
+        axis.set_yticks(range(len(held)), [])
+        axis.set_ylim(len(held) - 0.5, -0.5)
         axis.set_title(f"minus {title_of(to)}", fontsize=9, loc="left")
+    axes[0].set_yticks(range(len(held)), [title_of(row) for row in held], fontsize=7)
     return figure

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from experiments.numbers import Numbers, Part
 from experiments.pages import folded, made_line, override_lines, write_page
-from experiments.ranked_figures import figures_of
-from experiments.ranked_methods import DPO, SWEPO, row_of, title_of
+from experiments.ranked_figures import figures_of, has_level
+from experiments.ranked_methods import BASE, DPO, SWEPO, row_of, title_of
 from experiments.results import Results, refusing_damage
 from experiments.tables import Names, differences, means, measured, spreads
 from reporting.markdown import escaped
@@ -65,9 +65,9 @@ def judged_by(numbers: Numbers, part: Part) -> str:
 
 
 def compared_to(numbers: Numbers, part: Part) -> list[str]:
-    """DPO, and Swepo with p = 1 at its largest k."""
+    """The base model, DPO, and Swepo with p = 1 at its largest k."""
     rows = [row_of(name) for name in numbers.methods(part) if "@" in name]
-    chosen = []
+    chosen = [BASE] if BASE in numbers.methods(part) else []
     for method in (DPO, SWEPO):
         of_method = [row for row in rows if row.method == method]
         if of_method:
@@ -85,8 +85,11 @@ def _page(results: Results, numbers: Numbers, part: Part, metric: str) -> Iterat
         table = means(numbers, part, metrics, OF_TABLES)
         if table.rows:
             yield f"## {title}\n\n{as_markdown(table)}"
+    measure = NAMES[metric]
+    if has_level(numbers, part, metric):
+        measure += " minus the base model's, paired by prompt,"
     yield (
-        f"![{NAMES[metric]} over k]({name}-k.svg)\n\nFigure 1. {NAMES[metric]} over k, with intervals over "
+        f"![{NAMES[metric]} over k]({name}-k.svg)\n\nFigure 1. {measure} over k, with intervals over "
         "prompts. Where rows are one run, its point is drawn for each."
     )
     yield "## Paired differences"
