@@ -1,21 +1,20 @@
-"""Which device computes: the choice, what is refused, and MPS, which is used where it computes what the CPU does.
+"""Which device computes: the choice, what is refused, and MPS where it computes what the CPU does.
 
 No Mac runs these: an MPS device is the stand-in of `mps_stand_in`, whose numbers are the CPU's.
 """
 
 import logging
+import re
 import sys
 
 import pytest
 import torch
+from bench import cheap_runs
 from helpers import (
     CPU,
     assert_close,
-    assert_equal,
-    byte_tokenizer,
     command,
     compose,
-    evaluation,
     json_lines,
     lines,
     save_tiny,
@@ -28,11 +27,10 @@ from tree_helpers import random_trees
 
 import devices
 import forest
-import losses
 import models
 import ranks
 import reference
-from evaluation.judges import RewardModelJudge
+import runs.logs
 from models import draws
 from objectives.scores import reward_deviations
 from settings import train_settings
@@ -132,13 +130,16 @@ def test_attention_of_mps_is_dense():
 @pytest.mark.parametrize("device", ["mps", "metal"])
 def test_a_command_without_its_device_is_one_line(tmp_path, entry, own, device):
     own = [part.replace("HERE", str(tmp_path)) for part in own]
-    done = command(sys.executable, entry, f"device={device}", f"output_dir={tmp_path}" if not own else "seed=0", *own, code=2)
+    done = command(
+        sys.executable,
+        entry,
+        f"device={device}",
+        f"output_dir={tmp_path}" if not own else "seed=0",
+        *own,
+        code=2,
+    )
     assert done.stderr.startswith(f"error: config key device={device}: ")
     assert done.stderr.count("\n") == 1
-
-
-def test_a_reward_model_stays_on_the_cpu_where_mps_is_asked_for():
-    assert RewardModelJudge.__init__.__defaults__ == ("auto",)
 
 
 # --- what MPS lacks -----------------------------------------------------------------------------------------
@@ -241,7 +242,7 @@ def test_else_the_cpu_is_used_and_one_line_says_why(mac, spec, caplog, monkeypat
     wrong_on_mps(monkeypatch, "silu", change)
     device, said = chosen(spec, OF_TRAINING, caplog)
     assert device == "cpu"
-    assert pytest.mark and __import__("re").fullmatch(f"device=mps: {message}; this model runs on the CPU", said)
+    assert re.fullmatch(f"device=mps: {message}; this model runs on the CPU", said)
 
 
 def test_a_model_in_bfloat16_runs_on_the_cpu(mac, spec, caplog):
@@ -255,19 +256,60 @@ def test_an_example_that_the_model_cannot_take_is_no_fault_of_the_device(mac, sp
         models.world_that_agrees(spec, ON_MPS, models.Probe([tree], 259))
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_probabilities_and_samples_on_mps_are_those_of_the_cpu(mac, spec, temperature):
+    spec = spec._replace(attention=models.SEGMENTS)
+    prompts = [(1, 2, 3), (5, 6, 7, 8, 9), (1, 2, 3)]
+    sampling = models.Sampling(6, 258, 257, temperature)
+    probabilities, samples = [], []
+    for world in (CPU, ON_MPS):
+        policy = models.make_policy(spec, world, sharded=False)
+        probabilities.append(models.class_distributions(policy, prompts, (48, 49), 258))
+        samples.append(models.generate(policy, prompts, sampling, 0))
+    assert torch.allclose(*probabilities, atol=1e-6)
+    assert samples[0] == samples[1]
+
+
+def test_log_probs_of_mps_are_cached_apart():
+    policy = tiny_policy()
+    on_cpu = reference.cache_folder(policy, "weights")
+    policy.device = torch.device("cuda")
+    assert reference.cache_folder(policy, "weights") == on_cpu  # told apart by its attention
+    policy.device = MPS
+    assert reference.cache_folder(policy, "weights") != on_cpu
+
+
 # --- whole runs ---------------------------------------------------------------------------------------------
 
-RUN = ["attention=sdpa", "sample_during_eval=true", "n_eval_model_samples=2", "n_examples=8"]
+RUN = ["attention=sdpa", "n_examples=8", "n_eval_examples=4"]
+OWN = {
+    "gdpo": ["optimizer=RMSprop"],
+    "swepo": ["lr_schedule=cosine"],
+    "dpo": ["sample_during_eval=true", "n_eval_model_samples=2"],
+    "kto": ["optimizer=SGD"],
+}
 
 
-@pytest.mark.parametrize("loss", ["gdpo", "swepo", "dpo", "kto"])
+@pytest.mark.parametrize("loss", OWN)
 def test_a_run_on_mps_is_that_of_the_cpu(run, monkeypatch, loss):
-    own = [f"loss={loss}", *RUN, "optimizer=RMSprop"] if loss == "gdpo" else [f"loss={loss}", *RUN]
+    cheap_runs(monkeypatch)
+    monkeypatch.setattr(runs.logs, "SAMPLE_TOKENS", 4)
+    own = [f"loss={loss}", *RUN, *OWN[loss]]
     on_cpu = run(*own, "device=cpu", name="cpu")
     with on_a_mac(monkeypatch):
         on_mps = run(*own, "device=mps", name="mps")
+    assert "device=mps: log-probs agree" in (on_mps / "train.log").read_text()
     for one, other in zip(lines(on_cpu), lines(on_mps), strict=True):
         for key in {"loss/train", "loss/eval", "grad_norm"} & one.keys():
             assert other[key] == pytest.approx(one[key], rel=1e-5), key
     assert_close(weights(on_cpu), weights(on_mps), atol=1e-6)
-    assert json_lines(on_cpu / "samples.jsonl")[-1] == json_lines(on_mps / "samples.jsonl")[-1]
+    if loss == "dpo":
+        assert json_lines(on_cpu / "samples.jsonl") == json_lines(on_mps / "samples.jsonl")
+
+
+def test_a_run_on_mps_goes_on_on_the_cpu_and_back(bench, monkeypatch):
+    whole = bench.go("whole", "n_examples=12", "device=cpu", "attention=sdpa")
+    with on_a_mac(monkeypatch):
+        for number, device in ((4, "mps"), (8, "cpu"), (12, "mps")):
+            parts = bench.go("parts", f"n_examples={number}", f"device={device}", "attention=sdpa")
+    assert_close(weights(whole), weights(parts), atol=1e-6)
