@@ -30,7 +30,7 @@ from models.making import make_policy
 from models.scorer import Scorer, device_of, score
 from models.spec import PolicySpec
 from ranks import World
-from utils import log
+from utils import UserError, log
 
 GRADIENT = 1e-2  # how far a gradient may be from the CPU's, as a share of its norm
 LENGTH = 256  # tokens of a path where no trees are given
@@ -54,9 +54,7 @@ class Computed(NamedTuple):
 
     plain: list[TokenLogps]  # of every answer, by itself, with the model's own attention
     packed: list[torch.Tensor]  # (T,) of every answer, side by side, and of the first tree's again
-    gradient: list[
-        torch.Tensor
-    ]  # of the sum of all answers' log-probs, a tensor a weight; none: not asked for
+    gradient: list[torch.Tensor]  # of the sum of all answers' log-probs, by weight; none: not asked for
 
 
 def world_that_agrees(spec: PolicySpec, world: World, probe: Probe = MADE_UP) -> World:
@@ -73,12 +71,15 @@ def world_that_agrees(spec: PolicySpec, world: World, probe: Probe = MADE_UP) ->
         problem = "only passes and weights in float32 are used there, and this model's are in bfloat16"
         log.warning("device=mps: %s; it runs on the CPU", problem)
         return on_cpu
-    expected = _computed(spec, on_cpu, probe)
-    devices.free_memory()
+    worst = float("nan")
     try:
+        expected = _computed(spec, on_cpu, probe)
+        devices.free_memory()
         worst, problem = _compared(expected, _computed(spec, world, probe))
+    except UserError:
+        raise
     except Exception as error:  # an operator that MPS lacks, a dtype, memory
-        worst, problem = float("nan"), f"cannot run this model ({first_line(error)})"
+        problem = f"cannot run this model ({first_line(error)})"
     devices.free_memory()
     if problem:
         log.warning("device=mps: %s; this model runs on the CPU", problem)
