@@ -56,10 +56,10 @@ class _Names(TorchFunctionMode):
     """Where code says `mps`, torch hears the name that it knows."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is OnMps.device.fget:
-            return func(*args)
+        if func is OnMps.device.fget or func is torch.device:
+            return func(*args, **(kwargs or {}))
         args, kwargs = tree_map(_heard, (args, kwargs or {}))
-        if HIDDEN in (*args[1:2], kwargs.get("device")):
+        if any(value is HIDDEN for value in (*args[1:2], kwargs.get("device"))):
             # torch would read a source that is not pinned after it may be gone
             assert not kwargs.get("non_blocking"), "a copy to MPS that does not wait for its source"
             if func in (torch.tensor, torch.as_tensor):
