@@ -92,9 +92,9 @@ def main(config: DictConfig) -> None:
     if settings.check:
         check(prompts, settings, output)
         return
-    if ranks.run_on_ranks(engines.processes_of(answering, settings)):
+    if ranks.run_on_ranks(engines.processes_of(answering, settings), settings.device):
         return
-    world = ranks.init_distributed()
+    world = ranks.init_distributed(asked=settings.device)
     setup_logging(is_main=world.is_main)
     keep_freed_memory()
     with predictions.open_predictions(output, answering, settings, world) as made:

@@ -99,15 +99,15 @@ class ForestBatch(NamedTuple):
     num_attended: int  # (query, key) pairs of the real tokens: what attention must compute
 
     def to(self, device: torch.device) -> ForestBatch:
-        """The batch on a device; from pinned memory to a GPU, so that the copy runs while the GPU works on
-        the last pack.
+        """The batch on a device; from pinned memory to a CUDA GPU, so that the copy runs while the GPU works
+        on the last pack. Elsewhere the copy is waited for: MPS may read memory that is not pinned too late.
         """
         pin = torch.device(device).type == "cuda"
         moved = {}
         for name, value in self._asdict().items():
             if torch.is_tensor(value):
                 value = value.pin_memory() if pin else value
-                moved[name] = value.to(device, non_blocking=True)
+                moved[name] = value.to(device, non_blocking=pin)
         return self._replace(**moved)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, get_scheduler
 
+import devices
 from checking import nearest
 from settings import TrainSettings
 from utils import UserError, log
@@ -179,7 +180,7 @@ def moments_per_weight(settings: TrainSettings) -> float:
 
 def _after_a_step(settings: TrainSettings) -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
     """A small layer, and its optimizer after one step."""
-    device = "cuda" if settings.optimizer in EIGHT_BIT and torch.cuda.is_available() else "cpu"
+    device = "cuda" if settings.optimizer in EIGHT_BIT and devices.num_gpus(settings.device) else "cpu"
     layer = torch.nn.Linear(32, 32, bias=False, device=device)
     optimizer = make_optimizer(layer, settings)
     layer(torch.ones(1, 32, device=device)).sum().backward()

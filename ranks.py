@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -26,6 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+import devices
 from machine import free_memory, num_cores
 from utils import LAUNCHER, STOPS, UserError, is_ignored
 
@@ -63,15 +63,18 @@ class World(NamedTuple):
 # --- start and leave ----------------------------------------------------------------------------------------
 
 
-def init_distributed(replicate: int = 1, shard: bool = False) -> World:
+def init_distributed(replicate: int = 1, shard: bool = False, asked: str = "auto") -> World:
     """Join torchrun's process group where there is one (nccl on CUDA, gloo on the CPU).
 
     Models are sharded over groups of size / `replicate` ranks. A single process gets a mesh only where
-    `shard` asks for one. Raises UserError where `replicate` does not divide the number of processes.
+    `shard` asks for one. asked: the device, see `devices.choose`. Raises UserError where there is none, and
+    where `replicate` does not divide the number of processes.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     size = int(os.environ.get("WORLD_SIZE", 1))
-    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    device = devices.choose(asked, local_rank)
+    if device.type == "mps" and size > 1:
+        raise UserError(f"config key device=mps: is for one process, and here are {size}; start one")
     if device.type == "cuda":
         if local_rank >= torch.cuda.device_count():
             problem = f"of this machine has no GPU of its own, there are {torch.cuda.device_count()}"
@@ -108,20 +111,21 @@ def leave_distributed() -> None:
         dist.destroy_process_group()
 
 
-def run_on_ranks(nproc: int | None) -> bool:
+def run_on_ranks(nproc: int | None, device: str = "auto") -> bool:
     """Run the command as `nproc` processes (None: one for each GPU); False where this process is to do it,
     since it is one of them or one is enough.
 
     Each job of a sweep has ranks of its own. Exits where they fail, which ends the sweep. Raises UserError
-    for more processes than the machine can hold.
+    for more processes than the machine can hold, and for a device that it lacks.
     """
     if "WORLD_SIZE" in os.environ:
         if is_sweep() and int(os.environ["WORLD_SIZE"]) > 1:
             raise UserError("--multirun: torchrun cannot start a sweep; start it with python and set nproc")
         return False
+    devices.choose(device)
     if nproc is not None:
-        _check_count(nproc)
-    count = nproc or torch.cuda.device_count()
+        _check_count(nproc, device)
+    count = nproc or devices.num_gpus(device)
     if count <= 1:
         return False
     code = launch(count)
@@ -135,10 +139,12 @@ def is_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def _check_count(count: int) -> None:
+def _check_count(count: int, device: str) -> None:
     """Raises UserError for more processes than GPUs, or than cores where there are none, or than memory."""
-    if torch.cuda.is_available():
-        most, what = torch.cuda.device_count(), "GPUs"
+    if device == "mps" and count > 1:
+        raise UserError(f"config key nproc={count}: device=mps is for one process; set nproc=1")
+    if devices.num_gpus(device):
+        most, what = devices.num_gpus(device), "GPUs"
     else:
         most, what = num_cores(), "processor cores"
     memory = free_memory()
@@ -149,19 +155,6 @@ def _check_count(count: int) -> None:
         )
     if count > most:
         raise UserError(f"config key nproc={count}: this machine has {most} {what}; set nproc={most} or less")
-
-
-def passes_dtype() -> str:
-    """The dtype in which forward and backward passes are fast here: bfloat16 on a GPU that has it and on CPUs
-    with AMX (twice as fast as float32), else float32.
-    """
-    if torch.cuda.is_available():
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    try:
-        flags = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:  # not Linux
-        return "float32"
-    return "bfloat16" if "amx_bf16" in flags else "float32"
 
 
 def launch(count: int) -> int:

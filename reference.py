@@ -244,6 +244,9 @@ def cache_folder(policy: models.Scorer, fingerprint: str) -> Path:
         "version": VERSION,
         "libraries": models.versions(),
     }
+    device = models.device_of(policy).type
+    if device == "mps":  # passes on other devices have other attentions
+        facts["device"] = device
     text = json.dumps(facts, sort_keys=True, default=str)
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return cache_dir() / "reference" / f"{fingerprint}-{digest}"

@@ -42,7 +42,8 @@ ADDED = {  # keys that a run's saved config lacks where it is of an older versio
 SECTIONS = ("wandb", "tracker", "loss", "model", "lora")  # of a training config
 API_SECTIONS = ("api", "judge_api")  # of an evaluation's config, and of a synthesis's
 DType = Literal["float32", "bfloat16"]
-Passes = Literal["float32", "bfloat16", "auto"]  # auto: `ranks.passes_dtype`, before the run is made
+Passes = Literal["float32", "bfloat16", "auto"]  # auto: `devices.passes_dtype`, before the run is made
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Truncation = Literal["keep_start", "keep_end", "dpo"]
 AddBos = Literal["true", "false", "auto"]
 
@@ -166,6 +167,7 @@ class TrainSettings:
     async_save: Annotated[bool | None, FREE]
     keep_last: Annotated[int, AtLeast(1), FREE]
 
+    device: Annotated[Device, FREE]
     max_tokens: Annotated[int | None, AtLeast(2)]
     row_tokens: Annotated[int | None, AtLeast(1)]
     share_prefixes: bool
@@ -221,6 +223,7 @@ class EvaluationSettings:
     decoding: Annotated[list[str] | None, DECODINGS]
     generator: Literal["hf", "vllm", "openai"]
     batch_size: Annotated[int | None, AtLeast(1)]
+    device: Device
     nproc: Annotated[int | None, AtLeast(1)]
     shard: bool
     overwrite: bool
@@ -279,7 +282,24 @@ def train_settings(config: Mapping[str, Any]) -> TrainSettings:
         raise UserError("config keys lora.dropout and lora.quantize: they need adapters; set lora.rank=16")
     if settings.n_epochs is None and settings.n_examples is None:
         raise UserError("config keys n_epochs and n_examples: both are null; set one of them")
+    if settings.device == "mps":
+        _check_mps(settings)
     return settings
+
+
+def _check_mps(settings: TrainSettings) -> None:
+    """Raises UserError for what is not computed on Apple's GPU."""
+    refused = {
+        "model.policy_dtype": (settings.model.policy_dtype == "bfloat16", "float32"),
+        "model.compute_dtype": (settings.model.compute_dtype == "bfloat16", "float32"),
+        "optimizer": (settings.optimizer.endswith("8bit"), "AdamW"),
+        "lora.quantize": (settings.lora.quantize is not None, "null"),
+        "compile": (settings.compile, "false"),
+        "cpu_offload": (settings.cpu_offload, "false"),
+    }
+    for key, (is_asked_for, instead) in refused.items():
+        if is_asked_for:
+            raise UserError(f"config key {key}: is not for device=mps; set {key}={instead}, or device=cpu")
 
 
 def evaluation_settings(config: Mapping[str, Any]) -> EvaluationSettings:

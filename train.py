@@ -53,7 +53,7 @@ def main(config: DictConfig) -> None:
     import_data()
     settings = with_passes_of_this_machine(settings)
     needs = bind_loss(settings)
-    if not settings.plan and ranks.run_on_ranks(settings.nproc):
+    if not settings.plan and ranks.run_on_ranks(settings.nproc, settings.device):
         return
     data.check_first_rows(settings, needs)
     import_models()
@@ -71,7 +71,8 @@ def main(config: DictConfig) -> None:
 
 def import_data() -> None:
     """What the data needs, once the config is known to be right: torch takes a second or two to import."""
-    global data, forest, losses, ranks, schedule
+    global data, devices, forest, losses, ranks, schedule
+    import devices
     import forest
     import losses
     import preference_datasets as data
@@ -100,7 +101,7 @@ def with_passes_of_this_machine(settings: TrainSettings) -> TrainSettings:
     """`model.compute_dtype=auto` becomes what is fast here, so that the run's own config names it."""
     if settings.model.compute_dtype != "auto":
         return settings
-    model = dataclasses.replace(settings.model, compute_dtype=ranks.passes_dtype())
+    model = dataclasses.replace(settings.model, compute_dtype=devices.passes_dtype(settings.device))
     return dataclasses.replace(settings, model=model)
 
 
@@ -129,6 +130,7 @@ def train(settings: TrainSettings, needs: losses.Needs, stack: contextlib.ExitSt
         print(plan_text(settings, spec, views, tokenizer.pad_token_id))
         return
 
+    world = on_device_that_agrees(world, spec, views, tokenizer, settings)
     attention = models.choose_attention(settings.attention, world.device)
     packing = schedule.packing_of(settings, views, attention, world.device.type, tokenizer.pad_token_id)
     terms = metrics.terms_of(settings.loss.name, settings.loss.keys)
@@ -183,7 +185,7 @@ def loss_of(settings: TrainSettings, policy: models.Scorer, is_checked: bool) ->
 
 def start_process(settings: TrainSettings) -> ranks.World:
     """Join the other ranks, seed, and log from the main one."""
-    world = ranks.init_distributed(settings.replicate, settings.cpu_offload)
+    world = ranks.init_distributed(settings.replicate, settings.cpu_offload, settings.device)
     ranks.seed_everything(settings.seed)
     if world.device.type == "cpu":
         keep_freed_memory()
@@ -262,9 +264,26 @@ def check_model(
     if settings.sample_during_eval:
         prompts = prompts_of(views["eval"].trees, settings)
         models.check_prompts(policy, prompts, (), runs.logs.SAMPLE_TOKENS)
-    probed = [*views["train"].trees[:2], longest_of(schedule.all_trees(views))]
-    difference = models.parity_probe(policy, probed, packing.pad_id, packing.share)
+    difference = models.parity_probe(policy, probed_of(views), packing.pad_id, packing.share)
     log.info("parity probe: packed and one-by-one log-probs agree to %.1e nats", difference)
+
+
+def on_device_that_agrees(
+    world: ranks.World,
+    spec: models.PolicySpec,
+    views: dict[str, schedule.Data],
+    tokenizer,
+    settings: TrainSettings,
+) -> ranks.World:
+    """The world, on the CPU where MPS was asked for and does not compute for this model what the CPU does."""
+    sizes = len(tokenizer), tokenizer.pad_token_id
+    probe = models.Probe(probed_of(views), *sizes, settings.share_prefixes, trains=True)
+    return models.world_that_agrees(spec, world, probe)
+
+
+def probed_of(views: dict[str, schedule.Data]) -> list[forest.TokenTree]:
+    """The examples that the parity probes look at: the longest is among them."""
+    return [*views["train"].trees[:2], longest_of(schedule.all_trees(views))]
 
 
 def check_rates(trees: Sequence[forest.TokenTree], settings: TrainSettings) -> None:

@@ -7,15 +7,14 @@ they come, and only what is not there is written.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 import chat
+import devices
 import groups
 import models
 import ranks
@@ -67,18 +66,12 @@ def ask(
     class_probs = _class_probs(checkpoint.name, loaded, prompt_groups, settings, world, kept)
     if settings.generator == "vllm":
         loaded = None  # two models may not fit
-        _free_memory()
+        devices.free_memory()
     if not settings.n_samples:
         return Answers(class_probs, _none_of(prompt_groups, predictions))
     with open_generator(checkpoint, settings, world, loaded) as generator:
         written = respond(generator, checkpoint.name, prompt_groups, settings, world, predictions)
     return Answers(class_probs, written)
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _none_of(prompt_groups: Sequence[Group], predictions: Predictions) -> Responses:

@@ -52,6 +52,7 @@ def _load(checkpoint: Checkpoint, world: World, shard: bool) -> Loaded:
         attention=models.SEGMENTS,  # flex_attention is for training: generation has no forest
         trust_remote_code=model.trust_remote_code,
     )
+    world = models.world_that_agrees(spec, world)
     return models.make_policy(spec, world, sharded=shard and world.mesh is not None), tokenizer
 
 

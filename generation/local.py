@@ -7,12 +7,11 @@ depend on `batch_size`, which is memory and speed. Where the model is sharded ov
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
+import devices
 import groups
 import models
 from generation.record import Decoding, Draw, OnWritten, Written
@@ -95,9 +94,7 @@ class LocalGenerator:
     def close(self) -> None:
         """Let go of the model's memory."""
         self.policy = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        devices.free_memory()
 
     def _opened(self) -> models.Scorer:
         assert self.policy is not None, "this generator was closed"

@@ -6,6 +6,7 @@ losses see. Constants that a test may want to change stand in their rooms: `mode
 """
 
 from models.adapters import adapter_dropout, add_adapters, reset_adapters
+from models.agreement import Probe, world_that_agrees
 from models.attention import SEGMENTS, attention_mask, choose_attention, register_attention, segment_masks
 from models.checks import (
     check_lengths,
@@ -40,6 +41,7 @@ __all__ = [
     "OnSample",
     "PassBytes",
     "PolicySpec",
+    "Probe",
     "Reads",
     "SEGMENTS",
     "Sampling",
@@ -90,4 +92,5 @@ __all__ = [
     "spec_of",
     "versions",
     "whole",
+    "world_that_agrees",
 ]

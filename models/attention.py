@@ -76,12 +76,12 @@ class CachedPass(Protocol):
 
 
 def choose_attention(attention: str, device: torch.device) -> str:
-    """auto is flex_attention on CUDA and segments elsewhere; flex_attention has no backward on a CPU.
+    """auto is flex_attention on CUDA, sdpa on MPS, and segments on a CPU.
 
     Raises UserError for a backend that is unknown or does not run on this device.
     """
     if attention == "auto":
-        return "flex_attention" if device.type == "cuda" else SEGMENTS
+        return {"cuda": "flex_attention", "mps": "sdpa"}.get(device.type, SEGMENTS)
     if attention not in ("sdpa", SEGMENTS, "flex_attention"):
         choices = "auto, sdpa, segments or flex_attention (eager treats boolean masks wrongly)"
         raise UserError(f"attention={attention}: choose {choices}")
@@ -159,7 +159,7 @@ def segment_attention(
         compute = functools.partial(cached_pass.attend, module, extra=extra, window=window)
     elif forest_segments is not None:
         compute = functools.partial(_attend_rows, segments=forest_segments, extra=extra)
-    elif extra.is_plain:
+    elif extra.is_plain and _has_torchs(query.device):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     else:
         compute = functools.partial(_attend_whole, mask=attention_mask, extra=extra)
@@ -191,11 +191,18 @@ def _refuse_unknown(module: nn.Module, kwargs: Mapping[str, Any]) -> None:
             )
 
 
+def _has_torchs(device: torch.device) -> bool:
+    """Is torch's attention used on this device? On MPS plain products are: its kernels for causal attention
+    and for few queries were wrong in several versions, without an error.
+    """
+    return device.type != "mps"
+
+
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, extra: Extra
 ) -> torch.Tensor:
     """Attention (B, H, Q, D) of the last Q of K positions, through a mask or causally where there is none."""
-    if extra.is_plain:
+    if extra.is_plain and _has_torchs(query.device):
         options = {"attn_mask": mask, "dropout_p": extra.dropout, "scale": extra.scaling}
         attend = nn.functional.scaled_dot_product_attention
         return attend(query, key, value, is_causal=mask is None, **options)

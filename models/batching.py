@@ -181,8 +181,7 @@ class Batching:
     def _choose(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
         """The next token of every row: the one transfer from the device of a step."""
         numbers = np.array([row.numbers[len(row.ids)] for row in rows])
-        on_device = torch.from_numpy(numbers).to(self.device)
-        return choose(logits, on_device, self.sampling.temperature).tolist()
+        return choose(logits, torch.from_numpy(numbers), self.sampling.temperature).tolist()
 
     def _take(self, row: Row, token: int) -> bool:
         """Add a token to a row; False where the row has ended by it."""

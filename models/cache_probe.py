@@ -69,7 +69,7 @@ def _probe(policy: Scorer, text: Sequence[int]) -> CacheProbe:
     except Exception as error:  # a model's code fails in its own ways on what it cannot take
         return CacheProbe(f"it cannot read with kept keys and values ({first_line(error)})", None)
     places = torch.tensor([[end + step - 1 for end in ENDS] for step in range(STEPS + 1)])
-    difference = (kept - plain[places]).square().mean(-1).sqrt()
+    difference = (kept - plain[places.to(plain.device)]).square().mean(-1).sqrt()
     spread = plain.var(-1).mean().sqrt()
     is_exact = next(policy.parameters()).dtype == torch.float32 and not isinstance(policy, FSDPModule)
     tolerance = ROUNDING if is_exact else ROUNDING_OF_BF16

@@ -5,6 +5,7 @@ Contract: a model that needs more than a mask and positions is refused with its 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -141,6 +142,12 @@ def windows_of(policy: Scorer) -> dict[str, int | None]:
     }
 
 
+def most_tokens(policy: Scorer) -> float:
+    """The longest path, in tokens, that the model takes; infinite where nothing limits it."""
+    limits = [*windows_of(policy).values(), *_positions(policy).values()]
+    return min((limit for limit in limits if limit), default=math.inf)
+
+
 def _positions(policy: Scorer) -> dict[str, int | None]:
     config = policy.model.config.get_text_config()
     numbers = [getattr(config, name, None) for name in POSITIONS]
@@ -167,10 +174,10 @@ def parity_probe(policy: Scorer, trees: Sequence[forest.TokenTree], pad_id: int,
     scale or head is more. Raises UserError naming the model where they differ by more: such a model must not
     be packed.
     """
-    trees = [_two_longest(tree) for tree in trees]
+    trees = [two_longest(tree) for tree in trees]
     with _full_precision(policy):
         try:
-            packed = _packed_logps(policy, trees, pad_id, share)
+            packed = packed_logps(policy, trees, [list(range(len(trees)))], pad_id, share)
             with own_attention(policy):
                 plain = [one_by_one(policy, tree) for tree in trees]
         except UserError:
@@ -237,11 +244,12 @@ def _unlike(policy: Scorer, packed: torch.Tensor, plain: torch.Tensor, share: bo
     )
 
 
-def _packed_logps(
-    policy: Scorer, trees: Sequence[forest.TokenTree], pad_id: int, share: bool
+@torch.no_grad()
+def packed_logps(
+    policy: Scorer, trees: Sequence[forest.TokenTree], rows: forest.Pack, pad_id: int, share: bool
 ) -> list[list[torch.Tensor]]:
-    """The log-probs (T,) of every answer's tokens, of trees that share one row."""
-    batch = forest.pack(trees, [list(range(len(trees)))], pad_id, share).to(device_of(policy))
+    """The log-probs (T,) of every answer's tokens, on the CPU, of trees that fill the rows in their order."""
+    batch = forest.pack(trees, rows, pad_id, share).to(device_of(policy))
     logps = token_logps(policy, batch)
     spans = batch.span.tolist()
     of_trees = []
@@ -264,7 +272,8 @@ def own_attention(policy: Scorer) -> Iterator[None]:
         policy.model.set_attn_implementation(before)
 
 
-def _two_longest(tree: forest.TokenTree) -> forest.TokenTree:
+def two_longest(tree: forest.TokenTree) -> forest.TokenTree:
+    """The tree with its two longest answers alone."""
     answers = sorted(filter(None, tree.answers), key=len)
     return tree._replace(answers=tuple(answers[-2:]), rewards=(), reference=())
 

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
+import devices
 import forest
 
 BLOCK = 256  # tokens whose probabilities are added up before the place of a draw is looked for
@@ -61,7 +62,10 @@ def choose(logits: torch.Tensor, numbers: torch.Tensor, temperature: float) -> t
 
     The number is looked up in the cumulative softmax at this temperature over the whole vocabulary (inverse
     CDF); 0: the most likely token, the first of several. NOT_FINITE where a row's logits are not finite.
+    Where the logits' device has no float64, all is done on the CPU, and the tokens are there.
     """
+    logits = logits.to(devices.with_float64(logits.device))
+    numbers = numbers.to(logits.device)
     largest = logits.amax(-1)
     if temperature > 0:
         token = _inverse_cdf(logits, largest, numbers, temperature)

@@ -24,7 +24,7 @@ class Draws(LogitsProcessor):
     """Leaves one token a row, the one that its number picks: greedy search then takes it."""
 
     def __init__(self, numbers: torch.Tensor, temperature: float):
-        self.numbers = numbers  # (n, max_new_tokens)
+        self.numbers = numbers  # (n, max_new_tokens), on the CPU
         self.temperature = temperature
         self.step = 0
 
@@ -34,7 +34,8 @@ class Draws(LogitsProcessor):
         if (token == NOT_FINITE).any():
             raise UserError("model: its logits are not finite, so nothing can be sampled; use another one")
         self.step += 1
-        return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
+        chosen = token[:, None].to(scores.device)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 
 
 def sample_by_transformers(
@@ -76,7 +77,7 @@ def _continue(policy: Scorer, batch: Sequence[Request], sampling: Sampling, seed
     ids = [[sampling.pad_id] * gap + list(request.prompt) for gap, request in zip(gaps, batch)]
     mask = [[0] * gap + [1] * (width - gap) for gap in gaps]
     numbers = [uniforms(seed, r.prompt, r.number, sampling.max_new_tokens) for r in batch]
-    draws = Draws(torch.from_numpy(np.stack(numbers)).to(device), sampling.temperature)
+    draws = Draws(torch.from_numpy(np.stack(numbers)), sampling.temperature)
     out = policy.generate(
         input_ids=torch.tensor(ids, device=device),
         attention_mask=torch.tensor(mask, device=device),

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+import devices
+
 REWARD_ROUNDING = 2.0**-23  # of single precision; the data's tolerance in `trees` is the same
 
 
@@ -76,11 +78,14 @@ def reward_deviations(reward: torch.Tensor, valid: torch.Tensor) -> torch.Tensor
     its dtype (at least of single precision) of the largest reward, or of 1 where all are smaller.
     """
     rounding = max(torch.finfo(reward.dtype).eps, REWARD_ROUNDING)
-    exact = reward.double().masked_fill(~valid, 0.0)
+    exact = devices.wide(reward)
+    valid = valid.to(exact.device)
+    exact = exact.masked_fill(~valid, 0.0)
     count = valid.sum(-1, keepdim=True).clamp_min(1)
     deviation = (exact - exact.sum(-1, keepdim=True) / count).masked_fill(~valid, 0.0)
     tolerance = rounding * exact.abs().amax(-1, keepdim=True).clamp_min(1.0)
-    return deviation.masked_fill(deviation.abs() <= tolerance, 0.0).to(reward.dtype)
+    deviation = deviation.masked_fill(deviation.abs() <= tolerance, 0.0)
+    return deviation.to(reward.dtype).to(reward.device)
 
 
 def better(scores: Scores) -> torch.Tensor:

@@ -125,7 +125,7 @@ def save(
     temporary = _make_temporary(path, writer)
     moments = shards.moments_of(policy, optimizer)
     if writer.background:  # training goes on in these
-        gathered_from_gpu = not is_sharded and next(policy.parameters()).device.type == "cuda"
+        gathered_from_gpu = not is_sharded and next(policy.parameters()).device.type != "cpu"
         weights = weights if gathered_from_gpu else shards.copied(weights)
         moments = shards.copied(moments)
     snapshot = Snapshot(path, temporary, policy, tokenizer, weights, moments, is_sharded, state, best)

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+import devices
 import models
 from forest import ForestBatch
-from machine import peak_resident
 from ranks import World, gathered
 from utils import give_back_freed_memory
 
@@ -74,8 +74,9 @@ class Meter:
         self._measure_rate()
         seconds = self.seconds
         names = sorted(self.sums)
-        numbers = torch.tensor(self.work, dtype=torch.float64, device=self.world.device)
-        peak = torch.tensor(peak_memory(self.world.device), dtype=torch.float64, device=self.world.device)
+        device = self.world.device
+        numbers = torch.tensor(self.work, dtype=devices.widest(device), device=device)
+        peak = torch.tensor(devices.peak_memory(device), dtype=devices.widest(device), device=device)
         table = torch.stack([self.sums[name] for name in names])
         if self.world.size > 1:
             names, table = _sum_over_ranks(self.sums, self.world)
@@ -129,16 +130,16 @@ class Watch:
     def __init__(self, world: World):
         self.world = world
         # step (0: none yet), loss, gradient norm
-        self.first = torch.zeros(3, dtype=torch.float64, device=world.device)
+        self.first = torch.zeros(3, dtype=devices.widest(world.device), device=world.device)
 
     def note(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
         """`loss` is this rank's share of the step's mean loss, `grad_norm` the norm over all ranks."""
         if isinstance(grad_norm, DTensor):  # of a sharded model
             grad_norm = grad_norm.full_tensor()
-        loss = loss.double()
+        loss = loss.to(self.first.dtype)
         if self.world.size > 1:
             dist.all_reduce(loss)
-        now = torch.stack([torch.full_like(loss, step), loss, grad_norm.double()])
+        now = torch.stack([torch.full_like(loss, step), loss, grad_norm.to(loss.dtype)])
         is_first = (self.first[0] == 0) & ~now.isfinite().all()
         self.first = torch.where(is_first, now, self.first)
 
@@ -161,10 +162,3 @@ class FreedMemory:
         if self._keeps and now - self._given > MEMORY_SECONDS:
             give_back_freed_memory()
             self._given = now
-
-
-def peak_memory(device: torch.device) -> float:
-    """The most memory (10^9 bytes) held so far: allocated on the GPU, or resident in the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return peak_resident() / 1e9

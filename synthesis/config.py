@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from checking import AtLeast, Rule, as_list, as_text, check_for_secrets, record
-from settings import API_SECTIONS, LABELS, ApiSettings, DataSet, data_set_of
+from settings import API_SECTIONS, LABELS, ApiSettings, DataSet, Device, data_set_of
 from utils import UserError
 
 SCORER = Rule(
@@ -84,6 +84,7 @@ class SynthesisSettings:
     max_new_tokens: Annotated[int, AtLeast(1)]
     temperature: Annotated[float, AtLeast(0)]
     batch_size: Annotated[int, AtLeast(1)]
+    device: Device
 
     api: ApiSettings
     judge_api: ApiSettings

@@ -13,9 +13,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
+import devices
 import models
 import rewards
 from generation import Decoding, Draw, Written
@@ -99,9 +99,9 @@ def found_model(ckpt: str) -> str:
 def local_generator(settings: SynthesisSettings, limits: Limits) -> LocalGenerator:
     """The model of `ckpt` in this process. Raises UserError where it cannot be loaded."""
     source = found_model(settings.ckpt)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     spec = models.PolicySpec(source, attention=models.SEGMENTS)
-    policy = models.make_policy(spec, World(0, 1, device, None), sharded=False)
+    world = models.world_that_agrees(spec, World(0, 1, devices.choose(settings.device), None))
+    policy = models.make_policy(spec, world, sharded=False)
     tokenizer = models.load_tokenizer(source)
     return LocalGenerator(
         policy, tokenizer, limits, settings.max_new_tokens, settings.batch_size, settings.ckpt

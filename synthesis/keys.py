@@ -52,6 +52,7 @@ KEYS: dict[str, tuple[str, ...]] = {  # tasks by key
     "max_new_tokens": WRITES,
     "temperature": WRITES,
     "batch_size": WRITES,
+    "device": WRITES,
     "api": ("survey", "dialogues", "ranked"),
     "judge_api": ("dialogues", "ranked"),
 }

@@ -73,7 +73,8 @@ def _as_evaluation(settings: SynthesisSettings) -> EvaluationSettings:
     """How an evaluation would ask this policy: whole prompts, without a data set of its own."""
     defaults = default_keys()
     api = {key: value for key, value in dataclasses.asdict(settings.api).items() if value is not None}
-    same = ("n_samples", "max_new_tokens", "temperature", "batch_size", "generator", "seed", "belief_classes")
+    same = ("n_samples", "max_new_tokens", "temperature", "batch_size", "generator", "device", "seed")
+    same = (*same, "belief_classes")
     given = {key: value for key, value in vars(settings).items() if key in same}
     of_policy = {"task": "prompts", "ckpt": [settings.ckpt], "api": {**defaults["api"], **api}}
     return evaluation_settings({**defaults, **given, **of_policy})
@@ -82,7 +83,8 @@ def _as_evaluation(settings: SynthesisSettings) -> EvaluationSettings:
 @contextlib.contextmanager
 def loaded(policy: Policy) -> Iterator[Generator]:
     """The policy, loaded, or its server; closed afterwards. Raises UserError for what cannot be loaded."""
-    with open_generator(policy.checkpoint, policy.settings, init_distributed()) as generator:
+    world = init_distributed(asked=policy.settings.device)
+    with open_generator(policy.checkpoint, policy.settings, world) as generator:
         yield generator
 
 

@@ -50,7 +50,7 @@ def scorer_of(settings: SynthesisSettings) -> Scorer:
         what = "a model at the server of judge_api" if name == SERVED else "the folder or hub name of a model"
         raise UserError(f"reward={name}: needs judge_model=..., {what}")
     if name == REWARD_MODEL:
-        judge: ScoreJudge = RewardModelJudge(model)
+        judge: ScoreJudge = RewardModelJudge(model, settings.device)
         return Scorer(judge.name, _by_judge(judge), Maker("scores", model, ""))
     endpoint = chat.endpoint_of(settings.judge_api, settings.api, KEYS)
     judge = ChatJudge(endpoint, model)

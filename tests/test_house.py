@@ -17,7 +17,7 @@ from synthesis.config import SynthesisSettings
 # floors, the lowest first: a module imports from floors below its own, or from its own wing
 FLOORS = [
     ["environment", "machine", "network", "utils", "elsewhere", "commented"],
-    ["checking", "functions", "reference_cache", "constraints", "provenance"],
+    ["checking", "devices", "functions", "reference_cache", "constraints", "provenance"],
     ["settings", "ranks", "rewards", "objectives", "doorway"],
     ["trees", "losses", "chat"],
     ["measures"],

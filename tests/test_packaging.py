@@ -17,9 +17,9 @@ import yaml
 from helpers import ROOT, command
 
 import commands
+import devices
 import environment
 import machine
-from runs import meters
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGE = "grove_preferences"
@@ -197,7 +197,7 @@ def test_the_peak_of_memory_is_in_bytes_on_both_systems(monkeypatch):
     monkeypatch.setattr(machine.resource, "getrusage", lambda who: usage)
     for system, gigabytes in (("linux", 2.048), ("darwin", 0.002)):
         monkeypatch.setattr(machine.sys, "platform", system)
-        assert meters.peak_memory(torch.device("cpu")) == pytest.approx(gigabytes)
+        assert devices.peak_memory(torch.device("cpu")) == pytest.approx(gigabytes)
 
 
 # --- which torch --------------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ from helpers import CONFIGS, compose, tiny_policy
 from omegaconf import OmegaConf
 from tree_helpers import random_trees
 
+import devices
 import forest
 import models
-import ranks
 import train
 from settings import train_settings
 
@@ -116,13 +116,14 @@ def test_weights_are_cast_once_and_anew_for_the_next_step():
 )
 def test_auto_is_what_this_processor_is_fast_in(monkeypatch, flags, dtype):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(ranks.Path, "read_text", lambda self, **kwargs: flags)
-    assert ranks.passes_dtype() == dtype
+    monkeypatch.setattr(devices.Path, "read_text", lambda self, **kwargs: flags)
+    assert devices.passes_dtype("auto") == devices.passes_dtype("cpu") == dtype
+    assert devices.passes_dtype("mps") == "float32"
 
 
 def test_a_run_names_the_dtype_that_auto_chose(monkeypatch):
     train.import_data()
-    monkeypatch.setattr(ranks, "passes_dtype", lambda: "bfloat16")
+    monkeypatch.setattr(devices, "passes_dtype", lambda device: "bfloat16")
     asked = settings_of("model.compute_dtype=auto")
     assert train.with_passes_of_this_machine(asked).model.compute_dtype == "bfloat16"
     plain = settings_of("model.compute_dtype=float32")

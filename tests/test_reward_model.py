@@ -261,3 +261,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     judge = RewardModelJudge(save(tmp_path, vocab_size=100, bos_token_id=1, eos_token_id=2, pad_token_id=3))
     with pytest.raises(UserError, match="gives token id 198, and the model knows 100 tokens"):
         judge.scores([("é", "ü")])
+
+
+def test_a_reward_model_is_on_the_cpu_where_apples_gpu_is_asked_for(tmp_path):
+    assert RewardModelJudge(save(tmp_path / "rm"), "mps").model.device.type == "cpu"

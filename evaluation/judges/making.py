@@ -59,7 +59,7 @@ def _chosen(settings: EvaluationSettings) -> ChatJudge | RewardModelJudge | Func
     if settings.judge == "openai":
         return ChatJudge(chat.endpoint_of(settings.judge_api, settings.api, KEYS), settings.judge_model)
     if settings.judge == "reward_model":
-        return RewardModelJudge(settings.judge_model)
+        return RewardModelJudge(settings.judge_model, settings.device)
     return FunctionJudge(settings.judge)
 
 

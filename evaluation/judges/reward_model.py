@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
+import devices
 import models
 from chat import Reply, Store
 from evaluation.judges.record import Answered, Compared, prefer_by_score
@@ -38,11 +39,12 @@ class RewardModelJudge:
     """Scores responses by a reward model's scalar: a `ScoreJudge`, and a `PairJudge` that compares scalars.
 
     source: an HF folder or a hub name. Config and tokenizer are read at once, the weights when the first
-    response is scored. Raises UserError for what cannot be loaded or has other than one output.
+    response is scored. device: as a config asks for it; the CPU for MPS, where nothing checks the scores.
+    Raises UserError for what cannot be loaded or has other than one output.
     """
 
-    def __init__(self, source: str):
-        self.source = source
+    def __init__(self, source: str, device: str = "auto"):
+        self.source, self.device = source, "cpu" if device == "mps" else device
         self.name = f"reward model {Path(source).absolute().name if Path(source).is_dir() else source}"
         prepare_for_hub(source)
         with _loading(source):
@@ -62,14 +64,14 @@ class RewardModelJudge:
     def model(self) -> PreTrainedModel:
         """The model with its weights, on the GPU where there is one. Raises UserError where some are not
         there: they would be made up."""
-        on_gpu = torch.cuda.is_available()
-        how = {"dtype": "auto" if on_gpu else torch.float32, "trust_remote_code": False}
+        device = devices.choose(self.device)
+        how = {"dtype": "auto" if device.type == "cuda" else torch.float32, "trust_remote_code": False}
         with _loading(self.source):
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 self.source, output_loading_info=True, **how
             )
             models.refuse_strangers(self.source, info["missing_keys"], info["unexpected_keys"])
-        return model.eval().to("cuda" if on_gpu else "cpu")
+        return model.eval().to(device)
 
     @functools.cached_property
     def length(self) -> float:
