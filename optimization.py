@@ -60,6 +60,12 @@ def learning_rates(settings: TrainSettings, num_steps: int) -> Rates:
     return rate
 
 
+def check_schedule(settings: TrainSettings) -> None:
+    """Raises UserError for a schedule or a key that there is not. What depends on the number of steps shows
+    in `learning_rates`."""
+    _check_schedule_keys(_schedule_name(settings.lr_schedule), settings)
+
+
 def warmup_steps(settings: TrainSettings, num_steps: int) -> int:
     """Steps of warm-up: a share of all steps, rounded up as transformers does, or a number of them."""
     if settings.warmup_ratio is None:

@@ -58,6 +58,7 @@ def main(config: DictConfig) -> None:
     data.check_first_rows(settings, needs)
     import_models()
     optimization.check_optimizer(settings)
+    optimization.check_schedule(settings)
     runs.trackers.check_trackers(settings)
     try:
         with contextlib.ExitStack() as stack:  # the run folder's lock, and open files

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, get_scheduler
 
 import optimization
+import preference_datasets
 import settings
 from runs import meters
 from utils import UserError
@@ -108,6 +109,13 @@ def test_a_schedule_that_gives_no_rates_is_refused_on_one_line(overrides, messag
     with pytest.raises(UserError, match=message) as caught:
         rates_of("warmup_steps=3", *overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_a_schedule_that_there_is_not_is_refused_before_the_data_is_encoded(bench, monkeypatch):
+    monkeypatch.setattr(preference_datasets, "prepare", lambda *_: pytest.fail("the data is encoded"))
+    for overrides in (["lr_schedule=cosin"], ["lr_schedule=wsd"]):
+        with pytest.raises(UserError, match="lr_schedule"):
+            bench.go("run", *overrides)
 
 
 def resumes_exactly(bench, overrides, step):
