@@ -40,10 +40,12 @@ OF_TABLES = Names(NAMES, title_of)
 JUDGED_BY = ("true_reward", "set_accuracy")  # the first that was measured is drawn and compared
 ABOUT = (
     "Means over seeds with 95% bootstrap intervals over prompts; values of a prompt are averaged over seeds "
-    "first. The reward is recomputed by a program from each sampled response, 0 to 10; WR is the share of "
-    "pairs of a row's and the base model's responses to one prompt under the same seed in which the row's "
-    "has the higher reward, a tie as a half. Set accuracy: all of Y+ above all of Y- by implied reward; mass "
-    "on Y-: lower is better."
+    "first. Set accuracy: all of Y+ above all of Y- by implied reward; mass on Y-: lower is better."
+)
+ABOUT_SAMPLED = (  # where a program computes the reward
+    "The reward is recomputed by a program from each sampled response, 0 to 10; WR is the share of pairs of a "
+    "row's and the base model's responses to one prompt under the same seed in which the row's has the higher "
+    "reward, a tie as a half."
 )
 
 
@@ -79,7 +81,7 @@ def _page(results: Results, numbers: Numbers, part: Part, metric: str) -> Iterat
     settings, name = results["settings"], results["settings"]["name"]
     yield f"# {escaped(name)}: losses of pairs and of sets, trained on ranked responses"
     yield _head(results)
-    yield ABOUT
+    yield f"{ABOUT} {ABOUT_SAMPLED}" if metric == JUDGED_BY[0] else ABOUT
     yield f"{numbers.prompts[part]} prompts of {escaped(part.group)} ({escaped(part.split)})."
     for title, metrics in TABLES.items():
         table = means(numbers, part, metrics, OF_TABLES)
