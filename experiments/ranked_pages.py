@@ -43,9 +43,9 @@ ABOUT = (
     "first. Set accuracy: all of Y+ above all of Y- by implied reward; mass on Y-: lower is better."
 )
 ABOUT_SAMPLED = (  # where a program computes the reward
-    "The reward is recomputed by a program from each sampled response, 0 to 10; WR is the share of pairs of a "
-    "row's and the base model's responses to one prompt under the same seed in which the row's has the higher "
-    "reward, a tie as a half."
+    "The reward is recomputed by a program from each sampled response, 0 to 10; WR is the share of pairs of "
+    "a row's and the base model's responses to one prompt under the same seed in which the row's has the "
+    "higher reward, a tie as a half."
 )
 
 
