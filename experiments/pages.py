@@ -70,4 +70,7 @@ def cost(cells: Sequence[Results]) -> Iterator[str]:
     total = sum(cell["seconds"] for cell in cells)
     yield f"{len(cells)} cells, {total / 3600:.2f} hours of their own time together."
     commands = "\n".join(f"{cell['seconds']:8.1f} s  {cell['command']}" for cell in cells)
-    yield folded("Every command, with its seconds", f"```text\n{commands}\n```")
+    # indented, not fenced: no text of a command can end it
+    yield folded(
+        "Every command, with its seconds", "\n".join("    " + line for line in commands.splitlines())
+    )

@@ -50,11 +50,10 @@ def _over_k(numbers: Numbers, part: Part, metric: str, equal: Mapping[str, str])
         for place, k in enumerate(counts):
             name = Row(method, k).name
             row = equal.get(name, name)
-            found = (
-                numbers.difference(part, row, BASE, metric)
-                if has_base
-                else numbers.summary(part, row, metric)
-            )
+            if has_base:
+                found = numbers.difference(part, row, BASE, metric)
+            else:
+                found = numbers.summary(part, row, metric)
             if found is not None:
                 points.append((place + 0.04 * (number - len(shown) / 2), found))
         at, means = [x for x, _ in points], [found["value"] for _, found in points]
