@@ -5,7 +5,6 @@ No Mac runs these: an MPS device is the stand-in of `mps_stand_in`, whose number
 
 import logging
 import re
-import sys
 
 import pytest
 import torch
@@ -128,10 +127,10 @@ def test_attention_of_mps_is_dense():
     "entry,own", [("train.py", []), ("evaluate.py", ["ckpt=embedded:smollm2", "output=HERE"])]
 )
 @pytest.mark.parametrize("device", ["mps", "metal"])
-def test_a_command_without_its_device_is_one_line(tmp_path, entry, own, device):
+def test_a_command_without_its_device_is_one_line(tmp_path, python, entry, own, device):
     own = [part.replace("HERE", str(tmp_path)) for part in own]
     done = command(
-        sys.executable,
+        python,
         entry,
         f"device={device}",
         f"output_dir={tmp_path}" if not own else "seed=0",

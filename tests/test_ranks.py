@@ -184,12 +184,12 @@ def test_evaluation_is_the_same_on_any_number_of_ranks(tmp_path):
         assert predictions == (tmp_path / name / "predictions.jsonl").read_text()
 
 
-def test_every_job_of_a_sweep_has_its_ranks_and_one_that_fails_ends_it(tmp_path):
+def test_every_job_of_a_sweep_has_its_ranks_and_one_that_fails_ends_it(tmp_path, python):
     tiny = save_tiny(tmp_path / "tiny", max_position_embeddings=2048)
     own = [f"output_dir={tmp_path}/out", f"model.name_or_path={tiny}", "loss=sft", "nproc=2", "seed=3"]
     swept = ["n_examples=6", "hydra.sweep.dir=${output_dir}", "exp_name=2_${optimizer}"]
     optimizers = "optimizer=SGD,AdamW,Nope,RMSprop"
-    done = command(sys.executable, "train.py", "--multirun", *QUICK, *own, *swept, optimizers, code=2)
+    done = command(python, "train.py", "--multirun", *QUICK, *own, *swept, optimizers, code=2)
     for name in ("2_SGD", "2_AdamW"):
         run = tmp_path / "out" / name
         assert [line["counters/updates"] for line in lines(run)] == [0, 1, 1]
@@ -237,16 +237,16 @@ def test_this_machine_has_memory_and_cores():
 @pytest.mark.parametrize(
     "entry,own", [("train.py", []), ("evaluate.py", ["ckpt=embedded:smollm2", "output=HERE"])]
 )
-def test_a_command_with_too_many_processes_is_one_line(tmp_path, entry, own):
+def test_a_command_with_too_many_processes_is_one_line(tmp_path, python, entry, own):
     own = [part.replace("HERE", str(tmp_path)) for part in own]
-    done = command(sys.executable, entry, "nproc=5000", *own, code=2)
+    done = command(python, entry, "nproc=5000", *own, code=2)
     assert done.stderr.startswith("error: config key nproc=5000: this machine has")
     assert done.stderr.count("\n") == 1
 
 
-def test_a_command_starts_its_own_ranks(tmp_path):
+def test_a_command_starts_its_own_ranks(tmp_path, python):
     tiny = save_tiny(tmp_path / "tiny", max_position_embeddings=2048)
-    base = [sys.executable, "train.py", f"output_dir={tmp_path}", "loss=sft", "nproc=2", *QUICK]
+    base = [python, "train.py", f"output_dir={tmp_path}", "loss=sft", "nproc=2", *QUICK]
     good = [f"model.name_or_path={tiny}", "exp_name=two"]
     bad = [f"model.name_or_path={tmp_path}/nowhere"]
     processes = []

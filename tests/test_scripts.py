@@ -1,7 +1,6 @@
 """The scripts: each names a loss that exists, and the main one runs from SFT to the report."""
 
 import json
-import sys
 
 import pytest
 from data_helpers import write
@@ -10,7 +9,7 @@ from helpers import ROOT, command, save_tiny
 OF_NO_LOSS = ("run_multinode", "run_iterative_swepo")  # scripts that do more than train with one
 
 
-def test_the_gdpo_script_end_to_end_on_a_tiny_model(tmp_path):
+def test_the_gdpo_script_end_to_end_on_a_tiny_model(tmp_path, python):
     folder = save_tiny(tmp_path / "tiny")
     done = command(
         "bash",
@@ -22,7 +21,7 @@ def test_the_gdpo_script_end_to_end_on_a_tiny_model(tmp_path):
         "max_length=300",
         "loss.beta=0.2",
         EVAL="n_samples=2 max_new_tokens=16",
-        GROVE_PYTHON=sys.executable,
+        GROVE_PYTHON=python,
         OUTPUT_DIR=str(tmp_path / "out"),
         NPROC="0",
     )
@@ -92,7 +91,7 @@ def file_of(path, *kinds):
     return write(path, *(kinds[i % len(kinds)](i) for i in range(40)))
 
 
-def report_of_script(tmp_path, name, data_set, *overrides):
+def report_of_script(tmp_path, python, name, data_set, *overrides):
     """Run a script on a tiny model and a data set; what it printed, and the report."""
     folder, out = save_tiny(tmp_path / "tiny"), tmp_path / "out"
     done = command(
@@ -101,7 +100,7 @@ def report_of_script(tmp_path, name, data_set, *overrides):
         f"model.name_or_path={folder}",
         "n_examples=32",
         *overrides,
-        GROVE_PYTHON=sys.executable,
+        GROVE_PYTHON=python,
         DATASET=data_set,
         OUTPUT_DIR=str(out),
         NPROC="0",
@@ -111,18 +110,18 @@ def report_of_script(tmp_path, name, data_set, *overrides):
     return done.stdout, json.loads(report.read_text()), report.parent.parent.name
 
 
-def test_the_dpo_script_goes_from_pairs_and_ranked_responses_to_a_report(tmp_path):
+def test_the_dpo_script_goes_from_pairs_and_ranked_responses_to_a_report(tmp_path, python):
     data_set = file_of(tmp_path / "both.jsonl", pair, ranked)
-    said, found, run = report_of_script(tmp_path, "dpo", data_set, "eval_fraction=0.2")
+    said, found, run = report_of_script(tmp_path, python, "dpo", data_set, "eval_fraction=0.2")
     assert "pair accuracy" in said
     assert "8 prompts on 8 questions" in said
     assert {"pair_accuracy", "kendall_tau", "margin", "kl_reference"} <= set(found["checkpoints"][run])
 
 
-def test_the_sft_script_goes_from_a_prompt_and_a_response_to_a_report_on_its_eval_data(tmp_path):
+def test_the_sft_script_goes_from_a_prompt_and_a_response_to_a_report_on_its_eval_data(tmp_path, python):
     held_out = file_of(tmp_path / "held_out.jsonl", single)
     data_set = write(tmp_path / "train.jsonl", *({**single(i), "prompt": f"Tell {i}"} for i in range(40)))
-    said, found, run = report_of_script(tmp_path, "sft", data_set, f"eval_datasets=[{held_out}]")
+    said, found, run = report_of_script(tmp_path, python, "sft", data_set, f"eval_datasets=[{held_out}]")
     assert "perplexity" in said
     assert f"40 prompts on 40 questions of {held_out}" in said
     assert {"nll", "perplexity", "reference_nll"} <= set(found["checkpoints"][run])
@@ -144,7 +143,9 @@ def test_the_sft_script_goes_from_a_prompt_and_a_response_to_a_report_on_its_eva
         (["dpo"], {"SFT": "no", "OUTPUT_DIR": "FILE/out"}, "cannot be written"),
     ],
 )
-def test_a_script_refuses_at_its_beginning_what_would_fail_at_its_end(tmp_path, arguments, env, message):
+def test_a_script_refuses_at_its_beginning_what_would_fail_at_its_end(
+    tmp_path, python, arguments, env, message
+):
     places = {
         "PAIRS": file_of(tmp_path / "pairs.jsonl", pair),
         "SINGLE": file_of(tmp_path / "single.jsonl", single),
@@ -154,7 +155,7 @@ def test_a_script_refuses_at_its_beginning_what_would_fail_at_its_end(tmp_path, 
     for name, place in places.items():
         env = {key: value.replace(name, place) for key, value in env.items()}
     tiny = [f"model.name_or_path={save_tiny(tmp_path / 'tiny')}"] if arguments else []
-    given = {"GROVE_PYTHON": sys.executable, "OUTPUT_DIR": str(tmp_path / "out"), "NPROC": "0", **env}
+    given = {"GROVE_PYTHON": python, "OUTPUT_DIR": str(tmp_path / "out"), "NPROC": "0", **env}
     done = command("bash", "train_scripts/run.sh", *arguments, *tiny, code=2, **given)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stderr
