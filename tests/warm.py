@@ -29,7 +29,7 @@ child, code = json.loads(server.recv(64)), b""
 for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(stop, lambda number, frame: os.kill(child, number))
 while not code:
-    code = server.recv(64)
+    code = server.recv(64) or b"1"
 sys.exit(json.loads(code))
 """
 
