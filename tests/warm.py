@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent
 LINE = 1 << 20  # bytes; a command and its environment
 CLIENT = """#!{python} -ISE
 import json, os, signal, socket, sys
@@ -40,7 +41,11 @@ def warm_python(folder: Path) -> Iterator[str]:
     address, client = folder / "socket", folder / "python"
     client.write_text(CLIENT.format(python=sys.executable, address=str(address)))
     client.chmod(0o755)
-    server = subprocess.Popen([sys.executable, __file__, str(address)], stdout=subprocess.PIPE)
+    server = subprocess.Popen(
+        [sys.executable, __file__, str(address)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     try:
         assert server.stdout.readline() == b"ready\n"
         yield str(client)
@@ -52,8 +57,13 @@ def warm_python(folder: Path) -> Iterator[str]:
 def serve(address: str) -> None:
     """Fork a process for each command that comes."""
     import torch
-    import transformers.models.llama.modeling_llama  # noqa: F401  with all that a model needs
 
+    import evaluate
+    import train
+
+    train.import_data()
+    train.import_models()
+    evaluate.import_all()
     torch.set_num_threads(1)
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(address)

@@ -4,6 +4,7 @@
 entry points as a user's command.
 """
 
+import gc
 import json
 import os
 import subprocess
@@ -43,6 +44,10 @@ DOORS = {"train": ("config", train.main), "evaluate": ("evaluate", evaluate.main
 
 def run_jobs(jobs):
     """Each job is [world size, [[door, overrides], ...]]: that many ranks, which call the doors in turn."""
+    train.import_data()
+    train.import_models()
+    evaluate.import_all()
+    gc.freeze()
     for size, calls in jobs:
         port = free_port()
         children = [fork_rank(rank, size, port, calls) for rank in range(size)]
