@@ -235,7 +235,7 @@ def test_every_row_starts_from_the_sft_of_its_group_and_seed():
     dpo = cells["opinions-democrat/seed-3/dpo"]
     assert dpo.needs == ("opinions-democrat/seed-3/sft",)
     assert "model.archive='outputs/opinions/opinions-democrat/seed-3/sft'" in dpo.command
-    assert {"loss=dpo", "responses=own_belief", "seed=3", "lr=5e-5"} <= set(dpo.command)
+    assert {"loss=dpo", "responses=own_belief", "seed=3", "lr=1e-5"} <= set(dpo.command)
     assert not any("seed" in part or "archive" in part for part in dpo.plan)
     icf = cells["opinions-democrat/seed-3/icf"]
     assert icf.needs == () and {"loss=sft", "icf_shots=3"} <= set(icf.command)
