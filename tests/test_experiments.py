@@ -271,6 +271,8 @@ def test_a_recipe_is_of_the_model_the_data_and_the_loss():
         "pairs_per_prompt=4",
     ]
     assert "lr_schedule=linear" in recipe("smollm2", "opinions/democrat", "gdpo", "preference")
+    assert "lr=1e-5" in recipe("smollm2", "opinions/democrat", "ipo", "preference")
+    assert "lr=5e-5" in recipe("smollm2", "opinions/democrat", "rpo", "preference")
     assert "responses=expected.target" in recipe("smollm2", "opinions/democrat", "sft", "sft")
     assert "n_samples=12" in recipe("smollm2", "opinions/democrat", "gdpo", "evaluate")
     assert recipe("smollm2", "instructions", "swepo", "evaluate") == []
