@@ -141,7 +141,13 @@ def gradient(loss, scores, **keys):
 
 @settings(max_examples=60, deadline=None)
 @given(NATS, NATS, st.floats(0.01, 2), st.floats(0, 5), st.floats(0, 2))
-def test_slic_is_a_hinge_on_the_margin_and_the_likelihood_of_the_preferred(w, l, beta, delta, weight):  # noqa: E741
+def test_slic_is_a_hinge_on_the_margin_and_the_likelihood_of_the_preferred(
+    w,
+    l,  # noqa: E741
+    beta,
+    delta,
+    weight,
+):
     scores = with_lengths(w, l, 3, 4)
     short = delta - beta * (w - l)  # of the margin
     keys = {"beta": beta, "delta": delta, "nll_weight": weight}
@@ -174,7 +180,13 @@ def test_simpo_is_equation_6_with_its_gradient(w, l, tokens_w, tokens_l, beta, g
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(-200, -0.01), st.floats(-200, -0.01), TOKENS, TOKENS, st.floats(0, 2))
-def test_orpo_is_the_likelihood_and_the_odds_ratio_with_its_gradient(w, l, tokens_w, tokens_l, weight):  # noqa: E741
+def test_orpo_is_the_likelihood_and_the_odds_ratio_with_its_gradient(
+    w,
+    l,  # noqa: E741
+    tokens_w,
+    tokens_l,
+    weight,
+):
     scores = with_lengths(w, l, tokens_w, tokens_l)
     p_w, p_l = math.exp(w / tokens_w), math.exp(l / tokens_l)
     log_odds_ratio = (w / tokens_w - math.log1p(-p_w)) - (l / tokens_l - math.log1p(-p_l))
