@@ -69,7 +69,7 @@ def _margins(curves: Sequence[Line], groups: Sequence[str]) -> Figure | None:
 
 
 def _jsd(curves: Sequence[Line], groups: Sequence[str]) -> Figure | None:
-    """Figure 2: JSD of every trained row."""
+    """Figure 2: JSD of every trained row, and that of GDPO over those that run beside it."""
     figure, axes = new_axes(max(len(groups), 1), *SIZE)
     is_drawn = False
     methods = list(dict.fromkeys(line["method"] for line in curves))
@@ -77,7 +77,8 @@ def _jsd(curves: Sequence[Line], groups: Sequence[str]) -> Figure | None:
         for number, method in enumerate(methods):
             style = "-" if number < len(COLORS) else "--"
             found = _of(curves, group, method, ["js_distance_eval", "js_distance_train"])
-            is_drawn |= _draw(axis, found, COLORS[number % len(COLORS)], style, title_of(method))
+            color, title = COLORS[number % len(COLORS)], title_of(method)
+            is_drawn |= _draw(axis, found, color, style, title, is_on_top=method == GDPO)
         _label(axis, group, "examples", "JSD to the group")
     _legend(figure, axes)
     return figure if is_drawn else None
@@ -103,12 +104,15 @@ def over_seeds(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
     return grid, np.stack([np.interp(grid, x, y) for x, y in curves])
 
 
-def _draw(axis: Axes, curves: Sequence[Curve], color: str, style: str, label: str) -> bool:
+def _draw(
+    axis: Axes, curves: Sequence[Curve], color: str, style: str, label: str, is_on_top: bool = False
+) -> bool:
     """The mean over seeds, and a band from the least to the most."""
     if not curves:
         return False
     grid, values = over_seeds(curves)
-    axis.plot(grid, values.mean(0), style, color=color, lw=1.7, label=label)
+    width, order = (2.6, 3) if is_on_top else (1.7, 2)
+    axis.plot(grid, values.mean(0), style, color=color, lw=width, zorder=order, label=label)
     if len(curves) > 1:
         axis.fill_between(grid, values.min(0), values.max(0), color=color, alpha=0.15, lw=0)
     return True
