@@ -64,11 +64,11 @@ def in_order(cells: Sequence[Cell]) -> list[Cell]:
     placed: dict[str, Cell] = {}
     waiting = list(cells)
     while waiting:
-        free = [cell for cell in waiting if all(need in placed for need in cell.needs)]
-        if not free:
+        first = next((cell for cell in waiting if all(need in placed for need in cell.needs)), None)
+        if first is None:
             raise ValueError(f"{waiting[0].name}: needs what is no cell, or itself")
-        placed |= {cell.name: cell for cell in free}
-        waiting = [cell for cell in waiting if cell.name not in placed]
+        placed[first.name] = first
+        waiting.remove(first)
     return [*placed.values()]
 
 

@@ -155,18 +155,27 @@ def loads_of(settings: RankedSettings) -> dict[Row, Load]:
 def cells_of(
     settings: RankedSettings, loads: Mapping[Row, Load], speeds: ranked_collecting.Speeds
 ) -> Iterator[Cell]:
-    """All runs and evaluations. speeds: responses a second by row; used where budget=seconds."""
+    """All runs and evaluations, seed by seed, the runs first: none is timed beside an evaluation.
+    speeds: responses a second by row; used where budget=seconds.
+    """
     for seed in settings.seeds:
-        cells = _Cells(settings, Place(settings.folder, seed))
-        yield cells.evaluation(BASE)
-        for row, load in loads.items():
-            amount = settings.size * settings.responses
-            if settings.budget == "seconds":
-                amount = settings.size * settings.seconds * speed_of(row, speeds)
-            yield cells.training(row, load, amount)
-            yield cells.evaluation(row.name)
-            if settings.has_rounds and row == Row(SWEPO, settings.ks[-1]):
-                yield from cells.rounds(row, load, amount)
+        of_seed = _of_seed(settings, _Cells(settings, Place(settings.folder, seed)), loads, speeds)
+        yield from sorted(of_seed, key=lambda cell: cell.command[0] == "evaluate.py")
+
+
+def _of_seed(
+    settings: RankedSettings, cells: _Cells, loads: Mapping[Row, Load], speeds: ranked_collecting.Speeds
+) -> Iterator[Cell]:
+    """Every row, and what it is measured by."""
+    yield cells.evaluation(BASE)
+    for row, load in loads.items():
+        amount = settings.size * settings.responses
+        if settings.budget == "seconds":
+            amount = settings.size * settings.seconds * speed_of(row, speeds)
+        yield cells.training(row, load, amount)
+        yield cells.evaluation(row.name)
+        if settings.has_rounds and row == Row(SWEPO, settings.ks[-1]):
+            yield from cells.rounds(row, load, amount)
 
 
 def speed_of(row: Row, speeds: ranked_collecting.Speeds) -> float:

@@ -33,6 +33,18 @@ def test_cells_run_behind_those_that_they_need(tmp_path):
         in_order([cell(tmp_path, "a", "b"), cell(tmp_path, "b", "a")])
 
 
+def test_cells_stay_as_given_where_their_needs_let_them(tmp_path):
+    given = [("first", ""), ("measured", "first"), ("behind", "last"), ("second", ""), ("last", "second")]
+    cells = [cell(tmp_path, name, *([needs] if needs else [])) for name, needs in given]
+    assert [c.name for c in in_order(cells)] == ["first", "measured", "second", "last", "behind"]
+
+
+def test_a_seed_is_whole_before_the_next_begins():
+    cells = in_order(list(cells_of(keys("seeds=[0,1]", "collapse_betas=null"))))
+    seeds = [c.name.split("/")[1] for c in cells]
+    assert seeds == sorted(seeds)
+
+
 def test_what_is_done_is_not_run_again(tmp_path):
     cells = [cell(tmp_path, "a"), cell(tmp_path, "b", "a")]
     run(tmp_path, *cells)

@@ -95,10 +95,10 @@ def test_cells_share_the_budget(tmp_path):
     keys = ("counts=[2,4]", "methods=[dpo,swepo_p1]", "seeds=[7]", "responses=64", "step_responses=8")
     cells = cells_of(settings_of(tmp_path, f"dataset={path}", *keys))
     assert list(cells) == [
-        "seed-7/base@test",
         "seed-7/dpo@2",
-        "seed-7/dpo@2@test",
         "seed-7/swepo_p1@4",
+        "seed-7/base@test",
+        "seed-7/dpo@2@test",
         "seed-7/swepo_p1@4@test",
     ]
     assert {"n_examples=32", "batch_size=4", "seed=7"} <= set(cells["seed-7/dpo@2"].command)
