@@ -155,8 +155,8 @@ def loads_of(settings: RankedSettings) -> dict[Row, Load]:
 def cells_of(
     settings: RankedSettings, loads: Mapping[Row, Load], speeds: ranked_collecting.Speeds
 ) -> Iterator[Cell]:
-    """All runs and evaluations, seed by seed, the runs first: none is timed beside an evaluation.
-    speeds: responses a second by row; used where budget=seconds.
+    """All runs and evaluations, seed by seed. Runs go first: with jobs > 1 they are timed beside each other,
+    and few beside an evaluation. speeds: responses a second by row; used where budget=seconds.
     """
     for seed in settings.seeds:
         of_seed = _of_seed(settings, _Cells(settings, Place(settings.folder, seed)), loads, speeds)
