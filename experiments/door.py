@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.cells import Cell
+from experiments.joining import joined
 from experiments.keys import Common
 from experiments.planning import print_plan
 from experiments.results import Results, check_same, read_results, write_results
@@ -29,10 +30,17 @@ class Experiment(NamedTuple):
 
 
 def run_experiment(experiment: Experiment, common: Common) -> None:
-    """plan=true, tables=true, or everything. Exits with code 2 where a cell failed."""
+    """plan=true, tables=true, join=[...], or everything. Exits with code 2 where a cell failed."""
     setup_logging()
     path = Path(common.results_dir) / f"{common.name}.json"
     if common.tables:
+        say_page(experiment.publish(read_results(path), Path(common.docs_dir)))
+        return
+    if common.join:
+        is_part = path.resolve() in [Path(file).resolve() for file in common.join]
+        if not is_part and not common.overwrite:
+            check_same(path, experiment.settings)
+        write_results(path, joined(common.join, experiment.settings))
         say_page(experiment.publish(read_results(path), Path(common.docs_dir)))
         return
     if common.plan:

@@ -36,6 +36,7 @@ class Common:
     jobs: Annotated[int, AtLeast(1, 1024)]
     plan: bool
     tables: bool
+    join: list[str] | None
     overwrite: bool
     train: list[str] | None
     evaluate: list[str] | None
@@ -44,6 +45,11 @@ class Common:
     def folder(self) -> Path:
         """Of runs, evaluations, records and logs."""
         return Path(self.output_dir) / self.name
+
+    @property
+    def from_results(self) -> bool:
+        """Are tables and figures all that is asked for? Then no cell is needed."""
+        return self.tables or bool(self.join)
 
     @property
     def train_overrides(self) -> list[str]:

@@ -94,10 +94,10 @@ def main() -> None:
     is_timed = given.budget == "seconds"
     settings = dataclasses.replace(first, name=f"{first.name}-seconds") if is_timed else first
     speeds = {}
-    if is_timed and not settings.tables:
+    if is_timed and not settings.from_results:
         measured = Path(first.results_dir) / f"{first.name}.json"
         speeds = ranked_collecting.speeds_of(read_results(measured), measured)
-    loads = {} if settings.tables else loads_of(settings)
+    loads = {} if settings.from_results else loads_of(settings)
     cells = list(cells_of(settings, loads, speeds))
     experiment = Experiment(
         cells,

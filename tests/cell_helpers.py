@@ -1,12 +1,15 @@
-"""Cells of commands that take no time, for tests of experiments; nothing here imports torch."""
+"""Cells and experiments of commands that take no time; nothing here imports torch."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 from experiments import running
 from experiments.cells import Cell
+from experiments.door import Experiment
+from experiments.keys import Common
 
 APPEND = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.open('a').write(sys.argv[2] + '\\n')"
 SAVED = "pathlib.Path(sys.argv[3] + '.saved')"
@@ -50,3 +53,22 @@ if __name__ == "__main__":  # an experiment in a process of its own
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     run_entry(lambda: run(Path(sys.argv[1]), *three(Path(sys.argv[1]))))
+
+
+def common(tmp_path, **changes):
+    """The keys of an experiment named x, in this folder."""
+    places = {key: str(tmp_path / key) for key in ("output_dir", "results_dir", "docs_dir")}
+    flags = dict.fromkeys(("plan", "tables", "overwrite"), False)
+    nothing = dict.fromkeys(("train", "evaluate", "join"))
+    return Common(**{"name": "x", "jobs": 1, **nothing, **places, **flags, **changes})
+
+
+def made_up(tmp_path, settings):
+    """An experiment of one cell; its page is its results."""
+
+    def publish(results, folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "x.md").write_text(json.dumps(results))
+        return folder / "x.md"
+
+    return Experiment([cell(tmp_path, "a")], settings, lambda: {"values": [{"v": [1, 2]}]}, publish)

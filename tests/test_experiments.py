@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from cell_helpers import APPEND, cell, order, run
+from cell_helpers import APPEND, cell, common, made_up, order, run
 
 from experiments import planning, recipes, running
 from experiments.cells import OF_RESUME, Cell, Records, in_order
-from experiments.door import Experiment, run_experiment
-from experiments.keys import Common, read_keys
+from experiments.door import run_experiment
+from experiments.keys import read_keys
 from experiments.opinions import OpinionsSettings, cells_of, checked, main, slugs_of
 from experiments.results import read_results, write_results
 from machine import num_cores
@@ -314,21 +314,6 @@ def test_a_plan_is_asked_once_for_all_seeds_and_summed(tmp_path, capsys, monkeyp
     wrong = Cell("a", (), tmp_path, plan=("-c", "import sys; sys.exit('error: no hub; set a folder')"))
     with pytest.raises(UserError, match="^a: no hub; set a folder$"):
         planning.print_plan([wrong], tmp_path / "none")
-
-
-def common(tmp_path, **changes):
-    places = {key: str(tmp_path / key) for key in ("output_dir", "results_dir", "docs_dir")}
-    flags = dict.fromkeys(("plan", "tables", "overwrite"), False)
-    return Common(**{"name": "x", "jobs": 1, "train": None, "evaluate": None, **places, **flags, **changes})
-
-
-def made_up(tmp_path, settings):
-    def publish(results, folder):
-        folder.mkdir(exist_ok=True)
-        (folder / "x.md").write_text(json.dumps(results))
-        return folder / "x.md"
-
-    return Experiment([cell(tmp_path, "a")], settings, lambda: {"values": [{"v": [1, 2]}]}, publish)
 
 
 def test_results_are_kept_and_pages_are_made_of_them_alone(tmp_path):
