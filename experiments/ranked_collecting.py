@@ -137,11 +137,15 @@ def steps_of(run: Path) -> tuple[float, int]:
 
 
 def speeds_of(results: Mapping[str, object], path: Path) -> Speeds:
-    """Responses a second by row, over all seeds. Raises UserError for damaged results."""
+    """Responses a second by row, over all seeds; a row that is no run has that of the run it is equal to.
+
+    Raises UserError for damaged results.
+    """
     seen: dict[str, float] = {}
     seconds: dict[str, float] = {}
     with refusing_damage(str(path)):
         for line in results["speeds"]:
             seen[line["row"]] = seen.get(line["row"], 0.0) + line["responses"]
             seconds[line["row"]] = seconds.get(line["row"], 0.0) + line["seconds"]
-        return {row: seen[row] / seconds[row] for row in seen}
+        speeds = {row: seen[row] / seconds[row] for row in seen}
+        return speeds | {row: speeds[run] for row, run in results["equal"].items()}

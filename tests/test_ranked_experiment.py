@@ -190,6 +190,11 @@ def test_damaged_results_are_refused(tmp_path):
         ranked_collecting.speeds_of({"speeds": [{}]}, tmp_path / "ranked.json")
 
 
+def test_a_row_that_is_no_run_has_the_speed_of_the_run_it_is_equal_to(tmp_path):
+    speeds = ranked_collecting.speeds_of(made_up(), tmp_path / "ranked.json")
+    assert speeds == {"dpo@2": 8.0, "swepo_p1@4": 8.0, "swepo_p1@2": 8.0}
+
+
 def test_tables_alone_read_no_data(tmp_path, monkeypatch):
     (tmp_path / "ranked.json").write_text(json.dumps(made_up()))
     monkeypatch.setattr(ranked, "load_groups", lambda *a: pytest.fail("data was read"))
