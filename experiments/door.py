@@ -17,7 +17,7 @@ from experiments.keys import Common
 from experiments.planning import print_plan
 from experiments.results import Results, check_same, read_results, write_results
 from experiments.running import run_cells
-from utils import setup_logging
+from utils import UserError, setup_logging
 
 
 class Experiment(NamedTuple):
@@ -33,6 +33,8 @@ def run_experiment(experiment: Experiment, common: Common) -> None:
     """plan=true, tables=true, join=[...], or everything. Exits with code 2 where a cell failed."""
     setup_logging()
     path = Path(common.results_dir) / f"{common.name}.json"
+    if common.join and (common.tables or common.plan):
+        raise UserError("join: makes its own tables, and runs nothing; leave out tables and plan")
     if common.tables:
         say_page(experiment.publish(read_results(path), Path(common.docs_dir)))
         return

@@ -23,10 +23,12 @@ def joined(files: Sequence[str], settings: Mapping[str, object]) -> Results:
     Raises UserError for files of other settings or prompts, a seed that two have, and one that none has.
     """
     by_path = {file: read_results(Path(file)) for file in files}
+    held: dict[str, list[str]] = {}
     for file, results in by_path.items():
-        _check_settings(file, results, settings)
+        with refusing_damage(file):
+            held[file] = _seeds_of(file, results, settings)
     seeds = [str(seed) for seed in settings[SEEDS]]
-    of_seed = _by_seed(by_path, seeds)
+    of_seed = _by_seed(held, seeds)
     in_order = list(dict.fromkeys(of_seed[seed] for seed in seeds))
     first = by_path[in_order[0]]
     others = [by_path[file] for file in in_order[1:]]
@@ -43,7 +45,8 @@ def joined(files: Sequence[str], settings: Mapping[str, object]) -> Results:
     return whole
 
 
-def _check_settings(file: str, results: Results, settings: Mapping[str, object]) -> None:
+def _seeds_of(file: str, results: Results, settings: Mapping[str, object]) -> list[str]:
+    """The seeds that a file holds. Raises UserError where anything else of its settings differs."""
     held = results["settings"]
     for key in {**settings, **held}:
         if key != SEEDS and held.get(key) != settings.get(key):
@@ -51,13 +54,14 @@ def _check_settings(file: str, results: Results, settings: Mapping[str, object])
                 f"join: {file}: made with {key}={_shown(held.get(key))}, not {_shown(settings.get(key))}; "
                 "give it the same keys, or leave it out"
             )
+    return [str(seed) for seed in held[SEEDS]]
 
 
-def _by_seed(by_path: Mapping[str, Results], wanted: Sequence[str]) -> dict[str, str]:
-    """By seed: the file that has it."""
+def _by_seed(held: Mapping[str, Sequence[str]], wanted: Sequence[str]) -> dict[str, str]:
+    """By seed: the file that has it. held: each file's seeds."""
     of_seed: dict[str, str] = {}
-    for file, results in by_path.items():
-        for seed in map(str, results["settings"][SEEDS]):
+    for file, seeds in held.items():
+        for seed in seeds:
             if seed in of_seed:
                 raise UserError(f"join: {file}: has seed {seed}, and so has {of_seed[seed]}; leave one out")
             of_seed[seed] = file

@@ -24,7 +24,8 @@ class Parsed(NamedTuple):
     answer: str
 
 
-QUOTES = str.maketrans("`´‘’‚‛‹›“”„‟«»", "''''''''\"\"\"\"\"\"")  # curly ones, backticks, guillemets
+SINGLE, DOUBLE = "`´‘’‚‛‹›", "“”„‟«»"  # curly ones, backticks, guillemets
+QUOTES = str.maketrans(SINGLE + DOUBLE, "'" * len(SINGLE) + '"' * len(DOUBLE))
 BARE = " '\""  # what may stand around an option's words
 
 

@@ -259,7 +259,8 @@ def _cell(
     value, low, high = summary["value"], summary["low"], summary["high"]
     if low is None or high is None:
         return Cell(as_number(value), "", None, 0.0, place(value), name == best)
-    interval = f"{as_number(low)}–{as_number(high)}" if low >= 0 else f"{as_number(low)} to {as_number(high)}"
+    between = "–" if low >= 0 else " to "  # a dash before a minus cannot be read
+    interval = f"{as_number(low)}{between}{as_number(high)}"
     return Cell(as_number(value), interval, place(low), place(high) - place(low), place(value), name == best)
 
 

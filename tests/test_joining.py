@@ -57,6 +57,8 @@ def test_one_of_the_joined_files_may_become_the_whole(tmp_path):
         ([3], {}, r"join: the files have seeds \[0,1,3\], and seeds=\[0,1,2\]; give seeds="),
         ([2], {"settings": {"name": "x", "seeds": ["2"], "k": 4}}, r"b.json: made with k=4, not 2; give it"),
         ([2], {"questions": [{"questions": ["a"]}]}, r"b.json: its questions are not those of .*a"),
+        ([2], {"settings": {"name": "x", "k": 2}}, r"b.json: damaged \(KeyError\('seeds'\)\)"),
+        ([2], {"settings": [2]}, r"b.json: damaged \("),
         ([2], {"made": None}, r"join: damaged \("),
         ([2], {"values": 5}, r"join: damaged \("),
     ],
@@ -67,3 +69,10 @@ def test_results_that_cannot_be_joined_are_refused(tmp_path, seeds, changes, err
     with pytest.raises(UserError, match=error):
         run_experiment(experiment, common(tmp_path, join=files))
     assert not (tmp_path / "results_dir").exists()
+
+
+@pytest.mark.parametrize("flag", ["plan", "tables"])
+def test_joining_is_not_asked_for_beside_what_it_would_be_ignored_for(tmp_path, flag):
+    files = [results_of_seeds(tmp_path, "a", [0])]
+    with pytest.raises(UserError, match="join: .* leave out tables and plan"):
+        run_experiment(made_up(tmp_path, {"seeds": ["0"]}), common(tmp_path, join=files, **{flag: True}))
